@@ -1,0 +1,49 @@
+# Everything starts from a bare checkout: each target makes what it needs, and does nothing twice.
+PYTHON ?= python3
+VENV ?= .venv
+REQUIREMENTS ?= requirements.txt
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help env demo test lint smoke smoke-openmmlab clean
+
+help:
+	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
+	@echo 'make test            fast and slow tests'
+	@echo 'make lint            style and common mistakes'
+	@echo 'make smoke           the shortest way through everything'
+	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
+	@echo 'make env             the virtual environment $(VENV) alone'
+	@echo 'make clean           remove the environments, the demo data and what tests leave (not work_dirs)'
+
+env: $(READY)
+
+# opencv-python wants libGL, which a bare machine lacks; the headless build is the same without windows.
+$(READY): $(REQUIREMENTS) pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r $(REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q \
+		--force-reinstall --no-deps "opencv-python-headless==$$($(BIN)/python -c \
+		'from importlib.metadata import version; print(version("opencv-python-headless"))')"
+	$(BIN)/python -c 'import mmccd; print("mmccd", mmccd.__version__, "is ready in $(VENV)")'
+	@touch $(READY)
+
+demo: env
+	$(BIN)/python tools/misc/demo.py
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+
+smoke: env
+	$(BIN)/python -m pytest -m smoke
+
+smoke-openmmlab:
+	$(MAKE) smoke VENV=.venv-openmmlab REQUIREMENTS=requirements-openmmlab.txt
+
+clean:
+	rm -rf .venv .venv-openmmlab data/digits data/digits.partial build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

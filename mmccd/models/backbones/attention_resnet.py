@@ -1,0 +1,226 @@
+"""AttentionResNet: one ResNet for classification and detection, with an attention in every residual block.
+
+Extends mmdet's ``ResNet``, so every argument of that works here, and the keys are torchvision's and mmdet's plus the
+attention's. Added: ``attention``; plugins in BasicBlock (ResNet-18 and -34); a layer in place of the 3x3 convolution.
+"""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch.utils.checkpoint
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from mmccd.registry import MODELS
+
+from ..layers.base import AttentionLayer
+from ..pretrained import PretrainedBackbone
+
+REPLACE_CONV = 'replace_conv3x3'
+
+
+class _BlockWithAttention:
+    """What both residual blocks share: plugins behind any convolution, and a layer in place of the 3x3 one."""
+
+    positions: tuple[str, ...]
+
+    def _split_plugins(self, plugins: Sequence[dict] | None) -> tuple[list[dict], list[dict]]:
+        """(plugins behind convolutions, replacements of the 3x3 convolution)."""
+        plugins = list(plugins or ())
+        for plugin in plugins:
+            if plugin['position'] not in (*self.positions, REPLACE_CONV):
+                raise ValueError(f'position must be one of {self.positions} in a {type(self).__bases__[1].__name__}, '
+                                 f'got {plugin["position"]!r}')
+        return ([p for p in plugins if p['position'] != REPLACE_CONV],
+                [p for p in plugins if p['position'] == REPLACE_CONV])
+
+    def _replace_conv(self, name: str, norm_name: str, replacements: list[dict]) -> None:
+        """Put the replacement in place of convolution ``name``, with its norm and ReLU, or leave all as it is."""
+        self.replaced = None
+        if not replacements:
+            return
+        if len(replacements) > 1:
+            raise ValueError(f'only one layer can replace a convolution, got {len(replacements)}')
+        conv = getattr(self, name)
+        layer = MODELS.build(
+            dict(
+                in_channels=conv.in_channels,
+                out_channels=conv.out_channels,
+                stride=conv.stride[0],
+                dilation=conv.dilation[0],
+                **replacements[0]['cfg']))
+        setattr(self, name, layer)
+        delattr(self, norm_name)
+        self.replaced = name
+
+    def _conv_norm_relu(self, x: Tensor, i: int) -> Tensor:
+        """Convolution i with its norm and ReLU, then the plugins behind it."""
+        name = f'conv{i}'
+        x = getattr(self, name)(x)
+        if self.replaced != name:
+            x = self.relu(getattr(self, getattr(self, f'norm{i}_name'))(x))
+        return self._plugins(x, i)
+
+    def _plugins(self, x: Tensor, i: int) -> Tensor:
+        return self.forward_plugin(x, getattr(self, f'after_conv{i}_plugin_names')) if self.with_plugins else x
+
+    def _residual(self, x: Tensor) -> Tensor:
+        """Both branches and their sum, before the last ReLU."""
+        last = len(self.positions)
+        out = x
+        for i in range(1, last):
+            out = self._conv_norm_relu(out, i)
+        out = getattr(self, f'conv{last}')(out)
+        out = getattr(self, getattr(self, f'norm{last}_name'))(out)
+        out = self._plugins(out, last)
+        out += x if self.downsample is None else self.downsample(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            out = torch.utils.checkpoint.checkpoint(self._residual, x, use_reentrant=False)
+        else:
+            out = self._residual(x)
+        return self.relu(out)
+
+
+class AttentionBasicBlock(_BlockWithAttention, BasicBlock):
+    """mmdet's BasicBlock with plugins (``after_conv1``, ``after_conv2``)."""
+
+    positions = ('after_conv1', 'after_conv2')
+    make_block_plugins = Bottleneck.make_block_plugins
+    forward_plugin = Bottleneck.forward_plugin
+
+    def __init__(self, inplanes: int, planes: int, *args, plugins: Sequence[dict] | None = None, **kwargs) -> None:
+        plugins, replacements = self._split_plugins(plugins)
+        if kwargs.get('dcn') is not None:
+            raise ValueError('dcn needs Bottleneck blocks (depth 50, 101 or 152)')
+        super().__init__(inplanes, planes, *args, **kwargs)
+        self.with_plugins = bool(plugins)
+        for position in self.positions:
+            names = self.make_block_plugins(planes, [p['cfg'] for p in plugins if p['position'] == position])
+            setattr(self, f'{position}_plugin_names', names)
+        # The first 3x3 convolution: the one with the stride, a norm and a ReLU.
+        self._replace_conv('conv1', self.norm1_name, replacements)
+
+
+class AttentionBottleneck(_BlockWithAttention, Bottleneck):
+    """mmdet's Bottleneck; plugins at ``after_conv1``, ``after_conv2``, ``after_conv3``."""
+
+    positions = ('after_conv1', 'after_conv2', 'after_conv3')
+
+    def __init__(self, inplanes: int, planes: int, *args, plugins: Sequence[dict] | None = None, **kwargs) -> None:
+        plugins, replacements = self._split_plugins(plugins)
+        super().__init__(inplanes, planes, *args, plugins=plugins or None, **kwargs)
+        if replacements and self.with_dcn:
+            raise ValueError('dcn and a layer in place of the 3x3 convolution exclude each other')
+        self._replace_conv('conv2', self.norm2_name, replacements)
+
+
+_BLOCKS = {BasicBlock: AttentionBasicBlock, Bottleneck: AttentionBottleneck}
+
+
+def _resolve_attention(name: str | type) -> type:
+    """Class of an attention; ValueError with what is possible if there is none."""
+    layer = name if isinstance(name, type) else MODELS.get(name) if isinstance(name, str) else None
+    if layer is not None:
+        return layer
+    known = sorted(f'mmccd.{n}' for n, c in MODELS.module_dict.items() if issubclass(c, AttentionLayer))
+    short = {n.rsplit('.', 1)[-1].lower(): n for n in known}
+    close = [short[n] for n in difflib.get_close_matches(str(name).rsplit('.', 1)[-1].lower(), short, n=1)]
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    raise ValueError(f'attention type must be one of {", ".join(known)} or another registered plugin layer, got '
+                     f'{name!r}{hint}')
+
+
+def _is_pretrained_backbone(cfg: dict) -> bool:
+    return cfg.get('type') in ('mmccd.PretrainedBackbone', 'PretrainedBackbone', PretrainedBackbone)
+
+
+@MODELS.register_module()
+class AttentionResNet(ResNet):
+    """ResNet with an attention in every residual block of the chosen stages.
+
+    Args:
+        depth (int): 18, 34 (BasicBlock), 50, 101 or 152 (Bottleneck).
+        attention (dict | None): ``type`` names the attention: ``'mmccd.CCD'``, ``SE``, ``GE``, ``CBAM``, ``GC`` or
+            any other plugin layer goes after the last norm of the block, before the addition; ``'mmccd.SK'`` takes
+            the place of the 3x3 convolution. ``stages`` (Sequence[bool], one a stage) chooses stages, default: all.
+            All other entries are the layer's own options. Default: None, plain ResNet.
+        plugins (list[dict] | None): As mmdet's: ``dict(cfg=..., position=..., stages=...)``; BasicBlocks take
+            ``after_conv1`` and ``after_conv2``, Bottlenecks ``after_conv3`` too. Default: None.
+        **kwargs: Everything else that :class:`mmdet.models.ResNet` takes, with its defaults. Mind two of them for
+            classification: ``norm_eval=True`` freezes the norms' statistics, and ``zero_init_residual=True``.
+
+    Raises:
+        ValueError: If the attention, a stage or a position does not exist.
+        KeyError: If the depth does not exist.
+
+    Example:
+        >>> import torch
+        >>> from mmccd.models import AttentionResNet
+        >>> net = AttentionResNet(18, attention=dict(type='mmccd.CCD')).eval()
+        >>> [tuple(out.shape) for out in net(torch.rand(1, 3, 64, 64))]
+        [(1, 64, 16, 16), (1, 128, 8, 8), (1, 256, 4, 4), (1, 512, 2, 2)]
+    """
+
+    def __init__(self, depth: int, *args, attention: dict | None = None, plugins: list[dict] | None = None,
+                 **kwargs) -> None:
+        if depth not in self.arch_settings:
+            raise KeyError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
+        positions = _BLOCKS[self.arch_settings[depth][0]].positions
+        plugins = [dict(p) for p in plugins or ()]
+        for plugin in plugins:
+            if plugin.get('position') not in positions:
+                raise ValueError(f'position of a plugin must be one of {positions} at depth {depth}, '
+                                 f'got {plugin.get("position")!r}')
+            _resolve_attention(plugin['cfg']['type'])
+        if attention is not None:
+            plugins.append(self._attention_plugin(attention, positions[-1], kwargs))
+        num_stages = kwargs.get('num_stages', 4)
+        for plugin in plugins:
+            stages = plugin.get('stages')
+            if stages is not None and len(stages) != num_stages:
+                raise ValueError(f'stages must have one entry for each of the {num_stages} stages, got {stages}')
+        super().__init__(depth, *args, plugins=plugins or None, **kwargs)
+        self.attention = attention
+
+    @staticmethod
+    def _attention_plugin(attention: dict, last_position: str, backbone: dict) -> dict:
+        if not isinstance(attention, dict) or 'type' not in attention:
+            raise TypeError(f"attention must be a dict with the key 'type', got {attention!r}")
+        cfg = dict(attention)
+        stages = cfg.pop('stages', None)
+        layer = cfg['type'] = _resolve_attention(cfg['type'])
+        if not getattr(layer, 'replaces_conv', False):
+            return dict(cfg=cfg, stages=stages, position=last_position)
+        for key in ('conv_cfg', 'norm_cfg'):  # convolutions and norms like those around them
+            if key in backbone:
+                cfg.setdefault(key, backbone[key])
+        return dict(cfg=cfg, stages=stages, position=REPLACE_CONV)
+
+    def make_res_layer(self, **kwargs) -> nn.Module:
+        """Pack the blocks of a stage, mmdet's blocks replaced by the ones here."""
+        kwargs['block'] = _BLOCKS[kwargs['block']]
+        return super().make_res_layer(**kwargs)
+
+    def init_weights(self) -> None:
+        """As every BaseModule, but a checkpoint comes last, after the layers' own start."""
+        given = [] if self.init_cfg is None else self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        checkpoints = [cfg for cfg in given if _is_pretrained_backbone(cfg)]
+        if not checkpoints or self.is_init:
+            super().init_weights()
+            return
+        others = [cfg for cfg in given if not _is_pretrained_backbone(cfg)]
+        # What the checkpoint does not have starts as in a ResNet without a checkpoint.
+        self.init_cfg = others or [
+            dict(type='Kaiming', layer='Conv2d'),
+            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+        ]
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = given
+        for cfg in checkpoints:
+            PretrainedBackbone(**{k: v for k, v in cfg.items() if k not in ('type', '_scope_')})(self)

@@ -1,0 +1,93 @@
+"""CBAM: Convolutional Block Attention Module (ECCV 2018, arXiv:1807.06521), as an mmcv plugin layer.
+
+Written from the paper and from the parameter counts of the models it is compared with: a shared two-layer perceptron
+with bias over average and max pooling, then a 7x7 convolution without bias and a BatchNorm over the two channel
+poolings (maximum first).
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmccd.registry import MODELS
+
+from .base import AttentionLayer, check_channels
+
+
+class ChannelGate(nn.Module):
+    """Gate of shape (N, C, 1, 1) from the average and the maximum over space."""
+
+    def __init__(self, in_channels: int, ratio: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(in_channels, in_channels // ratio)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Linear(in_channels // ratio, in_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.stack((x.mean((2, 3)), x.amax((2, 3))))  # (2, N, C)
+        logit = self.fc2(self.relu(self.fc1(pooled))).sum(0)
+        return torch.sigmoid(logit)[:, :, None, None]
+
+
+class SpatialGate(nn.Module):
+    """Gate of shape (N, 1, H, W) from the maximum and the average over channels."""
+
+    def __init__(self, kernel_size: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.bn = nn.BatchNorm2d(1, momentum=0.01)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = torch.cat((x.amax(1, keepdim=True), x.mean(1, keepdim=True)), 1)  # (N, 2, H, W)
+        return torch.sigmoid(self.bn(self.conv(pooled)))
+
+
+@MODELS.register_module()
+class CBAM(AttentionLayer):
+    """Channel gate, then spatial gate.
+
+    Args:
+        in_channels (int): Channels of the input.
+        ratio (int): Reduction of the perceptron's hidden layer, in_channels // ratio. Default: 16.
+        kernel_size (int): Kernel of the spatial gate's convolution, odd. Default: 7.
+        identity_init (bool): Start as the identity: both gates start at 1/2 everywhere and are divided by it. Part
+            of the model, so test with the same setting. Default: False.
+        init_cfg (dict | list[dict] | None): Initialisation that replaces PyTorch's default one. Default: None.
+
+    Example:
+        >>> import torch
+        >>> from mmccd.models import CBAM
+        >>> CBAM(64)(torch.rand(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    _abbr_ = 'cbam'
+
+    def __init__(self,
+                 in_channels: int,
+                 ratio: int = 16,
+                 kernel_size: int = 7,
+                 identity_init: bool = False,
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        super().__init__(init_cfg)
+        check_channels(in_channels, ratio)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd and at least 1, got {kernel_size}')
+        self.identity_init = identity_init
+        self.channel_gate = ChannelGate(in_channels, ratio)
+        self.spatial_gate = SpatialGate(kernel_size)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for layer in (self.channel_gate.fc1, self.channel_gate.fc2, self.spatial_gate.conv, self.spatial_gate.bn):
+            layer.reset_parameters()
+        if self.identity_init:
+            nn.init.zeros_(self.channel_gate.fc2.weight)
+            nn.init.zeros_(self.channel_gate.fc2.bias)
+            nn.init.zeros_(self.spatial_gate.bn.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate features of shape (N, in_channels, H, W)."""
+        gain = 2 if self.identity_init else 1
+        x = x * (self.channel_gate(x) * gain)
+        return x * (self.spatial_gate(x) * gain)

@@ -1,0 +1,84 @@
+"""CCD: Cascaded Context Dependency (ICIP 2020), as an mmcv plugin layer.
+
+The definition, and where it departs from the original implementation, is in :mod:`mmccd.ops.ccd`.
+"""
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmccd.ops import ccd, check_ccd_options
+from mmccd.registry import MODELS
+
+from .base import AttentionLayer, check_channels
+
+
+@MODELS.register_module()
+class CCD(AttentionLayer):
+    """Spatial gate by the dependency of every position on its pooled context.
+
+    Two parameters a group: ``scale`` (starts at 0) and ``bias`` (starts at 1), both of shape (groups,), so that the
+    gate starts at sigmoid(1) = 0.731 everywhere. Statistics are taken in float32 for half-precision input.
+
+    Args:
+        in_channels (int): Channels of the input.
+        groups (int): Groups of neighbouring channels that share a gate; divides ``in_channels``. Default: 64.
+        scales (Sequence[int]): Grid sizes of the context poolings. Default: (1, 2, 4). (1,) gives SGE.
+        similarity (str): ``'dot'`` or ``'cosine'``. Default: ``'dot'``.
+        normalize (str | None): Normalisation over space, ``'zscore'``, ``'minmax'`` or None. Default: ``'zscore'``.
+        eps (float): Added to the deviation. Default: 1e-7.
+        identity_init (bool): Divide the gate by its initial value, so that the layer starts as the identity: for
+            training on from weights of a network without it. Part of the model, so test with the same setting.
+            Default: False.
+        init_cfg (dict | list[dict] | None): Initialisation that replaces the one above. Default: None.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks a rule above.
+
+    Example:
+        >>> import torch
+        >>> from mmccd.models import CCD
+        >>> CCD(256)(torch.rand(2, 256, 7, 7)).shape
+        torch.Size([2, 256, 7, 7])
+    """
+
+    _abbr_ = 'ccd'
+
+    def __init__(self,
+                 in_channels: int,
+                 groups: int = 64,
+                 scales: Sequence[int] = (1, 2, 4),
+                 similarity: str = 'dot',
+                 normalize: str | None = 'zscore',
+                 eps: float = 1e-7,
+                 identity_init: bool = False,
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        super().__init__(init_cfg)
+        check_channels(in_channels)
+        self.scales = check_ccd_options(groups, scales, similarity, normalize, eps, channels=in_channels)
+        self.in_channels = in_channels
+        self.groups = groups
+        self.similarity = similarity
+        self.normalize = normalize
+        self.eps = eps
+        self.identity_init = identity_init
+        self.scale = nn.Parameter(torch.empty(groups))
+        self.bias = nn.Parameter(torch.empty(groups))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.scale)
+        nn.init.ones_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate features of shape (N, in_channels, H, W); same shape and dtype out."""
+        gain = 1 + math.exp(-1) if self.identity_init else 1.0  # 1 / sigmoid(1)
+        return ccd(x, self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize, self.eps,
+                   gain)
+
+    def extra_repr(self) -> str:
+        return (f'{self.in_channels}, groups={self.groups}, scales={self.scales}, similarity={self.similarity!r}, '
+                f'normalize={self.normalize!r}, identity_init={self.identity_init}')

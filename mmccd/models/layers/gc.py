@@ -1,0 +1,54 @@
+"""GC: Global Context block (GCNet, ICCVW 2019, arXiv:1904.11492), as an mmcv plugin layer.
+
+The layer is mmcv's ``ContextBlock`` with attention pooling and channel addition, so the keys are its keys. Different
+here: ``ratio`` is the reduction (16), as in the other layers; it takes channels_last and any other strided input; and
+its start, identity, survives a backbone's ``init_cfg``.
+"""
+from __future__ import annotations
+
+import copy
+
+from mmcv.cnn.bricks import ContextBlock
+from torch import Tensor
+
+from mmccd.registry import MODELS
+
+from .base import AttentionLayer, check_channels
+
+
+@MODELS.register_module()
+class GC(ContextBlock, AttentionLayer):
+    """Add a transformed global context, pooled by a learned attention, to every position.
+
+    Args:
+        in_channels (int): Channels of the input.
+        ratio (int): Reduction of the hidden layer, in_channels // ratio channels. Default: 16.
+        init_cfg (dict | list[dict] | None): Initialisation that replaces mmcv's (the last convolution at zero, so
+            that the layer starts as the identity). Default: None.
+
+    Example:
+        >>> import torch
+        >>> from mmccd.models import GC
+        >>> GC(64)(torch.rand(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    _abbr_ = 'context_block'
+
+    def __init__(self, in_channels: int, ratio: int = 16, init_cfg: dict | list[dict] | None = None) -> None:
+        check_channels(in_channels, ratio)
+        # ContextBlock truncates in_channels * ratio: aim at the middle, where rounding cannot lose a channel.
+        super().__init__(in_channels, ratio=(in_channels // ratio + 0.5) / in_channels)
+        self.ratio = ratio
+        self.init_cfg = copy.deepcopy(init_cfg)
+
+    def reset_parameters(self) -> None:
+        for layer in (self.conv_mask, self.channel_add_conv[0], self.channel_add_conv[1]):
+            layer.reset_parameters()
+        super().reset_parameters()
+
+    def spatial_pool(self, x: Tensor) -> Tensor:
+        """Context of shape (N, C, 1, 1): positions weighted by a softmax over space."""
+        weight = self.softmax(self.conv_mask(x).flatten(2))  # (N, 1, H * W)
+        context = x.flatten(2) @ weight.transpose(1, 2)  # (N, C, 1)
+        return context.unsqueeze(-1)

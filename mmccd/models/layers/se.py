@@ -1,0 +1,60 @@
+"""SE: Squeeze-and-Excitation (CVPR 2018, arXiv:1709.01507), as an mmcv plugin layer.
+
+The layer is mmdet's ``SELayer``: two fully connected layers with bias, as 1x1 convolutions, so that MMPretrain's
+SE-ResNet checkpoints have the same keys. Added here: the ratio in the plugin contract, and ``identity_init``.
+"""
+from __future__ import annotations
+
+from mmdet.models.layers import SELayer
+from torch import Tensor, nn
+
+from mmccd.registry import MODELS
+
+from .base import AttentionLayer, check_channels
+
+
+@MODELS.register_module()
+class SE(AttentionLayer, SELayer):
+    """Channel gate from global average pooling.
+
+    Args:
+        in_channels (int): Channels of the input.
+        ratio (int): Reduction of the hidden layer, in_channels // ratio channels. Default: 16.
+        identity_init (bool): Start as the identity: the second layer starts at zero and the gate is divided by its
+            initial value, 1/2. Part of the model, so test with the same setting. Default: False.
+        init_cfg (dict | list[dict] | None): Initialisation that replaces PyTorch's default one. Default: None.
+
+    Example:
+        >>> import torch
+        >>> from mmccd.models import SE
+        >>> SE(64)(torch.rand(2, 64, 7, 7)).shape
+        torch.Size([2, 64, 7, 7])
+    """
+
+    _abbr_ = 'se_layer'
+
+    def __init__(self,
+                 in_channels: int,
+                 ratio: int = 16,
+                 identity_init: bool = False,
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        check_channels(in_channels, ratio)
+        SELayer.__init__(self, in_channels, ratio=ratio, init_cfg=init_cfg)
+        self.identity_init = identity_init
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        self.conv1.conv.reset_parameters()
+        self.conv2.conv.reset_parameters()
+        if self.identity_init:
+            nn.init.zeros_(self.conv2.conv.weight)
+            nn.init.zeros_(self.conv2.conv.bias)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Gate of shape (N, C, 1, 1)."""
+        gate = self.conv2(self.conv1(self.global_avgpool(x)))
+        return gate * 2 if self.identity_init else gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate features of shape (N, in_channels, H, W)."""
+        return x * self.gate(x)

@@ -1,0 +1,77 @@
+"""SK: Selective Kernel (CVPR 2019, arXiv:1903.06586), in place of a residual block's 3x3 convolution.
+
+Written from the paper and from the parameter counts of the model it is compared with. That model selects between the
+block's dense 3x3 convolution and a 3x3 convolution with 32 groups (the paper: grouped ones of 3x3 and dilated 3x3).
+"""
+from __future__ import annotations
+
+import torch
+from mmcv.cnn import ConvModule
+from torch import Tensor, nn
+
+from mmccd.registry import MODELS
+
+from .base import AttentionLayer, check_channels
+
+
+@MODELS.register_module()
+class SK(AttentionLayer):
+    """Two 3x3 convolutions, mixed channel by channel with weights from their pooled sum.
+
+    Norm and ReLU of the convolution it replaces are inside, one of each a branch.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int | None): Channels of the output. Default: None, as many as the input has.
+        stride (int): Stride of both convolutions. Default: 1.
+        dilation (int): Dilation, and padding, of both convolutions. Default: 1.
+        groups (int): Groups of the second convolution; divides both channel numbers. Default: 32.
+        ratio (int): Reduction of the attention's hidden layer. Default: 16.
+        conv_cfg (dict | None): Convolution of the branches. Default: None (Conv2d).
+        norm_cfg (dict | None): Norm of the branches and of the hidden layer. Default: None (BatchNorm).
+        init_cfg (dict | list[dict] | None): Initialisation of everything in the layer. Default: None, what the
+            backbone gives to its convolutions and norms.
+
+    Example:
+        >>> import torch
+        >>> from mmccd.models import SK
+        >>> SK(64, 128, stride=2)(torch.rand(2, 64, 14, 14)).shape
+        torch.Size([2, 128, 7, 7])
+    """
+
+    # How AttentionResNet places a layer: a plugin goes behind a convolution, this one replaces it.
+    replaces_conv = True
+
+    def __init__(self,
+                 in_channels: int,
+                 out_channels: int | None = None,
+                 stride: int = 1,
+                 dilation: int = 1,
+                 groups: int = 32,
+                 ratio: int = 16,
+                 conv_cfg: dict | None = None,
+                 norm_cfg: dict | None = None,
+                 init_cfg: dict | list[dict] | None = None) -> None:
+        super().__init__(init_cfg)
+        out_channels = in_channels if out_channels is None else out_channels
+        norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
+        check_channels(in_channels)
+        check_channels(out_channels, ratio)
+        for name, value in (('in_channels', in_channels), ('out_channels', out_channels)):
+            if value % groups:
+                raise ValueError(f'groups must divide {name}={value}, got groups={groups}')
+        options = dict(stride=stride, padding=dilation, dilation=dilation, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        self.branches = nn.ModuleList([
+            ConvModule(in_channels, out_channels, 3, groups=1, **options),
+            ConvModule(in_channels, out_channels, 3, groups=groups, **options),
+        ])
+        self.fc1 = ConvModule(out_channels, out_channels // ratio, 1, norm_cfg=norm_cfg)
+        self.fc2 = nn.Conv2d(out_channels // ratio, 2 * out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        first, second = (branch(x) for branch in self.branches)
+        context = (first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True))  # (N, C, 1, 1)
+        logit = self.fc2(self.fc1(context)).unflatten(1, (2, -1))  # (N, 2, C, 1, 1)
+        weight = torch.softmax(logit, 1)
+        return first * weight[:, 0] + second * weight[:, 1]

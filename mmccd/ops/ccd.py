@@ -1,0 +1,196 @@
+r"""Cascaded Context Dependency: the operator.
+
+Paper: *CCD: Cascaded Context Dependency* (ICIP 2020). Definition, for an input :math:`x` of shape (N, C, H, W) whose
+channels are split into G groups of C/G neighbours:
+
+.. math::
+    p_s &= \mathrm{AdaptiveAvgPool}_{s \times s}(x), \quad s \in scales \\
+    u &= \mathrm{up}_{H \times W}\Big(\frac{1}{|scales|} \sum_s \mathrm{up}_{S \times S}(p_s)\Big),
+         \quad S = \max scales \\
+    d_{n,g,i} &= \sum_{c \in g} x_{n,c,i}\, u_{n,c,i} \\
+    \hat d &= (d - \mathrm{mean}_i\, d) / (\mathrm{std}_i\, d + \epsilon) \\
+    y_{n,c,i} &= x_{n,c,i}\, \sigma(scale_g\, \hat d_{n,g,i} + bias_g)
+
+Upsampling is to the nearest cell: row i of H reads cell floor(i * S / H), in integers. The deviation is the unbiased
+one (N - 1). With scales (1,) it is Spatial Group-wise Enhance (SGE, arXiv:1905.09646).
+
+Deviations from the original implementation, all where that one gives no usable number:
+
+* A map whose similarity is the same everywhere, a single pixel among them, has a normalised similarity of 0 and no
+  gradient through it; the original gives NaN for a single pixel, and amplified rounding errors for constant maps.
+  "The same" is up to rounding: the spread is at most ``FLATNESS`` times the dtype's epsilon times the mean.
+* Half precision is computed in float32 and rounded once, so sums of products cannot overflow.
+* Cells are found in integers. ``F.interpolate`` multiplies by a rounded ratio, and reads the neighbour for some sizes.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SIMILARITIES = ('dot', 'cosine')
+NORMALIZERS = ('zscore', 'minmax', None)
+# A constant map's similarity varies by some tens of ulp through the poolings' rounding; real maps vary by far more.
+FLATNESS = 64.0
+# Smallest length that the cosine divides by.
+MIN_NORM = 1e-8
+
+
+def check_ccd_options(groups: int,
+                      scales: Sequence[int] = (1, 2, 4),
+                      similarity: str = 'dot',
+                      normalize: str | None = 'zscore',
+                      eps: float = 1e-7,
+                      channels: int | None = None) -> tuple[int, ...]:
+    """Raise TypeError or ValueError for options that CCD cannot have; return ``scales`` as a tuple."""
+    if isinstance(groups, bool) or not isinstance(groups, Integral):
+        raise TypeError(f'groups must be an int, got {groups!r}')
+    if groups < 1:
+        raise ValueError(f'groups must be at least 1, got {groups}')
+    if channels is not None and channels % groups:
+        raise ValueError(f'groups must divide the number of channels: {channels} channels, got groups={groups}')
+    if isinstance(scales, (str, bytes)) or not isinstance(scales, Sequence):
+        raise TypeError(f'scales must be a sequence of ints, got {scales!r}')
+    if not scales:
+        raise ValueError('scales must name at least one grid size, got an empty sequence')
+    for s in scales:
+        if isinstance(s, bool) or not isinstance(s, Integral):
+            raise TypeError(f'scales must be ints, got {s!r} in scales={tuple(scales)}')
+        if s < 1:
+            raise ValueError(f'every scale must be at least 1, got {s} in scales={tuple(scales)}')
+    if similarity not in SIMILARITIES:
+        raise ValueError(f'similarity must be one of {SIMILARITIES}, got {similarity!r}')
+    if normalize not in NORMALIZERS:
+        raise ValueError(f'normalize must be one of {NORMALIZERS}, got {normalize!r}')
+    if isinstance(eps, bool) or not isinstance(eps, Real):
+        raise TypeError(f'eps must be a number, got {eps!r}')
+    if not eps > 0:
+        raise ValueError(f'eps must be above 0, got {eps}')
+    return tuple(int(s) for s in scales)
+
+
+def _check_tensors(x: Tensor, scale: Tensor, bias: Tensor, groups: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f'x must be a Tensor, got {type(x).__name__}')
+    if x.dim() != 4:
+        raise ValueError(f'x must have shape (N, C, H, W), got {tuple(x.shape)}')
+    if not x.is_floating_point():
+        raise TypeError(f'x must be floating point, got {x.dtype}')
+    if x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f'x must be at least one pixel high and wide, got {tuple(x.shape)}')
+    for name, value in (('scale', scale), ('bias', bias)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
+        if tuple(value.shape) != (groups, ):
+            raise ValueError(f'{name} must have shape ({groups},), one number a group, got {tuple(value.shape)}')
+        if not value.is_floating_point():
+            raise TypeError(f'{name} must be floating point, got {value.dtype}')
+        if value.device != x.device:
+            raise ValueError(f'{name} must be on the device of x: x is on {x.device}, {name} on {value.device}')
+
+
+def ccd(x: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        groups: int,
+        scales: Sequence[int] = (1, 2, 4),
+        similarity: str = 'dot',
+        normalize: str | None = 'zscore',
+        eps: float = 1e-7,
+        gain: float = 1.0) -> Tensor:
+    """Gate ``x`` by the dependency of every position on its pooled context.
+
+    Args:
+        x (Tensor): Features, (N, C, H, W), any floating dtype and memory layout, H and W from 1 up.
+        scale (Tensor): Factor of the normalised similarity, (groups,).
+        bias (Tensor): Offset of the normalised similarity, (groups,).
+        groups (int): Number of groups of neighbouring channels; divides C.
+        scales (Sequence[int]): Grid sizes of the poolings, each at least 1.
+        similarity (str): ``'dot'`` or ``'cosine'``, over the channels of a group.
+        normalize (str | None): ``'zscore'``, ``'minmax'`` or None, over the positions of a group.
+        eps (float): Added to the deviation; 1e-7 is the original's.
+        gain (float): Factor of the gate; 1 is the original's.
+
+    Returns:
+        Tensor: (N, C, H, W), of the dtype of ``x``.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks a rule above; nothing was computed then.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(2, 8, 7, 7)
+        >>> y = ccd(x, torch.zeros(4), torch.ones(4), groups=4)
+        >>> torch.allclose(y, x * torch.sigmoid(torch.tensor(1.)))
+        True
+    """
+    scales = check_ccd_options(groups, scales, similarity, normalize, eps)
+    _check_tensors(x, scale, bias, groups)
+    check_ccd_options(groups, channels=x.shape[1])
+    return ccd_reference(x, scale, bias, groups, scales, similarity, normalize, eps, gain)
+
+
+def nearest_cells(size: int, cells: int, device: torch.device | None = None) -> Tensor:
+    """Cell that each of ``size`` positions reads on a grid of ``cells``: floor(i * cells / size), (size,) int64."""
+    return torch.arange(size, device=device) * cells // size
+
+
+def _upsample(p: Tensor, height: int, width: int) -> Tensor:
+    """Nearest upsampling of (N, C, h, w) to (N, C, height, width)."""
+    if p.shape[-2:] == (height, width):
+        return p
+    if p.shape[-2:] == (1, 1):
+        return p.expand(-1, -1, height, width)
+    p = p.index_select(2, nearest_cells(height, p.shape[2], p.device))
+    return p.index_select(3, nearest_cells(width, p.shape[3], p.device))
+
+
+def _normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tensor:
+    """Normalise (N, G, H, W) over H and W; 0 where it is flat."""
+    if normalize is None:
+        return d
+    if d.shape[-2:].numel() == 1:
+        return torch.zeros_like(d)
+    tolerance = FLATNESS * torch.finfo(d.dtype).eps
+    if normalize == 'zscore':
+        std, mean = torch.std_mean(d, dim=(2, 3), keepdim=True)  # N - 1
+        flat = std <= tolerance * mean.abs()
+        return torch.where(flat, 0, (d - mean) / (std + eps))
+    low, high = d.amin((2, 3), keepdim=True), d.amax((2, 3), keepdim=True)
+    flat = high - low <= tolerance * torch.maximum(low.abs(), high.abs())
+    return torch.where(flat, 0, (d - low) / torch.where(flat, 1, high - low))
+
+
+def ccd_reference(x: Tensor,
+                  scale: Tensor,
+                  bias: Tensor,
+                  groups: int,
+                  scales: Sequence[int] = (1, 2, 4),
+                  similarity: str = 'dot',
+                  normalize: str | None = 'zscore',
+                  eps: float = 1e-7,
+                  gain: float = 1.0) -> Tensor:
+    """The textbook composition of stock operators; defines what is correct. Arguments as :func:`ccd`, unchecked."""
+    dtype = x.dtype
+    compute = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    grid = max(scales)
+    height, width = x.shape[-2:]
+    z = x.to(compute)
+    pooled = [_upsample(F.adaptive_avg_pool2d(z, s), grid, grid) for s in scales]
+    context = _upsample(sum(pooled) / len(scales), height, width)  # (N, C, H, W)
+
+    z = z.unflatten(1, (groups, -1))  # (N, G, C/G, H, W)
+    context = context.unflatten(1, (groups, -1))
+    d = (z * context).sum(2)  # (N, G, H, W)
+    if similarity == 'cosine':
+        lengths = [torch.linalg.vector_norm(v, dim=2).clamp_min(MIN_NORM) for v in (z, context)]
+        d = d / (lengths[0] * lengths[1])
+    d = _normalize_over_space(d, normalize, eps)
+    logit = scale.to(compute).view(1, -1, 1, 1) * d + bias.to(compute).view(1, -1, 1, 1)
+    gate = torch.sigmoid(logit)
+    if gain != 1:
+        gate = gate * gain
+    return (x.unflatten(1, (groups, -1)) * gate.unsqueeze(2).to(dtype)).flatten(1, 2)

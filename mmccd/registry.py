@@ -1,0 +1,16 @@
+"""Registries of mmccd: children of mmengine's roots under the scope ``mmccd``.
+
+A config names its entries with the scope, ``type='mmccd.CCD'``, which resolves from the scopes mmdet, mmpretrain
+and mmengine alike and cannot collide with a class of the same name there. mmengine imports this module by itself
+when it meets the prefix and hides an ImportError while it does so: keep it free of heavy imports. The modules that
+hold the classes are imported on first use (``locations``).
+"""
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
+from mmengine.registry import Registry
+
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmccd', locations=['mmccd.models'])
+WEIGHT_INITIALIZERS = Registry(
+    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmccd', locations=['mmccd.models'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine'])

@@ -1,0 +1,1 @@
+"""Helpers that no other room of the package owns."""

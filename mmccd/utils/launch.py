@@ -1,0 +1,211 @@
+"""What ``tools/train.py`` and ``tools/test.py`` share: reading the config, checks before any work, the runner.
+
+Everything that a user can get wrong is checked here, before a model is built or a file written, and raises
+:class:`UserError` with one message.
+"""
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import os.path as osp
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmccd.models.pretrained import is_local, missing_checkpoint_message
+
+from .checkpoint import load_local_checkpoint
+from .requirements import check_requirements
+
+
+class UserError(Exception):
+    """Something in the command or the config that its author has to change; the message is all he needs."""
+
+
+def run_tool(main: Callable[[], None]) -> None:
+    """Run a tool's ``main``; a :class:`UserError` ends it with one message and exit code 2."""
+    try:
+        main()
+    except UserError as e:
+        if os.environ.get('RANK', '0') == '0':  # once, not once a process
+            print(f'error: {e}', file=sys.stderr)
+        sys.exit(2)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that training and testing share, named as in MMDetection and MMPretrain."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics; default: work_dirs/<config name>')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='override entries of the config: key.sub=value pairs; lists as key="[a,b]" or key=a,b')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
+    # torch.distributed.launch passes --local-rank; torchrun sets the environment.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file and merge ``--cfg-options`` into it."""
+    if not osp.isfile(path):
+        folder = osp.dirname(path) or '.'
+        names = [n for n in os.listdir(folder) if n.endswith('.py')] if osp.isdir(folder) else []
+        close = difflib.get_close_matches(osp.basename(path), names, n=3, cutoff=0.5)
+        hint = f' Did you mean {" or ".join(osp.join(folder, n) for n in close)}?' if close else ''
+        raise UserError(f'config {path!r} does not exist.{hint}')
+    cfg = Config.fromfile(path)
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Put launcher and work folder into the config; check that the packages for its task are there."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    if cfg.get('default_scope') == 'mmpretrain':
+        try:
+            check_requirements('mmpretrain')
+        except ImportError as e:
+            raise UserError(str(e)) from e
+
+
+def check_amp(cfg: Config) -> None:
+    """mmengine's AmpOptimWrapper needs an accelerator."""
+    if 'Amp' in str(cfg.optim_wrapper.get('type', '')) and get_device() == 'cpu':
+        raise UserError('--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out to train on the '
+                        'CPU in float32, or check the driver and CUDA_VISIBLE_DEVICES '
+                        f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})')
+
+
+def _datasets(cfg: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
+    """(key, config) of every dataset below ``cfg``, wrappers unpacked."""
+    for inner in ('dataset', 'datasets'):
+        below = cfg.get(inner)
+        if isinstance(below, dict):
+            yield from _datasets(below, f'{key}.{inner}')
+        elif isinstance(below, (list, tuple)):
+            for i, item in enumerate(below):
+                yield from _datasets(item, f'{key}.{inner}.{i}')
+    if 'dataset' not in cfg and 'datasets' not in cfg:
+        yield key, cfg
+
+
+def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
+    root = dataset.get('data_root') or ''
+    if dataset.get('backend_args') or not is_local(root):
+        return  # not on this machine's disk: the loader will tell
+    paths = {}
+    if dataset.get('ann_file'):
+        paths['ann_file'] = dataset['ann_file']
+    prefix = dataset.get('data_prefix') or dataset.get('split')
+    for name, value in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
+        if isinstance(value, str) and value:
+            paths[f'data_prefix.{name}' if name else 'data_prefix'] = value
+    for name, path in paths.items():
+        path = osp.join(root, path)
+        if is_local(path) and not osp.exists(path):
+            yield f'{path} ({key}.{name})'
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Every annotation file and picture folder of the loaders, and of their evaluators, has to be there."""
+    missing = []
+    for loader in loaders:
+        if cfg.get(f'{loader}_dataloader') is not None:
+            for key, dataset in _datasets(cfg[f'{loader}_dataloader'], f'{loader}_dataloader'):
+                missing += _missing_paths(key, dataset)
+        evaluators = cfg.get(f'{loader}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            path = evaluator.get('ann_file')
+            if path and not evaluator.get('backend_args') and is_local(path) and not osp.exists(path):
+                missing.append(f'{path} ({loader}_evaluator.ann_file)')
+    if missing:
+        hint = '\nMake the digits with: python tools/dataset_converters/make_digits.py' if all(
+            m.startswith('data/digits') for m in missing) else (
+                '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
+                f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH')
+        raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
+
+
+def check_init_checkpoint(cfg: Config) -> None:
+    """The checkpoint that the backbone starts from has to be there before anything else is done."""
+    init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
+    for item in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+        checkpoint = item.get('checkpoint')
+        if checkpoint and is_local(checkpoint) and not osp.isfile(checkpoint):
+            raise UserError(missing_checkpoint_message(checkpoint))
+
+
+def check_checkpoint_file(path: str, argument: str) -> None:
+    """A checkpoint named on the command line has to be a file or a URL."""
+    if is_local(path) and not osp.isfile(path):
+        raise UserError(f'{argument} {path!r} does not exist (looked for {osp.abspath(path)})')
+
+
+def check_checkpoint_fits(path: str, model: nn.Module) -> None:
+    """A local checkpoint has to hold exactly the model's tensors: a half-loaded model tests without a complaint."""
+    if not is_local(path):
+        return
+    try:
+        loaded = load_local_checkpoint(path)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    state = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else {}
+    state = {re.sub(r'^module\.', '', k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    target = model.state_dict()
+    problems = []
+    for text, keys in (
+        ('are missing in it', [k for k in target if k not in state]),
+        ('have no place in the model', [k for k in state if k not in target]),
+        ('have another shape', [k for k in target if k in state and state[k].shape != target[k].shape]),
+    ):
+        if keys:
+            problems.append(f'{len(keys)} tensors {text}: {", ".join(keys[:6])}{" ..." if len(keys) > 6 else ""}')
+    if problems:
+        raise UserError(f'checkpoint {path} does not fit the config, nothing was tested:\n  ' + '\n  '.join(problems))
+
+
+def init_cpu_distributed(cfg: Config) -> None:
+    """Start gloo where there is no GPU: mmengine's own start calls ``torch.cuda.set_device``."""
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    if cfg.launcher == 'mpi':
+        raise UserError('--launcher mpi needs GPUs; on the CPU use pytorch (tools/dist_train.sh) or slurm')
+    if cfg.launcher == 'slurm':
+        if 'MASTER_ADDR' not in os.environ:
+            os.environ['MASTER_ADDR'] = subprocess.check_output(
+                ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True).split()[0]
+        os.environ.setdefault('MASTER_PORT', '29500')
+        for ours, theirs in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS'), ('LOCAL_RANK', 'SLURM_LOCALID')):
+            os.environ[ours] = os.environ[theirs]
+    if 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch needs the environment that torchrun sets: start with tools/dist_train.sh '
+                        'or tools/dist_test.sh')
+    torch.distributed.init_process_group('gloo')
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
+    init_cpu_distributed(cfg)
+    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

@@ -1,0 +1,50 @@
+"""What mmccd needs beside itself, and a clear word where it is missing or too old."""
+from __future__ import annotations
+
+from importlib import metadata, util
+
+from packaging.version import Version
+
+# import name: (oldest version that is tested, distributions that provide it, the maintained one first)
+REQUIRED = {
+    'torch': ('2.1.0', ('torch', )),
+    'torchvision': ('0.16.0', ('torchvision', )),
+    'mmengine': ('0.10.7', ('onedl-mmengine', 'mmengine')),
+    'mmcv': ('2.1.0', ('onedl-mmcv', 'mmcv', 'mmcv-lite')),
+    'mmdet': ('3.3.0', ('onedl-mmdetection', 'mmdet')),
+}
+OPTIONAL = {
+    'mmpretrain': ('1.2.0', ('onedl-mmpretrain', 'mmpretrain')),
+}
+
+
+def installed_distribution(name: str) -> tuple[str, str] | None:
+    """``(distribution, version)`` that provides the import ``name``, or None. Imports nothing."""
+    _, distributions = {**REQUIRED, **OPTIONAL}[name]
+    for distribution in distributions:
+        try:
+            return distribution, metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check_requirements(*optional: str) -> None:
+    """Raise ImportError, with one line and one command a package, if something is missing or too old.
+
+    Args:
+        *optional (str): Import names out of ``OPTIONAL`` that are needed now as well, e.g. ``'mmpretrain'``.
+    """
+    problems = []
+    for name in (*REQUIRED, *optional):
+        oldest, distributions = {**REQUIRED, **OPTIONAL}[name]
+        found = installed_distribution(name)
+        # A checkout on PYTHONPATH has no distribution: that it can be imported has to do.
+        if found is None and util.find_spec(name) is None:
+            problems.append(f'{name} is not installed: pip install "{distributions[0]}>={oldest}"')
+        elif found is not None and Version(found[1]) < Version(oldest):
+            problems.append(f'{name} is too old ({found[0]} {found[1]}, needed is {oldest} or newer): '
+                            f'pip install "{found[0]}>={oldest}"')
+    if problems:
+        raise ImportError('mmccd needs other packages:\n  ' + '\n  '.join(problems) +
+                          '\nThe set that is tested together is in requirements.txt.')

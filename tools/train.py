@@ -1,0 +1,68 @@
+"""Train a detector or a classifier."""
+import argparse
+
+import mmccd  # noqa: F401  before anything of mmdet
+from mmccd.utils.launch import (
+    UserError,
+    add_common_arguments,
+    apply_common_arguments,
+    build_runner,
+    check_amp,
+    check_checkpoint_file,
+    check_data,
+    check_init_checkpoint,
+    load_config,
+    run_tool,
+)
+
+EXAMPLES = """examples:
+  python tools/train.py configs/retinanet_ccd_r18_fpn_digits.py
+  python tools/train.py configs/ccd_r50_8xb32_in1k.py --amp --auto-scale-lr
+  python tools/train.py configs/retinanet_ccd_r50_fpn_1x_coco.py --resume
+  python tools/train.py configs/retinanet_ccd_r50_fpn_1x_coco.py --cfg-options train_dataloader.batch_size=4
+several GPUs: tools/dist_train.sh CONFIG GPUS [the same options]
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by (batch of all processes) / auto_scale_lr.base_batch_size')
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='go on from this checkpoint; without a path, from the newest one in the work folder')
+    add_common_arguments(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    apply_common_arguments(cfg, args)
+    if args.amp:
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+            raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
+        cfg.auto_scale_lr.enable = True
+    if args.resume is not None:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+        if args.resume != 'auto':
+            check_checkpoint_file(args.resume, '--resume')
+    check_amp(cfg)
+    check_init_checkpoint(cfg)
+    check_data(cfg, ('train', 'val'))
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -5,10 +5,11 @@ import os.path as osp
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from mmccd.registry import WEIGHT_INITIALIZERS
 from mmccd.utils.checkpoint import load_local_checkpoint
@@ -54,7 +55,12 @@ def is_local(checkpoint: str) -> bool:
     return '://' not in checkpoint
 
 
-def _named_in(key: str, names: Sequence[str]) -> bool:
+def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
+    """``allow_new`` and ``allow_unused`` as a tuple."""
+    return (names, ) if isinstance(names, str) else tuple(names)
+
+
+def is_named(key: str, names: Sequence[str]) -> bool:
     """Whether ``key`` has one of ``names`` as one or more whole components: 'ccd' is in 'layer1.0.ccd.scale'."""
     return any(f'.{name}.' in f'.{key}.' for name in names)
 
@@ -62,7 +68,7 @@ def _named_in(key: str, names: Sequence[str]) -> bool:
 def _group(key: str, known: Sequence[str]) -> str:
     """Name under which a tensor is counted: the entry of ``known`` that names it, else its layer or module."""
     for name in known:
-        if _named_in(key, (name, )):
+        if is_named(key, (name, )):
             return name
     # layer1.0.ccd.scale -> ccd; layer1.0.conv1.weight -> layer1; fc.weight -> fc
     block = re.match(r'layer\d+\.\d+\.([a-z_]+)\.', key)
@@ -81,6 +87,23 @@ def _shown(keys: Sequence[str], limit: int = 8) -> str:
     return ', '.join(keys[:limit]) + rest
 
 
+@dataclass
+class Comparison:
+    """A checkpoint against a backbone, by the backbone's keys.
+
+    Attributes:
+        tensors (dict[str, Tensor]): What both have.
+        new (list[str]): What only the backbone has.
+        unused (list[str]): What only the checkpoint has.
+        shapes (dict): (shape in the checkpoint, shape in the backbone) where they differ.
+    """
+
+    tensors: dict[str, Tensor]
+    new: list[str]
+    unused: list[str]
+    shapes: dict[str, tuple[Size, Size]]
+
+
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedBackbone:
     """Load a checkpoint into a backbone completely, or raise.
@@ -92,7 +115,7 @@ class PretrainedBackbone:
         checkpoint (str): Path, relative to the current folder, or anything that mmengine resolves
             (``torchvision://resnet50``). Local files are unpickled with ``weights_only=True``: no code runs.
         allow_new (str | Sequence[str]): Parts of the backbone that the checkpoint need not have, by a component of
-            their key, e.g. ``'ccd'``. Default: none.
+            their key, e.g. ``'ccd'``. They are trained in frozen stages too. Default: none.
         allow_unused (str | Sequence[str]): Parts of the checkpoint's backbone that this one need not have, e.g.
             ``'layer4'``. Heads and necks are never counted. Default: none.
 
@@ -112,8 +135,8 @@ class PretrainedBackbone:
         if not isinstance(checkpoint, str) or not checkpoint:
             raise TypeError(f'checkpoint must be a path or a URL, got {checkpoint!r}')
         self.checkpoint = checkpoint
-        self.allow_new = (allow_new, ) if isinstance(allow_new, str) else tuple(allow_new)
-        self.allow_unused = (allow_unused, ) if isinstance(allow_unused, str) else tuple(allow_unused)
+        self.allow_new = as_names(allow_new)
+        self.allow_unused = as_names(allow_unused)
 
     def _state_dict(self) -> dict[str, Tensor]:
         if is_local(self.checkpoint):
@@ -128,7 +151,12 @@ class PretrainedBackbone:
             raise ValueError(f'{self.checkpoint} holds no state dict of tensors')
         return tensors
 
-    def __call__(self, module: nn.Module) -> None:
+    def compare(self, module: nn.Module) -> Comparison:
+        """Match the checkpoint's tensors with the module's, by name and shape; load nothing.
+
+        Raises:
+            FileNotFoundError, ValueError: If there is no checkpoint to read, or nothing in it matches.
+        """
         source = self._state_dict()
         target = module.state_dict()
         matches = {p: sum(p + key in source for key in target) for p in PREFIXES}
@@ -136,38 +164,43 @@ class PretrainedBackbone:
         if matches[prefix] == 0:
             raise ValueError(f'nothing in {self.checkpoint} matches the backbone: it has {_shown(list(source), 4)}; '
                              f'the backbone has {_shown(list(target), 4)}')
-
         inner = {k[len(prefix):]: v for k, v in source.items() if k.startswith(prefix)}
-        loaded = [k for k in target if k in inner]
-        # Files from before PyTorch 0.4.1 have no batch counters; nothing in a ResNet reads them.
-        new = [k for k in target if k not in inner and not k.endswith('num_batches_tracked')]
-        unused = [k for k in inner if k not in target]
+        common = [k for k in target if k in inner]
+        return Comparison(
+            tensors={k: inner[k] for k in common},
+            # Files from before PyTorch 0.4.1 have no batch counters; nothing in a ResNet reads them.
+            new=[k for k in target if k not in inner and not k.endswith('num_batches_tracked')],
+            unused=[k for k in inner if k not in target],
+            shapes={k: (inner[k].shape, target[k].shape) for k in common if inner[k].shape != target[k].shape})
+
+    def problems(self, found: Comparison) -> list[str]:
+        """What forbids loading, a line each."""
         problems = []
-        not_allowed = [k for k in new if not _named_in(k, self.allow_new)]
-        if not_allowed:
-            problems.append(f'{len(not_allowed)} tensors of the backbone are not in it ({_count(not_allowed)}): '
-                            f'{_shown(not_allowed)}. If they shall start anew, name them in allow_new')
-        not_allowed = [
-            k for k in unused if k.split('.')[0] not in NOT_BACKBONE and not _named_in(k, self.allow_unused)
+        missing = [k for k in found.new if not is_named(k, self.allow_new)]
+        if missing:
+            problems.append(f'{len(missing)} tensors of the backbone are not in it ({_count(missing)}): '
+                            f'{_shown(missing)}. If they shall start anew, name them in allow_new')
+        left = [
+            k for k in found.unused if k.split('.')[0] not in NOT_BACKBONE and not is_named(k, self.allow_unused)
         ]
-        if not_allowed:
-            problems.append(f'{len(not_allowed)} of its tensors have no place in the backbone '
-                            f'({_count(not_allowed)}): {_shown(not_allowed)}. If they shall be left out, name them '
-                            'in allow_unused')
-        shapes = [
-            f'{k} {tuple(inner[k].shape)} in the file, {tuple(target[k].shape)} in the backbone' for k in loaded
-            if inner[k].shape != target[k].shape
-        ]
-        if shapes:
+        if left:
+            problems.append(f'{len(left)} of its tensors have no place in the backbone ({_count(left)}): '
+                            f'{_shown(left)}. If they shall be left out, name them in allow_unused')
+        if found.shapes:
+            shapes = [f'{k} {tuple(a)} in the file, {tuple(b)} in the backbone' for k, (a, b) in found.shapes.items()]
             problems.append(f'{len(shapes)} tensors have another shape: {_shown(shapes, 4)}')
+        return problems
+
+    def __call__(self, module: nn.Module) -> None:
+        found = self.compare(module)
+        problems = self.problems(found)
         if problems:
             raise ValueError(f'{self.checkpoint} does not fit the backbone, nothing was loaded:\n  ' +
                              '\n  '.join(problems))
-
-        module.load_state_dict({k: inner[k] for k in loaded}, strict=False)
-        new_text = f' ({_count(new, self.allow_new)})' if new else ''
-        unused_text = f' ({_count(unused)})' if unused else ''
+        module.load_state_dict(found.tensors, strict=False)
+        new = f' ({_count(found.new, self.allow_new)})' if found.new else ''
+        unused = f' ({_count(found.unused)})' if found.unused else ''
         print_log(
-            f'{self.checkpoint}: {len(loaded)} tensors loaded, {len(new)} new{new_text}, '
-            f'{len(unused)} unused{unused_text}',
+            f'{self.checkpoint}: {len(found.tensors)} tensors loaded, {len(found.new)} new{new}, '
+            f'{len(found.unused)} unused{unused}',
             logger='current')

@@ -1,7 +1,7 @@
 r"""Cascaded Context Dependency: the operator.
 
-Paper: *CCD: Cascaded Context Dependency* (ICIP 2020). Definition, for an input :math:`x` of shape (N, C, H, W) whose
-channels are split into G groups of C/G neighbours:
+Paper: *Cascaded Context Dependency: An Extremely Lightweight Module for Deep Convolutional Neural Networks*, ICIP
+2020. Definition, for an input :math:`x` of shape (N, C, H, W) whose channels are split into G groups of C/G neighbours:
 
 .. math::
     p_s &= \mathrm{AdaptiveAvgPool}_{s \times s}(x), \quad s \in scales \\
@@ -20,11 +20,13 @@ Deviations from the original implementation, all where that one gives no usable 
   gradient through it; the original gives NaN for a single pixel, and amplified rounding errors for constant maps.
   "The same" is up to rounding: the spread is at most ``FLATNESS`` times the dtype's epsilon times the mean.
 * Half precision is computed in float32 and rounded once, so sums of products cannot overflow.
-* Cells are found in integers. ``F.interpolate`` multiplies by a rounded ratio, and reads the neighbour for some sizes.
+* Cells are found in integers. ``F.interpolate`` multiplies by a rounded ratio and reads the neighbouring cell at the
+  borders of some sizes (82, 94, 110, 164, 166, 188, ... pixels for 4 cells).
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from numbers import Integral, Real
 
 import torch
@@ -138,12 +140,23 @@ def nearest_cells(size: int, cells: int, device: torch.device | None = None) -> 
     return torch.arange(size, device=device) * cells // size
 
 
+@lru_cache(maxsize=4096)
+def _interpolate_is_exact(size: int, cells: int) -> bool:
+    """Whether ``F.interpolate``, which multiplies by cells / size in float32, reads the right cells."""
+    if cells == 1:
+        return True
+    i = torch.arange(size, dtype=torch.float32)
+    read = (i * (torch.tensor(cells, dtype=torch.float32) / size)).floor().clamp_max(cells - 1)
+    return torch.equal(read.long(), nearest_cells(size, cells))
+
+
 def _upsample(p: Tensor, height: int, width: int) -> Tensor:
     """Nearest upsampling of (N, C, h, w) to (N, C, height, width)."""
     if p.shape[-2:] == (height, width):
         return p
-    if p.shape[-2:] == (1, 1):
-        return p.expand(-1, -1, height, width)
+    if _interpolate_is_exact(int(height), int(p.shape[2])) and _interpolate_is_exact(int(width), int(p.shape[3])):
+        return F.interpolate(p, size=(height, width), mode='nearest')
+    # Slower by far in its backward, but right.
     p = p.index_select(2, nearest_cells(height, p.shape[2], p.device))
     return p.index_select(3, nearest_cells(width, p.shape[3], p.device))
 

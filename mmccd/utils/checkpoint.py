@@ -6,14 +6,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
+
+_HISTORY_METHODS = ('current', 'max', 'mean', 'min')
+
+
+def _history_method(owner: Any, name: str) -> Any:
+    """``getattr`` for pickled histories alone: they name their statistics as ``getattr(HistoryBuffer, 'mean')``."""
+    if owner is not HistoryBuffer or name not in _HISTORY_METHODS:
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not plain data')
+    return getattr(owner, name)
 
 
 def _mmengine_globals() -> list:
     """What mmengine's own checkpoints hold beside tensors: the message hub's histories, which are NumPy arrays."""
-    from mmengine.logging import HistoryBuffer
     multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
-    return [HistoryBuffer, multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *dtypes]
+    restricted = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
+    return [HistoryBuffer, *restricted, multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *dtypes]
 
 
 def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
@@ -28,5 +38,8 @@ def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
     except pickle.UnpicklingError as e:
         reason = str(e).splitlines()[0]
         raise ValueError(f'{path} is not a checkpoint of tensors and plain data, and is not loaded: {reason}') from e
-    except (RuntimeError, EOFError) as e:
-        raise ValueError(f'{path} cannot be read as a checkpoint (cut short?): {e}') from e
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(f'{path} cannot be read as a checkpoint (cut short?): {reason}') from e

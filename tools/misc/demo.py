@@ -52,9 +52,9 @@ def run(log: str, tool: str, *args: str) -> None:
         sys.exit(f'{tail}\nerror: {tool} ended with exit code {code}; its whole output is in {log}')
 
 
-def train(work_dir: str, log: str, config: str) -> None:
-    """Train, from the newest checkpoint if there is one."""
-    resume = ['--resume'] if osp.isfile(osp.join(work_dir, config, 'last_checkpoint')) else []
+def train(work_dir: str, log: str, config: str, interrupted: bool) -> None:
+    """Train; after an interruption from the newest checkpoint, if there is one."""
+    resume = ['--resume'] if interrupted and osp.isfile(osp.join(work_dir, config, 'last_checkpoint')) else []
     run(log, 'train.py', f'configs/{config}.py', '--work-dir', osp.join(work_dir, config), *resume)
 
 
@@ -98,6 +98,7 @@ class Steps:
     def __init__(self, path: str) -> None:
         self.path = path
         self.state = read_json(path) if osp.isfile(path) else {}
+        self.interrupted = False  # whether the step that is being done was begun before
 
     def save(self) -> None:
         with open(f'{self.path}.partial', 'w') as f:
@@ -106,6 +107,7 @@ class Steps:
 
     def do(self, name: str, outputs: list[str], work: Callable[[], None]) -> None:
         """Do a step unless it is done and its outputs are there; whatever comes after a step done anew is, too."""
+        self.interrupted = not self.state.get(name, dict(done=True))['done']
         step = self.state.setdefault(name, dict(seconds=0.0, done=False))
         if step['done'] and all(osp.exists(o) for o in outputs):
             print(f'{name}: done ({step["seconds"]:.0f} s)', flush=True)
@@ -113,6 +115,8 @@ class Steps:
         later = list(self.state)[list(self.state).index(name) + 1:]
         for other in later:
             del self.state[other]
+        step['done'] = False  # a file of the last time may be there, should this time break off
+        self.save()
         print(f'{name}:', flush=True)
         start = time.monotonic()
         try:
@@ -133,10 +137,6 @@ def main() -> None:
     log = osp.join(work_dir, 'demo.log')
     if args.fresh and osp.isfile(path):
         os.remove(path)
-        for config in (BACKBONE, DETECTOR):  # so that nothing is resumed
-            last = osp.join(work_dir, config, 'last_checkpoint')
-            if osp.isfile(last):
-                os.remove(last)
     steps = Steps(path)
 
     handed_over = f'checkpoints/{BACKBONE}.pth'
@@ -148,14 +148,14 @@ def main() -> None:
     steps.do('make the data', [f'{DATA}/digits.json'],
              lambda: run(log, 'dataset_converters/make_digits.py', '--out', DATA))
     steps.do('pretrain the backbone', [osp.join(work_dir, BACKBONE, 'last_checkpoint')],
-             lambda: train(work_dir, log, BACKBONE))
+             lambda: train(work_dir, log, BACKBONE, steps.interrupted))
     steps.do('test the classifier', [top1], lambda: run(
         log, 'test.py', f'configs/{BACKBONE}.py', last_checkpoint(work_dir, BACKBONE), '--work-dir',
         osp.join(work_dir, BACKBONE), '--out', top1, '--out-item', 'metrics'))
     steps.do('hand it over', [handed_over], lambda: run(
         log, 'model_converters/publish_model.py', last_checkpoint(work_dir, BACKBONE), handed_over))
     steps.do('train the detector', [osp.join(work_dir, DETECTOR, 'last_checkpoint')],
-             lambda: train(work_dir, log, DETECTOR))
+             lambda: train(work_dir, log, DETECTOR, steps.interrupted))
     steps.do('test the detector', [coco, f'{results}.bbox.json'], lambda: run(
         log, 'test.py', f'configs/{DETECTOR}.py', last_checkpoint(work_dir, DETECTOR), '--work-dir',
         osp.join(work_dir, DETECTOR), '--out', coco, '--out-item', 'metrics', '--cfg-options',

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 import torch.utils.checkpoint
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
 from ..layers.base import AttentionLayer
-from ..pretrained import PretrainedBackbone
+from ..pretrained import PretrainedBackbone, as_names, is_named
 
 REPLACE_CONV = 'replace_conv3x3'
 
@@ -205,14 +206,38 @@ class AttentionResNet(ResNet):
         kwargs['block'] = _BLOCKS[kwargs['block']]
         return super().make_res_layer(**kwargs)
 
+    def _freeze_stages(self) -> None:
+        """Freeze as mmdet does, but for what starts anew: frozen, it would stay at its start for ever."""
+        super()._freeze_stages()
+        for _, p in self._new_in_frozen_stages():
+            p.requires_grad = True
+
+    def _new_in_frozen_stages(self) -> list[tuple[str, nn.Parameter]]:
+        """Parameters of the frozen stages that ``allow_new`` names.
+
+        By the config alone, not by what the checkpoint turns out to have: DistributedDataParallel takes the list of
+        what is trained before any checkpoint is read.
+        """
+        names = [n for cfg in self._pretrained_cfgs() for n in as_names(cfg.get('allow_new', ()))]
+        frozen = tuple(f'layer{i}.' for i in range(1, self.frozen_stages + 1))
+        return [(k, p) for k, p in self.named_parameters() if k.startswith(frozen) and is_named(k, names)]
+
+    def _pretrained_cfgs(self) -> list[dict]:
+        given = [] if self.init_cfg is None else self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        return [cfg for cfg in given if _is_pretrained_backbone(cfg)]
+
+    def train(self, mode: bool = True) -> AttentionResNet:
+        """As mmdet's, with PyTorch's return value, so that ``net.eval()`` can be chained."""
+        super().train(mode)
+        return self
+
     def init_weights(self) -> None:
         """As every BaseModule, but a checkpoint comes last, after the layers' own start."""
-        given = [] if self.init_cfg is None else self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
-        checkpoints = [cfg for cfg in given if _is_pretrained_backbone(cfg)]
+        given, checkpoints = self.init_cfg, self._pretrained_cfgs()
         if not checkpoints or self.is_init:
             super().init_weights()
             return
-        others = [cfg for cfg in given if not _is_pretrained_backbone(cfg)]
+        others = [cfg for cfg in given if not _is_pretrained_backbone(cfg)] if isinstance(given, list) else []
         # What the checkpoint does not have starts as in a ResNet without a checkpoint.
         self.init_cfg = others or [
             dict(type='Kaiming', layer='Conv2d'),
@@ -224,3 +249,9 @@ class AttentionResNet(ResNet):
             self.init_cfg = given
         for cfg in checkpoints:
             PretrainedBackbone(**{k: v for k, v in cfg.items() if k not in ('type', '_scope_')})(self)
+        trained = [k for k, _ in self._new_in_frozen_stages()]
+        if trained:
+            print_log(
+                f'frozen_stages={self.frozen_stages}: {len(trained)} tensors that start anew are trained nevertheless '
+                f'({", ".join(trained[:4])}{", ..." if len(trained) > 4 else ""})',
+                logger='current')

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 from numbers import Integral
 
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, initialize
 
 
 def check_channels(in_channels: int, ratio: int | None = None) -> None:
@@ -32,5 +32,9 @@ class AttentionLayer(BaseModule):
     def init_weights(self) -> None:
         first = not self.is_init
         super().init_weights()
-        if first and not self.init_cfg:
+        if not first:
+            return
+        if self.init_cfg:
+            initialize(self, self.init_cfg)  # again: children like ConvModule have overwritten it
+        else:
             self.reset_parameters()

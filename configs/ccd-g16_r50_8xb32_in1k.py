@@ -1,0 +1,2 @@
+_base_ = './ccd_r50_8xb32_in1k.py'
+model = dict(backbone=dict(attention=dict(groups=16)))

@@ -1,0 +1,199 @@
+"""Parameters, operations and activations of a model, counted on the meta device: without data, weights or waiting.
+
+Three conventions, since one number called FLOPs means several things:
+
+* ``published``: the one behind the paper's Table 1. By module: a convolution counts its multiply-accumulates and its
+  bias, a linear layer its multiply-accumulates, BatchNorm two for each input element, ReLU one for each output element,
+  every pooling one for each input element; what is a function and no module counts nothing, CCD's arithmetic among it.
+* ``mac``: multiply-accumulates of convolutions and linear layers, and every elementary operation of the attentions.
+* ``mmengine``: what ``mmengine.analysis`` counts, operator by operator on a traced model.
+"""
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmccd.models import CBAM, CCD, GC, GE, SE, SK
+
+CONVENTIONS = ('published', 'mac', 'mmengine')
+_POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+
+
+@dataclass
+class Complexity:
+    """Counts for one picture.
+
+    Attributes:
+        params (int): Numbers in the parameters.
+        flops (int): Operations in the convention asked for.
+        activations (int): Outputs of convolutions and linear layers.
+        attention_params (int): Those of ``params`` in attention layers.
+        attention_ops (int): Elementary operations of the attention layers, all of them, in any convention.
+    """
+
+    params: int = 0
+    flops: int = 0
+    activations: int = 0
+    attention_params: int = 0
+    attention_ops: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """Model of a config without memory for its weights."""
+    with torch.device('meta'):
+        return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.default_scope)).eval()
+
+
+def _macs(module: nn.Module, out: Tensor) -> int:
+    if isinstance(module, nn.Conv2d):
+        return out.numel() * module.weight[0].numel()
+    return out.numel() * module.in_features
+
+
+def _published(module: nn.Module, x: Tensor, out: Tensor) -> int:
+    if isinstance(module, nn.Conv2d):
+        return _macs(module, out) + (out.numel() if module.bias is not None else 0)
+    if isinstance(module, nn.Linear):
+        return _macs(module, out)
+    if isinstance(module, _BatchNorm):
+        return 2 * x.numel()
+    if isinstance(module, nn.ReLU):
+        return out.numel()
+    if isinstance(module, _POOLINGS):
+        return x.numel()
+    return 0
+
+
+def _published_correction(layer: nn.Module, x: Tensor, out: Tensor) -> int:
+    """Where a layer here is built of other modules than the one that was counted for the paper."""
+    if isinstance(layer, SE):  # its convolutions were linear layers, whose bias does not count
+        return -layer.conv1.conv.out_channels - layer.conv2.conv.out_channels
+    if isinstance(layer, GE) and layer.gather is None:  # a function here
+        return x.numel()
+    if isinstance(layer, CBAM):  # average and maximum over space
+        return 2 * x.numel()
+    if isinstance(layer, SK):  # a pooling for each branch; the hidden layer's ReLU was a function
+        return 2 * out.numel() - layer.fc1.conv.out_channels
+    return 0
+
+
+def _elementary(layer: nn.Module, x: Tensor, out: Tensor) -> int:
+    """Operations of an attention layer outside its convolutions, linear layers, norms and ReLUs; sigmoid counts one."""
+    positions = x.shape[-2] * x.shape[-1]
+    if isinstance(layer, CCD):
+        # An element: one addition a pooling, one multiply-accumulate, one product with the gate.
+        per_element = len(layer.scales) + 2 + (2 if layer.similarity == 'cosine' else 0)
+        # A position of a group: normalisation (mean, square and sum, subtract, divide), scale and bias, sigmoid.
+        per_position = {'zscore': 5, 'minmax': 4, None: 0}[layer.normalize] + 3
+        return per_element * x.numel() + per_position * layer.groups * positions
+    channels = x.shape[1]
+    if isinstance(layer, SE):
+        return 2 * x.numel() + channels  # pooling, product, sigmoid
+    if isinstance(layer, GE):
+        pooled = 0 if layer.gather is not None else x.numel()
+        return pooled + x.numel() + (channels if layer.extent == 0 else x.numel())
+    if isinstance(layer, CBAM):
+        return 6 * x.numel() + channels + positions  # four poolings, two products, sigmoids
+    if isinstance(layer, GC):
+        return 2 * x.numel() + 3 * positions  # weighted sum, addition, softmax
+    if isinstance(layer, SK):
+        return 5 * out.numel() + 3 * 2 * out.shape[1]  # two poolings, two products and a sum, softmax
+    return 0
+
+
+def _module_ops(module: nn.Module, x: Tensor, out: Tensor) -> int:
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        return _macs(module, out) + (out.numel() if module.bias is not None else 0)
+    if isinstance(module, _BatchNorm):
+        return 2 * x.numel()
+    return out.numel() if isinstance(module, nn.ReLU) else 0
+
+
+def run_once(model: nn.Module, x: Tensor) -> Any:
+    """One picture (1, 3, H, W) through everything that convolves.
+
+    Of a detector: backbone, neck and heads; heads on RoIs get as many as are kept at test time.
+    """
+    with torch.no_grad():
+        if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
+            return model(x, mode='tensor')
+        features = model.extract_feat(x)
+        if not hasattr(model, 'roi_head'):
+            return model.bbox_head(features)
+        outputs = [model.rpn_head(features)]
+        extractor = model.roi_head.bbox_roi_extractor
+        heads = model.roi_head.bbox_head
+        for i, head in enumerate(heads if isinstance(heads, nn.ModuleList) else [heads]):
+            e = extractor[i] if isinstance(extractor, nn.ModuleList) else extractor
+            rois = x.new_zeros(model.test_cfg.rpn.max_per_img, e.out_channels, *e.roi_layers[0].output_size)
+            outputs.append(head(rois))
+        return outputs
+
+
+def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'published') -> Complexity:
+    """Count a model that :func:`build_on_meta` built.
+
+    Args:
+        model (nn.Module): A classifier of mmpretrain or a detector of mmdet, on the meta device; ``'mmengine'`` moves
+            it to the CPU.
+        shape (tuple[int, int]): Height and width of the picture in pixels.
+        convention (str): ``'published'``, ``'mac'`` or ``'mmengine'``, see above.
+
+    Raises:
+        ValueError: For another convention.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f'convention must be one of {CONVENTIONS}, got {convention!r}')
+    attentions = (CCD, SE, GE, CBAM, GC, SK)
+    inside = {m for layer in model.modules() if isinstance(layer, attentions) for m in layer.modules()}
+    total = Complexity(params=sum(p.numel() for p in model.parameters()))
+    total.attention_params = sum(
+        p.numel() for layer in model.modules() if isinstance(layer, attentions) for p in layer.parameters())
+
+    def count(module: nn.Module, inputs: tuple, out: Tensor) -> None:
+        x = inputs[0]
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            total.activations += out.numel()
+            total.flops += _macs(module, out) if convention == 'mac' else 0
+        if module in inside:
+            ops = _module_ops(module, x, out) + _elementary(module, x, out)
+            total.attention_ops += ops
+            if convention == 'mac':  # the products are in already
+                total.flops += ops - (_macs(module, out) if isinstance(module, (nn.Conv2d, nn.Linear)) else 0)
+        if convention == 'published':
+            total.flops += _published(module, x, out) + _published_correction(module, x, out)
+
+    counted = [m for m in model.modules() if isinstance(m, attentions) or not list(m.children())]
+    hooks = [m.register_forward_hook(count) for m in counted]
+    try:
+        run_once(model, torch.empty(1, 3, *shape, device='meta'))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if convention == 'mmengine':  # traces, which the meta device does not allow
+        analyzer = FlopAnalyzer(_Traced(model.to_empty(device='cpu')), torch.zeros(1, 3, *shape))
+        analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        total.flops = int(analyzer.total())
+    return total
+
+
+class _Traced(nn.Module):
+    """What mmengine's analyzer traces: a call with a tensor alone."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        return run_once(self.model, x)

@@ -1,0 +1,146 @@
+import pytest
+import torch
+import torchvision
+from mmdet.models.backbones import ResNet
+from mmengine.registry import MODELS
+
+from mmccd.models import CCD, SK, AttentionResNet
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+ATTENTIONS = ['CCD', 'SE', 'GE', 'CBAM', 'GC', 'SK']
+
+
+def randomize(net):
+    for name, p in net.named_parameters():
+        if p.dim() == 1:
+            torch.nn.init.normal_(p, 1.0, 0.1) if name.endswith('weight') else torch.nn.init.normal_(p, 0.0, 0.1)
+    return net
+
+
+@pytest.mark.parametrize('depth', BLOCKS)
+def test_plain_equals_mmdet_and_torchvision(depth):
+    ours, theirs = AttentionResNet(depth).eval(), ResNet(depth)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    reference = getattr(torchvision.models, f'resnet{depth}')()
+    names = [k for k in reference.state_dict() if not k.startswith('fc.')]
+    assert sorted(ours.state_dict()) == sorted(names)
+    randomize(reference).eval()
+    ours.load_state_dict({k: reference.state_dict()[k] for k in names})
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = reference.avgpool(ours(x)[-1]).flatten(1)
+        got = reference.fc(expected)
+        assert torch.allclose(got, reference(x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('depth', BLOCKS)
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_every_block_of_every_depth_has_it(depth, attention):
+    with torch.device('meta'):
+        net = AttentionResNet(depth, attention=dict(type=f'mmccd.{attention}'))
+    layer = MODELS.get(f'mmccd.{attention}')
+    found = [name for name, m in net.named_modules() if isinstance(m, layer)]
+    conv = 'conv1' if depth in (18, 34) else 'conv2'
+    name = conv if layer is SK else layer._abbr_
+    assert found == [f'layer{s + 1}.{b}.{name}' for s in range(4) for b in range(BLOCKS[depth][s])]
+
+
+@pytest.mark.parametrize(('depth', 'position'), [(18, 2), (50, 3)])
+def test_place_is_after_the_last_norm_before_the_addition(depth, position):
+    net = AttentionResNet(depth, attention=dict(type='mmccd.CCD')).eval()
+    block = randomize(net).layer2[0]
+    x = torch.randn(2, block.conv1.in_channels, 8, 6)
+    out = x
+    for i in range(1, position + 1):
+        out = getattr(block, f'bn{i}')(getattr(block, f'conv{i}')(out))
+        out = torch.relu(out) if i < position else out
+    expected = torch.relu(block.ccd(out) + block.downsample(x))
+    assert torch.allclose(block(x), expected, atol=1e-6)
+
+
+def test_stages():
+    net = AttentionResNet(18, attention=dict(type='mmccd.CCD', stages=(False, True, False, True), groups=8))
+    found = {name.split('.')[0] for name, m in net.named_modules() if isinstance(m, CCD)}
+    assert found == {'layer2', 'layer4'}
+    assert net.layer4[1].ccd.groups == 8
+
+
+def test_plugins_in_basic_block():
+    last = (False, False, False, True)
+    plugins = [dict(cfg=dict(type='mmccd.SE'), position='after_conv1'),
+               dict(cfg=dict(type='ContextBlock', ratio=1 / 16), position='after_conv2', stages=last)]
+    net = AttentionResNet(18, plugins=plugins, attention=dict(type='mmccd.CCD')).eval()
+    block = randomize(net).layer4[1]
+    x = torch.randn(2, 512, 4, 4)
+    out = block.se_layer(torch.relu(block.bn1(block.conv1(x))))
+    # In the order of the list, the attention last.
+    out = block.ccd(block.context_block(block.bn2(block.conv2(out))))
+    assert torch.allclose(block(x), torch.relu(out + x), atol=1e-6)
+    assert not hasattr(net.layer1[0], 'context_block')
+
+
+def test_stock_mmdet_resnet_takes_the_layer_as_plugin():
+    plugins = [dict(cfg=dict(type='mmccd.CCD'), stages=(True, ) * 4, position='after_conv3')]
+    stock = randomize(ResNet(50, plugins=plugins))
+    stock.eval()
+    ours = AttentionResNet(50, attention=dict(type='mmccd.CCD')).eval()
+    ours.load_state_dict(stock.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ours(x), stock(x)))
+
+
+def test_short_name_and_class_are_taken_too():
+    for type_ in ('CCD', CCD):
+        assert isinstance(AttentionResNet(18, attention=dict(type=type_)).layer1[0].ccd, CCD)
+
+
+def test_zero_init_residual_reaches_our_blocks():
+    for zero, expected in ((True, 0.0), (False, 1.0)):
+        for depth, name in ((18, 'bn2'), (50, 'bn3')):
+            net = AttentionResNet(depth, zero_init_residual=zero, attention=dict(type='mmccd.CCD'))
+            net.init_weights()
+            weights = torch.cat([getattr(b, name).weight for layer in net.res_layers for b in getattr(net, layer)])
+            assert torch.equal(weights, torch.full_like(weights, expected))
+            assert torch.equal(net.layer1[0].ccd.bias, torch.ones(64))
+
+
+def test_frozen_stages_and_norm_eval():
+    net = AttentionResNet(18, frozen_stages=1, attention=dict(type='mmccd.CCD')).train()
+    frozen = {n.split('.')[0] for n, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == {'conv1', 'bn1', 'layer1'}
+    assert not net.layer3[0].bn1.training
+    assert net.layer3[0].training
+
+
+@pytest.mark.parametrize('attention', ATTENTIONS)
+def test_checkpointing_and_gradients(attention):
+    net = AttentionResNet(18, norm_eval=False, attention=dict(type=f'mmccd.{attention}'))
+    randomize(net)
+    x = torch.randn(2, 3, 64, 64)
+    gradients = []
+    for with_cp in (False, True):
+        for m in net.modules():
+            m.momentum = 0.0 if isinstance(m, torch.nn.BatchNorm2d) else getattr(m, 'momentum', None)
+            m.with_cp = with_cp
+        net.zero_grad()
+        net(x)[-1].square().mean().backward()
+        gradients.append({n: p.grad.clone() for n, p in net.named_parameters()})
+    assert all(torch.allclose(gradients[0][n], gradients[1][n], rtol=1e-3, atol=1e-6) for n in gradients[0])
+
+
+@pytest.mark.parametrize(('options', 'error', 'message'), [
+    (dict(attention=dict(type='mmccd.CDD')), ValueError,
+     r"mmccd\.CBAM, mmccd\.CCD.*got 'mmccd\.CDD'; did you mean 'mmccd\.CCD'"),
+    (dict(attention=dict(type='Nothing')), ValueError, "got 'Nothing'"),
+    (dict(attention='mmccd.CCD'), TypeError, "attention must be a dict with the key 'type', got 'mmccd.CCD'"),
+    (dict(attention=dict(type='mmccd.CCD', groups=48)), ValueError, 'groups must divide the number of channels'),
+    (dict(attention=dict(type='mmccd.CCD', stages=(True, ))), ValueError,
+     'stages must have one entry for each of the 4'),
+    (dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv3')]), ValueError,
+     r"position of a plugin must be one of \('after_conv1', 'after_conv2'\) at depth 18, got 'after_conv3'"),
+    (dict(depth=20), KeyError, r'depth must be one of \(18, 34, 50, 101, 152\), got 20'),
+])
+def test_bad_arguments(options, error, message):
+    with pytest.raises(error, match=message):
+        AttentionResNet(**{'depth': 18, **options})

@@ -1,0 +1,122 @@
+"""What all attention layers have in common."""
+import copy
+
+import pytest
+import torch
+from mmcv.cnn.bricks import build_plugin_layer
+from mmengine.model import BaseModule
+
+from mmccd.models import CBAM, CCD, GC, GE, SE, SK
+
+LAYERS = [CCD, SE, GE, CBAM, GC, SK]
+PLUGINS = {CCD: 'ccd', SE: 'se_layer', GE: 'ge', CBAM: 'cbam', GC: 'context_block'}
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+@pytest.mark.parametrize('size', [(1, 1), (1, 7), (7, 7), (5, 3)])
+def test_any_size_and_finite_gradients(layer, size):
+    m = layer(64).train()
+    x = torch.randn(2, 64, *size, requires_grad=True)
+    y = m(x)
+    assert y.shape == x.shape
+    y.square().sum().backward()
+    assert x.grad.isfinite().all()
+    for name, p in m.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_memory_layouts_agree(layer):
+    m = layer(64).double().eval()
+    for p in m.parameters():
+        torch.nn.init.normal_(p)
+    x = torch.randn(2, 64, 6, 5, dtype=torch.float64)
+    expected = m(x)
+    for other in (x.to(memory_format=torch.channels_last), torch.cat((x, x), 3)[..., :5]):
+        assert torch.allclose(m(other), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_bfloat16_autocast(layer):
+    m = layer(64).eval()
+    x = torch.randn(2, 64, 6, 5)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = m(x.bfloat16())
+    assert y.isfinite().all()
+    assert ((y.float() - m(x)).abs().max() / m(x).abs().max()) < 0.05
+
+
+@pytest.mark.parametrize('layer', PLUGINS)
+def test_plugin_contract(layer):
+    name, m = build_plugin_layer(dict(type=f'mmccd.{layer.__name__}'), postfix='_x', in_channels=64)
+    assert name == f'{PLUGINS[layer]}_x'
+    assert isinstance(m, layer)
+    assert isinstance(m, BaseModule)
+
+
+@pytest.mark.parametrize('layer', [CCD, SE, CBAM, GC])
+def test_own_start_survives_a_backbones_init_cfg(layer):
+    options = {} if layer is GC else dict(identity_init=True)
+
+    class Backbone(BaseModule):
+
+        def __init__(self):
+            super().__init__([dict(type='Kaiming', layer=['Conv2d', 'Linear']), dict(type='Normal', std=1.0,
+                                                                                     layer=['_BatchNorm'])])
+            self.inner = torch.nn.Sequential()  # as in a ResLayer: children of children
+            self.attention = layer(64, **options)
+
+    net = Backbone()
+    net.init_weights()
+    x = torch.randn(2, 64, 6, 5)
+    assert torch.allclose(net.attention.eval()(x), x, atol=1e-6)
+
+
+@pytest.mark.parametrize('layer', [CCD, SE, CBAM])
+def test_identity_init(layer):
+    x = torch.randn(2, 64, 9, 5)
+    assert torch.allclose(layer(64, identity_init=True).eval()(x), x, atol=1e-6)
+    plain = layer(64).eval()(x)
+    assert (plain - x).abs().max() > 0.1
+
+
+def test_an_own_init_cfg_has_the_last_word():
+    m = SE(64, init_cfg=dict(type='Constant', val=0.25, bias=0.5, layer='Conv2d'))
+    m.init_weights()
+    assert torch.equal(m.conv2.conv.weight, torch.full_like(m.conv2.conv.weight, 0.25))
+    assert torch.equal(m.conv1.conv.bias, torch.full_like(m.conv1.conv.bias, 0.5))
+
+
+def test_init_weights_twice_keeps_what_was_trained():
+    m = CCD(64)
+    m.init_weights()
+    torch.nn.init.constant_(m.scale, 3.0)
+    m.init_weights()
+    assert torch.equal(m.scale, torch.full((64, ), 3.0))
+
+
+@pytest.mark.parametrize(('layer', 'options', 'error', 'message'), [
+    (CCD, dict(in_channels=96), ValueError, 'groups must divide the number of channels: 96 channels, got groups=64'),
+    (CCD, dict(in_channels=64, scales=(0, 2)), ValueError, 'every scale must be at least 1, got 0'),
+    (CCD, dict(in_channels=64.0), TypeError, r'in_channels must be an int, got 64\.0'),
+    (SE, dict(in_channels=8), ValueError, 'ratio must be at most in_channels=8, got 16'),
+    (SE, dict(in_channels=64, ratio=0), ValueError, 'ratio must be at least 1, got 0'),
+    (GC, dict(in_channels=64, ratio=0.5), TypeError, r'ratio must be an int, got 0\.5'),
+    (CBAM, dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd and at least 1, got 4'),
+    (GE, dict(in_channels=64, extent=3), ValueError, r'extent must be one of \(0, 2, 4, 8\).*got 3'),
+    (GE, dict(in_channels=64, extra_params=True), ValueError, 'feat_size must be given for extent=0'),
+    (SK, dict(in_channels=48), ValueError, 'groups must divide in_channels=48, got groups=32'),
+])
+def test_bad_arguments(layer, options, error, message):
+    with pytest.raises(error, match=message):
+        layer(**options)
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_copies_and_state_dicts(layer):
+    m = layer(64)
+    twin = copy.deepcopy(m)
+    assert twin.load_state_dict(m.state_dict()).missing_keys == []
+    x = torch.randn(1, 64, 4, 4)
+    assert torch.equal(twin.eval()(x), m.eval()(x))

@@ -1,0 +1,211 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmccd.ops import ccd, ccd_reference, check_ccd_options
+
+CASES = json.loads((Path(__file__).parents[1] / 'data/golden/ccd_cases.json').read_text())
+DOUBLE = dict(dtype=torch.float64)
+
+
+def by_loops(x, scale, bias, groups, scales=(1, 2, 4), similarity='dot', normalize='zscore', eps=1e-7):
+    """The definition written once more, position by position in NumPy: no pooling, no upsampling, no broadcasting."""
+    x = np.asarray(x, np.float64)
+    n, c, height, width = x.shape
+    grid = max(scales)
+    y = np.zeros_like(x)
+
+    def pooled(b, k, s, i, j):  # bin (i, j) of an adaptive average pooling to s x s
+        rows = range(i * height // s, -(-(i + 1) * height // s))
+        cols = range(j * width // s, -(-(j + 1) * width // s))
+        return np.mean([[x[b, k, r, q] for q in cols] for r in rows])
+
+    for b in range(n):
+        context = np.zeros((c, height, width))
+        for k in range(c):
+            cells = [[np.mean([pooled(b, k, s, i * s // grid, j * s // grid) for s in scales]) for j in range(grid)]
+                     for i in range(grid)]
+            for r in range(height):
+                for q in range(width):
+                    context[k, r, q] = cells[r * grid // height][q * grid // width]
+        size = c // groups
+        for g in range(groups):
+            part, ctx = x[b, g * size:(g + 1) * size], context[g * size:(g + 1) * size]
+            d = (part * ctx).sum(0)
+            if similarity == 'cosine':
+                d = d / (np.maximum(np.sqrt((part**2).sum(0)), 1e-8) * np.maximum(np.sqrt((ctx**2).sum(0)), 1e-8))
+            if normalize == 'zscore':
+                d = (d - d.mean()) / (d.std(ddof=1) + eps)
+            elif normalize == 'minmax':
+                d = (d - d.min()) / (d.max() - d.min())
+            gate = 1 / (1 + np.exp(-(float(scale[g]) * d + float(bias[g]))))
+            y[b, g * size:(g + 1) * size] = part * gate
+    return y
+
+
+def random_arguments(shape, groups, dtype=torch.float64):
+    return torch.randn(shape, dtype=dtype), torch.randn(groups, dtype=dtype), torch.randn(groups, dtype=dtype)
+
+
+def relative(got, expected):
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def test_hand_worked():
+    # One channel, one group, 2 x 2, scales (1, 2), no normalisation:
+    #   x = 1 3    pool 1: 4 everywhere    context = (4 + x) / 2 = 2.5 3.5    d = x * context = 2.5 10.5
+    #       5 7    pool 2: x itself                                4.5 5.5                     22.5 38.5
+    x = torch.tensor([[[[1., 3.], [5., 7.]]]], **DOUBLE)
+    d = [2.5, 10.5, 22.5, 38.5]
+    scale, bias = torch.tensor([0.1], **DOUBLE), torch.tensor([-0.5], **DOUBLE)
+    y = ccd(x, scale, bias, 1, scales=(1, 2), normalize=None)
+    expected = [v / (1 + math.exp(-(0.1 * s - 0.5))) for v, s in zip([1, 3, 5, 7], d)]
+    assert torch.allclose(y.flatten(), torch.tensor(expected, **DOUBLE), rtol=1e-14)
+
+    # z-score: mean 18.5, deviations -16 -8 4 20, their squares' sum 736, std = sqrt(736 / 3)
+    y = ccd(x, scale, bias, 1, scales=(1, 2), eps=1e-30)
+    std = math.sqrt(736 / 3)
+    expected = [v / (1 + math.exp(-(0.1 * s / std - 0.5))) for v, s in zip([1, 3, 5, 7], [-16, -8, 4, 20])]
+    assert torch.allclose(y.flatten(), torch.tensor(expected, **DOUBLE), rtol=1e-14)
+
+
+@pytest.mark.parametrize(('shape', 'groups', 'options'), [
+    ((2, 6, 7, 7), 3, {}),  # overlapping adaptive bins
+    ((1, 4, 3, 5), 4, {}),  # fewer rows than cells; one channel a group
+    ((1, 4, 1, 9), 2, {}),
+    ((1, 4, 13, 11), 1, {}),  # all channels in one group
+    ((1, 4, 9, 10), 2, dict(scales=(3, 5))),  # neither scale divides the other
+    ((1, 4, 8, 8), 2, dict(scales=(1, ))),  # SGE
+    ((1, 4, 6, 9), 2, dict(similarity='cosine')),
+    ((1, 4, 6, 9), 2, dict(normalize='minmax')),
+    ((1, 4, 6, 9), 2, dict(similarity='cosine', normalize=None, scales=(1, 4, 8))),
+    ((1, 1, 82, 2), 1, dict(scales=(4, ))),  # F.interpolate reads row 41 from the wrong cell here
+])
+def test_equals_definition_by_loops(shape, groups, options):
+    x, scale, bias = random_arguments(shape, groups)
+    y = ccd(x, scale, bias, groups, **options)
+    assert relative(y, torch.from_numpy(by_loops(x, scale, bias, groups, **options))) < 1e-12
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda c: c['file'][:-4])
+def test_golden(golden, case):
+    data = {k: torch.from_numpy(v).double() for k, v in np.load(golden / case['file']).items()}
+    x = data['x'].requires_grad_()
+    scale, bias = (data[k].flatten().requires_grad_() for k in ('scale', 'bias'))
+    y = ccd(x, scale, bias, case['groups'], tuple(case['scales']), case['similarity'], case['normalize'])
+    y.backward(data['grad_y'])
+    assert relative(y.detach(), data['y']) < 1e-9
+    assert relative(x.grad, data['grad_x']) < 1e-9
+    assert relative(scale.grad, data['grad_scale'].flatten()) < 1e-9
+    assert relative(bias.grad, data['grad_bias'].flatten()) < 1e-9
+
+
+@pytest.mark.parametrize('options', [
+    {},
+    dict(similarity='cosine'),
+    dict(normalize=None),
+    dict(normalize='minmax'),
+    dict(scales=(3, 5)),
+    dict(gain=1.3),
+])
+@pytest.mark.parametrize('shape', [(2, 4, 5, 7), (1, 2, 1, 3)])
+def test_gradcheck(shape, options):
+    arguments = [a.requires_grad_() for a in random_arguments(shape, 2)]
+    assert torch.autograd.gradcheck(lambda x, s, b: ccd(x, s, b, 2, **options), arguments)
+
+
+@pytest.mark.parametrize('normalize', ['zscore', 'minmax'])
+@pytest.mark.parametrize('similarity', ['dot', 'cosine'])
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (7, 7), (25, 42), (100, 167)])
+def test_flat_map_has_similarity_zero(size, similarity, normalize):
+    # Rounding in the poolings makes the similarity of a constant map almost, not quite, constant.
+    for factor in (0.0, 1e-3, 1.0, 3.7e3):
+        x = (torch.randn(2, 16, 1, 1) * factor).expand(2, 16, *size).contiguous().requires_grad_()
+        scale, bias = torch.full((4, ), 5., requires_grad=True), torch.full((4, ), 0.3, requires_grad=True)
+        y = ccd(x, scale, bias, 4, similarity=similarity, normalize=normalize)
+        gate = 1 / (1 + math.exp(-0.3))
+        assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
+        y.sum().backward()
+        # d sigmoid(bias) aside, nothing flows through the similarity.
+        assert torch.allclose(x.grad, torch.full_like(x, gate), rtol=1e-5)
+        assert torch.equal(scale.grad, torch.zeros(4))
+        assert bias.grad.isfinite().all()
+
+
+def test_one_constant_group_among_others():
+    x, scale, bias = random_arguments((1, 4, 6, 6), 2, torch.float32)
+    x[:, :2] = 1.7
+    x.requires_grad_()
+    y = ccd(x, scale, bias, 2)
+    y.square().sum().backward()
+    assert torch.allclose(y[:, :2], x[:, :2] * bias[0].sigmoid())
+    assert torch.allclose(y[:, 2:], ccd(x[:, 2:], scale[1:], bias[1:], 1))
+    assert x.grad.isfinite().all()
+
+
+def test_memory_layouts():
+    x, scale, bias = random_arguments((2, 8, 9, 6), 4)
+    expected = ccd(x, scale, bias, 4)
+    channels_last = ccd(x.to(memory_format=torch.channels_last), scale, bias, 4)
+    assert torch.equal(channels_last, expected) or relative(channels_last, expected) < 1e-14
+    assert channels_last.is_contiguous(memory_format=torch.channels_last)
+    strided = torch.randn(2, 16, 9, 12, **DOUBLE)[:, ::2, :, ::2]
+    assert relative(ccd(strided, scale, bias, 4), ccd(strided.contiguous(), scale, bias, 4)) < 1e-14
+
+
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_half_precision_has_float32_statistics(dtype, tolerance):
+    # Sums of 16 squares of 500 overflow float16 (65504) many times over.
+    x = (500 * torch.randn(2, 64, 12, 9)).to(dtype)
+    scale, bias = torch.randn(4), torch.randn(4)
+    y = ccd(x, scale, bias, 4)
+    assert y.dtype == dtype
+    assert y.isfinite().all()
+    assert relative(y.double(), ccd(x.double(), scale.double(), bias.double(), 4)) < tolerance
+
+
+def test_gain():
+    x, scale, bias = random_arguments((1, 4, 5, 5), 2)
+    assert torch.allclose(ccd(x, scale, bias, 2, gain=1.7), 1.7 * ccd(x, scale, bias, 2))
+
+
+def test_reference_is_what_ccd_computes():
+    x, scale, bias = random_arguments((2, 8, 11, 6), 4)
+    assert relative(ccd(x, scale, bias, 4), ccd_reference(x, scale, bias, 4)) < 1e-14
+
+
+@pytest.mark.parametrize(('options', 'error', 'message'), [
+    (dict(groups=3), ValueError, r'groups must divide the number of channels: 8 channels, got groups=3'),
+    (dict(groups=0), ValueError, r'groups must be at least 1, got 0'),
+    (dict(groups=2.0), TypeError, r'groups must be an int, got 2\.0'),
+    (dict(scales=(1, 0)), ValueError, r'every scale must be at least 1, got 0 in scales=\(1, 0\)'),
+    (dict(scales=()), ValueError, r'scales must name at least one'),
+    (dict(scales=4), TypeError, r'scales must be a sequence of ints, got 4'),
+    (dict(scales=(1, 2.5)), TypeError, r'scales must be ints, got 2\.5'),
+    (dict(similarity='l2'), ValueError, r"similarity must be one of \('dot', 'cosine'\), got 'l2'"),
+    (dict(normalize='softmax'), ValueError, r"normalize must be one of .*got 'softmax'"),
+    (dict(eps=0), ValueError, r'eps must be above 0, got 0'),
+])
+def test_bad_options(options, error, message):
+    with pytest.raises(error, match=message):
+        check_ccd_options(**{'groups': 4, **options}, channels=8)
+
+
+@pytest.mark.parametrize(('replaced', 'error', 'message'), [
+    (dict(x=torch.ones(8, 4, 4)), ValueError, r'x must have shape \(N, C, H, W\), got \(8, 4, 4\)'),
+    (dict(x=torch.ones(1, 8, 4, 4, dtype=torch.int64)), TypeError, r'x must be floating point, got torch\.int64'),
+    (dict(x=[1.0]), TypeError, r'x must be a Tensor, got list'),
+    (dict(x=torch.ones(1, 8, 0, 4)), ValueError, r'at least one pixel'),
+    (dict(x=torch.ones(1, 6, 4, 4)), ValueError, 'groups must divide the number of channels: 6 channels, got groups=4'),
+    (dict(scale=torch.ones(1, 4, 1)), ValueError, r'scale must have shape \(4,\)'),
+    (dict(bias=torch.ones(5)), ValueError, r'bias must have shape \(4,\).*got \(5,\)'),
+    (dict(bias=torch.ones(4, device='meta')), ValueError, 'bias must be on the device of x: x is on cpu, bias on meta'),
+])
+def test_bad_tensors(replaced, error, message):
+    arguments = dict(x=torch.ones(1, 8, 4, 4), scale=torch.ones(4), bias=torch.ones(4), groups=4)
+    with pytest.raises(error, match=message):
+        ccd(**{**arguments, **replaced})

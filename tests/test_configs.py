@@ -1,0 +1,203 @@
+"""Walk every config: name, contents, size, and two iterations of training."""
+import copy
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATA_SAMPLERS, MODELS, DefaultScope
+from mmengine.structures import InstanceData
+
+CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
+NAMES = [p.stem for p in CONFIGS]
+ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')
+# [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>
+RULE = re.compile(r'(?:(?P<detector>retinanet|cascade_rcnn)_)?(?:(?P<attention>se|ge|cbam|sk|gc|ccd)_)?r(?P<depth>\d+)'
+                  r'(?P<fpn>_fpn)?(?:_(?P<schedule>8xb32|1x|2x|24e)(?:_legacy)?)?_(?P<dataset>in1k|coco|digits)')
+# Table 1's exact integers (facts of the published models).
+PARAMETERS = {None: 25_557_032, 'se': 28_088_024, 'ge': 25_557_032, 'cbam': 28_089_624, 'sk': 26_154_496,
+              'gc': 28_105_032, 'ccd': 25_559_080}
+# The authors' detectors with 80 classes, by the shapes in data/golden/det_*.json, less CCD's 2,048.
+DETECTOR_PARAMETERS = {'retinanet': 37_968_692, 'cascade_rcnn': 69_394_766}
+
+
+def parsed(name):
+    match = RULE.fullmatch(name)
+    return match and match.groupdict()
+
+
+def load(name):
+    return Config.fromfile(Path(__file__).parents[1] / 'configs' / f'{name}.py')
+
+
+def build(cfg, device='cpu'):
+    model = copy.deepcopy(cfg.model)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device(device):
+        return MODELS.build(model)
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_the_promised_configs_are_there():
+    backbones = ['r50', *(f'{a}_r50' for a in ATTENTIONS)]
+    promised = {f'{b}_8xb32_in1k' for b in backbones} | {f'ccd_r{d}_8xb32_in1k' for d in (18, 34, 101)}
+    promised |= {f'retinanet_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '2x')}
+    promised |= {f'cascade_rcnn_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '24e')}
+    promised |= {'ccd_r18_digits', 'r18_digits', 'retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits',
+                 'cascade_rcnn_ccd_r18_fpn_digits'}
+    assert promised <= set(NAMES)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
+def test_name_and_runtime(path):
+    name = parsed(path.stem)
+    assert name, f'{path.stem} breaks the naming rule'
+    assert len(path.read_text().splitlines()) <= 25
+    cfg = load(path.stem)
+    assert cfg.default_scope == ('mmdet' if name['detector'] else 'mmpretrain')
+    assert cfg.custom_imports.imports == ['mmccd']
+    assert bool(name['fpn']) == bool(name['detector'])
+    backbone = cfg.model.backbone
+    assert backbone.type == 'mmccd.AttentionResNet'
+    assert backbone.depth == int(name['depth'])
+    attention = backbone.get('attention')
+    assert (attention and attention.type) == (f'mmccd.{name["attention"].upper()}' if name['attention'] else None)
+    if name['detector']:
+        assert backbone.init_cfg.type == 'mmccd.PretrainedBackbone'
+        stem = path.stem.split('_fpn')[0].replace(f'{name["detector"]}_', '')
+        plain = name['dataset'] == 'coco' and not name['attention']
+        dataset = 'digits' if name['dataset'] == 'digits' else 'in1k'
+        expected = 'torchvision://resnet50' if plain else f'checkpoints/{stem}_{dataset}.pth'
+        assert backbone.init_cfg.checkpoint == expected
+        assert type(cfg.model.type) is str
+    if name['dataset'] != 'digits':
+        assert cfg.auto_scale_lr.base_batch_size == (16 if name['detector'] else 256)
+        assert cfg.auto_scale_lr.enable is False
+    if name['detector'] is None:
+        assert backbone.norm_eval is False
+        assert backbone.zero_init_residual is False
+        assert all(cfg[k].collate_fn.type == 'default_collate' for k in ('train_dataloader', 'val_dataloader'))
+
+
+def test_basenames_are_unique():
+    everything = [p.name for p in (Path(__file__).parents[1] / 'configs').rglob('*.py')]
+    leaves = [n for n in everything if everything.count(n) > 1 and n in {p.name for p in CONFIGS}]
+    assert leaves == []
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if (parsed(n) or {}).get('attention')])
+def test_siblings_differ_in_the_attention_alone(name):
+    plain_name = name.replace(f'{parsed(name)["attention"]}_r', 'r', 1)
+    if plain_name not in NAMES:
+        plain_name = name.replace('ccd_r', 'r').replace('r18', 'r50').replace('r34', 'r50').replace('r101', 'r50')
+    if plain_name not in NAMES:
+        pytest.skip(f'{name} has no plain sibling')
+    ours, plain = load(name).to_dict(), load(plain_name).to_dict()
+    for cfg in (ours, plain):
+        cfg.pop('attention', None)
+        for key in ('attention', 'init_cfg'):
+            cfg['model']['backbone'].pop(key, None)
+        if parsed(name)['depth'] != parsed(plain_name)['depth']:
+            cfg['model']['backbone'].pop('depth')
+            cfg['model']['head'].pop('in_channels')
+    assert ours == plain
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('r50_8xb32_in1k')])
+def test_classifier_parameters(name):
+    assert count(build(load(name), 'meta')) == PARAMETERS[parsed(name)['attention']]
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_coco')])
+def test_detector_parameters(name):
+    fields = parsed(name)
+    extra = PARAMETERS[fields['attention']] - PARAMETERS[None]
+    assert count(build(load(name), 'meta')) == DETECTOR_PARAMETERS[fields['detector']] + extra
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if not n.endswith(('r50_8xb32_in1k', '_coco'))])
+def test_builds(name):
+    model = build(load(name), 'meta')
+    assert count(model) > 1_000_000
+    depth = int(parsed(name)['depth'])
+    assert len(model.backbone.layer3) == {18: 2, 34: 6, 50: 6, 101: 23, 152: 36}[depth]
+
+
+def test_stock_mmdet_config_takes_the_layer_as_plugin():
+    import mmdet
+    folder = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'retinanet'
+    cfg = Config.fromfile(folder / 'retinanet_r50_fpn_1x_coco.py')
+    cfg.merge_from_dict({
+        'custom_imports': dict(imports=['mmccd']),
+        'model.backbone.plugins': [dict(cfg=dict(type='mmccd.CCD'), stages=(True, ) * 4, position='after_conv3')],
+    })
+    model = build(cfg, 'meta')
+    assert type(model.backbone).__module__ == 'mmdet.models.backbones.resnet'
+    assert count(model) == DETECTOR_PARAMETERS['retinanet'] + 2048
+
+
+def test_samplers_and_schedule_of_a_detector():
+    cfg = load('retinanet_ccd_r50_fpn_1x_coco')
+    assert cfg.train_dataloader.batch_size == 2
+    assert DATA_SAMPLERS.get('mmdet.AspectRatioBatchSampler') is not None
+    assert (cfg.optim_wrapper.optimizer.lr, load('cascade_rcnn_ccd_r50_fpn_1x_coco').optim_wrapper.optimizer.lr) == (
+        0.01, 0.02)
+    assert [cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones] == [12, [8, 11]]
+    assert [load('cascade_rcnn_ccd_r50_fpn_24e_coco').train_cfg.max_epochs,
+            load('retinanet_ccd_r50_fpn_2x_coco').param_scheduler[1].milestones] == [24, [16, 22]]
+
+
+def batch(cfg, size=64):
+    """Two pictures with labels, as the data loader hands them over."""
+    pictures = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+    if cfg.default_scope == 'mmpretrain':
+        from mmpretrain.structures import DataSample
+        return dict(inputs=torch.stack(pictures), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
+    from mmdet.structures import DetDataSample
+    samples = []
+    for i in range(2):
+        sample = DetDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
+                                             scale_factor=(1.0, 1.0), img_id=i, batch_input_shape=(size, size)))
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor([[4., 6., 40., 44.], [20., 10., 60., 30.]]), labels=torch.tensor([i, 3]))
+        sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
+        samples.append(sample)
+    return dict(inputs=pictures, data_samples=samples)
+
+
+# The two schedules of a detector have one and the same model.
+TRAINED = [n for n in NAMES if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco')) and '_r101_' not in n]
+
+
+def test_longer_schedules_have_the_same_model():
+    for name in NAMES:
+        if name.endswith(('_2x_coco', '_24e_coco')):
+            assert load(name).model.to_dict() == load(re.sub('_(2x|24e)_', '_1x_', name)).model.to_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TRAINED)
+def test_two_iterations(name):
+    cfg = load(name)
+    cfg.model.backbone.pop('init_cfg', None)  # no checkpoint here
+    model = build(cfg).train()
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        data = model.data_preprocessor(batch(cfg), training=True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        loss.backward()
+        # All that is trained is in the graph: DistributedDataParallel needs no find_unused_parameters.
+        assert {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None} == set()
+        weight = model.backbone.layer2[0].conv1
+        weight = (weight.branches[0].conv if hasattr(weight, 'branches') else weight).weight
+        for _ in range(2):
+            before = weight.detach().clone()
+            logs = model.train_step(batch(cfg), wrapper)
+            assert not torch.equal(weight, before)
+            assert all(torch.as_tensor(v).isfinite().all() for v in logs.values())
+    frozen = {n.split('.')[1] for n, p in model.named_parameters() if not p.requires_grad}
+    assert frozen == ({'conv1', 'bn1', 'layer1'} if name.endswith('_coco') else set())

@@ -1,0 +1,72 @@
+"""Parameters, operations and activations of configs, beside plain ResNet. Needs no data and no weights."""
+import argparse
+import copy
+import json
+import os.path as osp
+
+from mmengine.config import Config
+
+import mmccd  # noqa: F401
+from mmccd.utils.complexity import CONVENTIONS, build_on_meta, measure
+from mmccd.utils.launch import UserError, load_config, run_tool
+
+EXAMPLES = """examples:
+  python tools/analysis_tools/get_flops.py configs/*_r50_8xb32_in1k.py
+  python tools/analysis_tools/get_flops.py configs/retinanet_ccd_r50_fpn_1x_coco.py --shape 800 1344 --convention mac
+conventions:
+  published  behind the paper's Table 1: modules only, so that CCD, which is a function, counts nothing
+  mac        multiply-accumulates of convolutions and linear layers, and all arithmetic of the attentions
+  mmengine   mmengine.analysis
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', help='config files')
+    parser.add_argument(
+        '--shape', nargs=2, type=int, metavar=('H', 'W'),
+        help='picture size in pixels; default: 224 224 for classifiers, 800 1333 for detectors')
+    parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what a FLOP is')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    return parser.parse_args()
+
+
+def without_attention(cfg: Config) -> Config:
+    """The same network as plain ResNet."""
+    plain = copy.deepcopy(cfg)
+    plain.model.backbone.pop('attention', None)
+    return plain
+
+
+def main() -> None:
+    args = parse_args()
+    if args.shape and min(args.shape) < 32:
+        raise UserError(f'--shape must be at least 32 32, got {args.shape[0]} {args.shape[1]}')
+    rows = []
+    for path in args.configs:
+        cfg = load_config(path)
+        shape = tuple(args.shape) if args.shape else (800, 1333) if cfg.default_scope == 'mmdet' else (224, 224)
+        ours, plain = (measure(build_on_meta(c), shape, args.convention) for c in (cfg, without_attention(cfg)))
+        rows.append({
+            'config': osp.splitext(osp.basename(path))[0],
+            'shape': shape,
+            'convention': args.convention,
+            **ours.to_dict(),
+            'params_over_plain': ours.params - plain.params,
+            'flops_over_plain': ours.flops - plain.flops,
+        })
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return
+    print(f'One picture; FLOPs: {args.convention}. Differences to the same network with plain ResNet.\n')
+    print('| config | size | params | + | GFLOPs | FLOPs | + | activations | attention operations |')
+    print('|---|---|---:|---:|---:|---:|---:|---:|---:|')
+    for r in rows:
+        print(f'| {r["config"]} | {r["shape"][0]} x {r["shape"][1]} | {r["params"]:,} | {r["params_over_plain"]:,} | '
+              f'{r["flops"] / 1e9:.3f} | {r["flops"]:,} | {r["flops_over_plain"]:,} | {r["activations"]:,} | '
+              f'{r["attention_ops"]:,} |')
+
+
+if __name__ == '__main__':
+    run_tool(main)

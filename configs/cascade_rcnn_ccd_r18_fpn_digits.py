@@ -14,7 +14,7 @@ model = dict(
         frozen_stages=-1,
         norm_eval=False,
         init_cfg=dict(checkpoint='checkpoints/ccd_r18_digits.pth')),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=64),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, norm_cfg=dict(type='BN')),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),

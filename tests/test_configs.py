@@ -13,8 +13,9 @@ from mmengine.structures import InstanceData
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
 NAMES = [p.stem for p in CONFIGS]
 ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')
-# [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>
-RULE = re.compile(r'(?:(?P<detector>retinanet|cascade_rcnn)_)?(?:(?P<attention>se|ge|cbam|sk|gc|ccd)_)?r(?P<depth>\d+)'
+# [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge
+RULE = re.compile(r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
+                  r'(?:(?P<attention>se|ge|cbam|sk|gc|ccd|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
                   r'(?P<fpn>_fpn)?(?:_(?P<schedule>8xb32|1x|2x|24e)(?:_legacy)?)?_(?P<dataset>in1k|coco|digits)')
 # Table 1's exact integers (facts of the published models).
 PARAMETERS = {None: 25_557_032, 'se': 28_088_024, 'ge': 25_557_032, 'cbam': 28_089_624, 'sk': 26_154_496,
@@ -65,7 +66,8 @@ def test_name_and_runtime(path):
     assert backbone.type == 'mmccd.AttentionResNet'
     assert backbone.depth == int(name['depth'])
     attention = backbone.get('attention')
-    assert (attention and attention.type) == (f'mmccd.{name["attention"].upper()}' if name['attention'] else None)
+    word = name['attention'] and name['attention'].split('-')[0].replace('sge', 'ccd').upper()
+    assert (attention and attention.type) == (word and f'mmccd.{word}')
     if name['detector']:
         assert backbone.init_cfg.type == 'mmccd.PretrainedBackbone'
         stem = path.stem.split('_fpn')[0].replace(f'{name["detector"]}_', '')
@@ -91,7 +93,7 @@ def test_basenames_are_unique():
 
 @pytest.mark.parametrize('name', [n for n in NAMES if (parsed(n) or {}).get('attention')])
 def test_siblings_differ_in_the_attention_alone(name):
-    plain_name = name.replace(f'{parsed(name)["attention"]}_r', 'r', 1)
+    plain_name = re.sub(rf'(^|_){parsed(name)["attention"]}_r', r'\1r', name)
     if plain_name not in NAMES:
         plain_name = name.replace('ccd_r', 'r').replace('r18', 'r50').replace('r34', 'r50').replace('r101', 'r50')
     if plain_name not in NAMES:
@@ -109,7 +111,24 @@ def test_siblings_differ_in_the_attention_alone(name):
 
 @pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('r50_8xb32_in1k')])
 def test_classifier_parameters(name):
-    assert count(build(load(name), 'meta')) == PARAMETERS[parsed(name)['attention']]
+    attention = parsed(name)['attention']
+    groups = load(name).model.backbone.get('attention', {}).get('groups', 64)
+    expected = PARAMETERS.get(attention, PARAMETERS[None] + 16 * 2 * groups)  # CCD's ablations: 16 layers
+    assert count(build(load(name), 'meta')) == expected
+
+
+def test_ablations():
+    """The rows of the authors' ablation, each with its one difference, in the built layer."""
+    differences = {
+        'ccd-g8': dict(groups=8), 'ccd-g16': dict(groups=16), 'ccd-g32': dict(groups=32), 'ccd-g128': dict(groups=128),
+        'ccd-cosine': dict(similarity='cosine'), 'ccd-s148': dict(scales=(1, 4, 8)),
+        'ccd-s148-none': dict(scales=(1, 4, 8), normalize=None), 'sge': dict(scales=(1, )),
+        'ccd-s1-none': dict(scales=(1, ), normalize=None), 'ccd-s1-minmax': dict(scales=(1, ), normalize='minmax'),
+    }
+    for name, different in differences.items():
+        layer = build(load(f'{name}_r50_8xb32_in1k'), 'meta').backbone.layer3[2].ccd
+        expected = dict(dict(groups=64, scales=(1, 2, 4), similarity='dot', normalize='zscore'), **different)
+        assert {k: getattr(layer, k) for k in expected} == expected
 
 
 @pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_coco')])
@@ -170,7 +189,8 @@ def batch(cfg, size=64):
 
 
 # The two schedules of a detector have one and the same model.
-TRAINED = [n for n in NAMES if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco')) and '_r101_' not in n]
+TRAINED = [n for n in NAMES if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco'))
+           and '_r101_' not in n and not n.startswith(('ccd-', 'sge'))]
 
 
 def test_longer_schedules_have_the_same_model():

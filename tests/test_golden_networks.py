@@ -33,7 +33,7 @@ def load_file(path: Path) -> ModuleType:
     return module
 
 
-seeded = load_file(TESTS / 'seeded_weights.py')
+seeded = load_file(TESTS / 'data' / 'golden' / 'seeded_weights.py')
 tool = load_file(TESTS.parent / 'tools' / 'model_converters' / 'original_to_mmccd.py')
 
 

@@ -13,9 +13,11 @@ from mmccd.utils.launch import (
     add_common_arguments,
     apply_common_arguments,
     build_runner,
+    check_amp,
     check_checkpoint_file,
     check_checkpoint_fits,
     check_data,
+    check_model,
     load_config,
     run_tool,
 )
@@ -88,17 +90,16 @@ def main() -> None:
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.amp:
+        check_amp(cfg, args.amp)
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         show_predictions(cfg, args)
     if args.tta:
         use_tta(cfg)
 
+    model = check_model(cfg)
+    check_checkpoint_fits(args.checkpoint, model.module if args.tta else model)
     runner = build_runner(cfg)
-    model = runner.model
-    while hasattr(model, 'module'):  # DDP, TTA
-        model = model.module
-    check_checkpoint_fits(args.checkpoint, model)
     if args.out and args.out_item == 'pred':
         if cfg.default_scope == 'mmdet':
             from mmdet.evaluation import DumpDetResults as DumpResults_

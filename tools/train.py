@@ -9,8 +9,10 @@ from mmccd.utils.launch import (
     build_runner,
     check_amp,
     check_checkpoint_file,
+    check_checkpoint_fits,
     check_data,
     check_init_checkpoint,
+    check_model,
     load_config,
     run_tool,
 )
@@ -50,7 +52,7 @@ def main() -> None:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
         cfg.auto_scale_lr.enable = True
     if args.resume is not None:
@@ -58,9 +60,12 @@ def main() -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
         if args.resume != 'auto':
             check_checkpoint_file(args.resume, '--resume')
-    check_amp(cfg)
-    check_init_checkpoint(cfg)
+    check_amp(cfg, args.amp)
+    model = check_model(cfg)
+    check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
+    if args.resume not in (None, 'auto'):
+        check_checkpoint_fits(args.resume, model)
     build_runner(cfg).train()
 
 

@@ -191,12 +191,17 @@ class PretrainedBackbone:
             problems.append(f'{len(shapes)} tensors have another shape: {_shown(shapes, 4)}')
         return problems
 
-    def __call__(self, module: nn.Module) -> None:
+    def check(self, module: nn.Module) -> Comparison:
+        """:meth:`compare`, and raise ValueError if anything forbids loading."""
         found = self.compare(module)
         problems = self.problems(found)
         if problems:
             raise ValueError(f'{self.checkpoint} does not fit the backbone, nothing was loaded:\n  ' +
                              '\n  '.join(problems))
+        return found
+
+    def __call__(self, module: nn.Module) -> None:
+        found = self.check(module)
         module.load_state_dict(found.tensors, strict=False)
         new = f' ({_count(found.new, self.allow_new)})' if found.new else ''
         unused = f' ({_count(found.unused)})' if found.unused else ''

@@ -1,11 +1,12 @@
 """What ``tools/train.py`` and ``tools/test.py`` share: reading the config, checks before any work, the runner.
 
-Everything that a user can get wrong is checked here, before a model is built or a file written, and raises
-:class:`UserError` with one message.
+What a user can get wrong is checked here, before a file is written, and raises :class:`UserError` with one message;
+only a start that does not fit the backbone shows later, when the runner gives the model its weights.
 """
 from __future__ import annotations
 
 import argparse
+import copy
 import difflib
 import os
 import os.path as osp
@@ -17,11 +18,11 @@ from collections.abc import Callable, Iterator
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmccd.models.pretrained import is_local, missing_checkpoint_message
+from mmccd.models.pretrained import PretrainedBackbone, is_local, missing_checkpoint_message
 
 from .checkpoint import load_local_checkpoint
 from .requirements import check_requirements
@@ -36,9 +37,20 @@ def run_tool(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as e:
-        if os.environ.get('RANK', '0') == '0':  # once, not once a process
+        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0':  # once a machine
             print(f'error: {e}', file=sys.stderr)
         sys.exit(2)
+
+
+class OptionsAction(DictAction):
+    """mmengine's, with a message for what it cannot parse."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        try:
+            super().__call__(parser, namespace, values, option_string)
+        except (ValueError, AssertionError, RecursionError):
+            parser.error(f'argument {option_string}: must be key.sub=value pairs, lists as key="[a,b]" (dicts need a '
+                         f'config file), got {" ".join(values)}')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +60,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=OptionsAction,
         help='override entries of the config: key.sub=value pairs; lists as key="[a,b]" or key=a,b')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes --local-rank; torchrun sets the environment.
@@ -63,9 +75,14 @@ def load_config(path: str, options: dict | None = None) -> Config:
         close = difflib.get_close_matches(osp.basename(path), names, n=3, cutoff=0.5)
         hint = f' Did you mean {" or ".join(osp.join(folder, n) for n in close)}?' if close else ''
         raise UserError(f'config {path!r} does not exist.{hint}')
-    cfg = Config.fromfile(path)
-    if options:
-        cfg.merge_from_dict(options)
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, FileNotFoundError) as e:  # the latter: a base
+        raise UserError(f'config {path!r} cannot be read: {e}') from e
+    try:
+        cfg.merge_from_dict(options or {})
+    except (TypeError, KeyError, ValueError) as e:
+        raise UserError(f'--cfg-options does not fit {path}: {e.args[0]}') from e
     return cfg
 
 
@@ -84,11 +101,11 @@ def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
             raise UserError(str(e)) from e
 
 
-def check_amp(cfg: Config) -> None:
-    """mmengine's AmpOptimWrapper needs an accelerator."""
-    if 'Amp' in str(cfg.optim_wrapper.get('type', '')) and get_device() == 'cpu':
-        raise UserError('--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out to train on the '
-                        'CPU in float32, or check the driver and CUDA_VISIBLE_DEVICES '
+def check_amp(cfg: Config, asked: bool) -> None:
+    """Mixed precision, by the option or by the config, needs an accelerator."""
+    if (asked or 'Amp' in str(cfg.optim_wrapper.get('type', ''))) and get_device() == 'cpu':
+        raise UserError('--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out for '
+                        'float32 on the CPU, or check the driver and CUDA_VISIBLE_DEVICES '
                         f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})')
 
 
@@ -142,13 +159,47 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
         raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
 
 
-def check_init_checkpoint(cfg: Config) -> None:
-    """The checkpoint that the backbone starts from has to be there before anything else is done."""
+def check_model(cfg: Config) -> nn.Module:
+    """Build the model, without memory for its weights: what mmccd finds wrong with it becomes a :class:`UserError`.
+
+    The runner builds its own, after it has set the seed; this one has the names and shapes of the tensors.
+    """
+    try:
+        with torch.device('meta'):
+            return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.get('default_scope')))
+    except (TypeError, ValueError, KeyError) as e:
+        own = _raised_in_mmccd(e)
+        if own is None:
+            raise
+        raise UserError(f'the model of the config cannot be built: {own.args[0]}') from e
+
+
+def _raised_in_mmccd(error: BaseException | None) -> BaseException | None:
+    """The exception behind ``error`` that came out of mmccd's own code; None for all others."""
+    while error is not None:
+        end = error.__traceback__
+        while end.tb_next is not None:
+            end = end.tb_next
+        if end.tb_frame.f_globals.get('__name__', '').startswith('mmccd.'):
+            return error
+        error = error.__context__  # some versions of mmengine's registries raise their own in place of it
+    return None
+
+
+def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
+    """The local checkpoint that the backbone starts from has to be there, and to fit, before anything else is done."""
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
     for item in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
         checkpoint = item.get('checkpoint')
-        if checkpoint and is_local(checkpoint) and not osp.isfile(checkpoint):
+        if not checkpoint or not is_local(checkpoint):
+            continue
+        if not osp.isfile(checkpoint):
             raise UserError(missing_checkpoint_message(checkpoint))
+        if item.get('type') == 'mmccd.PretrainedBackbone':
+            try:
+                PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'}).check(model.backbone)
+            except ValueError as e:
+                raise UserError(str(e)) from e
 
 
 def check_checkpoint_file(path: str, argument: str) -> None:
@@ -177,7 +228,7 @@ def check_checkpoint_fits(path: str, model: nn.Module) -> None:
         if keys:
             problems.append(f'{len(keys)} tensors {text}: {", ".join(keys[:6])}{" ..." if len(keys) > 6 else ""}')
     if problems:
-        raise UserError(f'checkpoint {path} does not fit the config, nothing was tested:\n  ' + '\n  '.join(problems))
+        raise UserError(f'checkpoint {path} does not fit the config, nothing was done:\n  ' + '\n  '.join(problems))
 
 
 def init_cpu_distributed(cfg: Config) -> None:

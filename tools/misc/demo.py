@@ -21,6 +21,8 @@ DETECTOR = 'retinanet_ccd_r18_fpn_digits'
 # Lines of a tool's log that tell how far it is.
 PROGRESS = re.compile(r'Epoch\((?:train|val|test)\).*|tensors loaded.*|bbox_mAP_copypaste.*|error: .*')
 SHOWN, ZOOM = 12, 3
+# As the metric names them; it names none if the detector finds nothing at all.
+METRICS = (('bbox mAP', 'bbox_mAP'), ('AP50', 'bbox_mAP_50'), ('AP75', 'bbox_mAP_75'))
 
 
 def parse_args() -> argparse.Namespace:
@@ -170,8 +172,7 @@ def main() -> None:
                          f'{scenes["val"]["images"]:,} scenes',
         'test the classifier': f'top-1 {accuracy["accuracy/top1"]:.1f} %',
         'hand it over': handed_over,
-        'test the detector': f'bbox mAP {metrics["coco/bbox_mAP"]:.3f}, AP50 {metrics["coco/bbox_mAP_50"]:.3f}, '
-                             f'AP75 {metrics["coco/bbox_mAP_75"]:.3f}',
+        'test the detector': ', '.join(f'{name} {metrics.get(f"coco/{key}", 0):.3f}' for name, key in METRICS),
         'draw the detections': sheet,
     }
     print(f'\n{"step":24}{"time":>8}   result')

@@ -36,14 +36,19 @@ def publish(in_file: str, out_file: str, add_hash: bool = False) -> str:
     kept = {k: checkpoint[k] for k in ('meta', 'state_dict') if k in checkpoint}
     os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)
     partial = f'{out_file}.partial'
-    torch.save(kept, partial)
-    load_local_checkpoint(partial)  # what is handed on must load without running code
-    with open(partial, 'rb') as f:
-        digest = hashlib.sha256(f.read()).hexdigest()
-    if add_hash:
-        stem, suffix = osp.splitext(out_file)
-        out_file = f'{stem}-{digest[:8]}{suffix}'
-    os.replace(partial, out_file)
+    try:
+        torch.save(kept, partial)
+        load_local_checkpoint(partial)  # what is handed on must load without running code
+        with open(partial, 'rb') as f:
+            digest = hashlib.sha256(f.read()).hexdigest()
+        if add_hash:
+            stem, suffix = osp.splitext(out_file)
+            out_file = f'{stem}-{digest[:8]}{suffix}'
+        os.replace(partial, out_file)
+    except BaseException:  # a full disk, Ctrl-C
+        if osp.exists(partial):
+            os.remove(partial)
+        raise
     print(f'{out_file}: {osp.getsize(out_file) / 2**20:.1f} MiB, SHA-256 {digest}')
     return out_file
 

@@ -7,6 +7,8 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.7, 1.0), aspect_ratio_range=(0.8, 1.25)),
     dict(type='Rotate', angle=15.0, prob=0.5, pad_val=0),
+    # Dark on light as well: the scenes that the detector will see have both.
+    dict(type='Invert', prob=0.5),
     dict(type='PackInputs'),
 ]
 test_pipeline = [

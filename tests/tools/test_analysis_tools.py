@@ -1,0 +1,42 @@
+import json
+
+import torch
+
+from mmccd.models import AttentionResNet
+
+
+def test_get_flops(call_tool, root, capsys):
+    configs = [root / 'configs' / f'{n}_8xb32_in1k.py' for n in ('r50', 'ccd_r50')]
+    assert call_tool('analysis_tools/get_flops.py', *configs)[0] in (0, None)
+    table = capsys.readouterr().out
+    assert '| ccd_r50_8xb32_in1k | 224 x 224 | 25,559,080 | 2,048 | 4.122 | 4,121,924,096 | 0 |' in table
+    call_tool('analysis_tools/get_flops.py', configs[1], '--shape', '64', '96', '--convention', 'mac', '--json')
+    row, = json.loads(capsys.readouterr().out)
+    assert row['shape'] == [64, 96]
+    assert row['flops_over_plain'] == row['attention_ops'] > 0
+    code, stderr = call_tool('analysis_tools/get_flops.py', configs[1], '--shape', '8', '8')
+    assert (code, stderr) == (2, 'error: --shape must be at least 32 32, got 8 8\n')
+
+
+def test_check_pretrained(call_tool, root, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = root / 'configs' / 'retinanet_ccd_r18_fpn_digits.py'
+    state = AttentionResNet(18, attention=dict(type='mmccd.CCD')).state_dict()
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), 'whole.pth')
+    assert call_tool('misc/check_pretrained.py', config, 'whole.pth')[0] == 0
+    out = capsys.readouterr().out
+    assert f'{"layer1":12}{28:>13}{0:>13}{0:>13}{0:>13}' in out
+    assert out.rstrip().endswith('The backbone would load whole.')
+
+    del state['layer3.1.ccd.scale']
+    state['layer4.0.ccd.bias'] = torch.ones(32)
+    torch.save(state, 'half.pth')
+    assert call_tool('misc/check_pretrained.py', config, 'half.pth')[0] == 1
+    out = capsys.readouterr().out
+    assert f'{"layer3":12}{33:>13}{1:>13}{0:>13}{0:>13}' in out
+    assert f'{"layer4":12}{33:>13}{0:>13}{0:>13}{1:>13}' in out
+    assert out.count('PROBLEM: ') == 2
+
+    code, stderr = call_tool('misc/check_pretrained.py', config)
+    assert code == 2
+    assert "init_cfg.checkpoint 'checkpoints/ccd_r18_digits.pth' does not exist" in stderr

@@ -1,0 +1,176 @@
+"""The shell scripts, from other folders and through paths with a space, and slurm's start without a cluster."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = {
+    'dist_train.sh': 'CONFIG GPUS [options of tools/train.py]',
+    'dist_test.sh': 'CONFIG CHECKPOINT GPUS [options of tools/test.py]',
+    'slurm_train.sh': 'PARTITION JOB_NAME CONFIG [options of tools/train.py]',
+    'slurm_test.sh': 'PARTITION JOB_NAME CONFIG CHECKPOINT [options of tools/test.py]',
+}
+# A program that says what it was called with: one line of PYTHONPATH, then an argument a line.
+ECHO = '#!/usr/bin/env bash\necho "PYTHONPATH=$PYTHONPATH"\nprintf "%s\\n" "$@"\n'
+
+
+@pytest.fixture
+def tools(root, tmp_path, monkeypatch) -> Path:
+    """The scripts under a path with a space, and a fake ``srun`` and ``python`` in front of the real ones."""
+    folder = tmp_path / 'my work' / 'tools'
+    folder.mkdir(parents=True)
+    for name in SCRIPTS:
+        shutil.copy(root / 'tools' / name, folder)
+    programs = tmp_path / 'bin'
+    programs.mkdir()
+    for name in ('srun', 'python'):
+        (programs / name).write_text(ECHO)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv('PATH', f'{programs}{os.pathsep}{os.environ["PATH"]}')
+    for name in ('PYTHON', 'PYTHONPATH', 'PORT', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES',
+                 'NODE_RANK', 'MASTER_ADDR'):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def run(script: Path, *args: str, cwd: Path, **env: str) -> list[str]:
+    done = subprocess.run([script, *args], cwd=cwd, env={**os.environ, **env}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_scripts_can_be_run_and_parsed(root, name):
+    script = root / 'tools' / name
+    assert os.access(script, os.X_OK)
+    subprocess.run(['bash', '-n', script], check=True)
+
+
+@pytest.mark.parametrize(('name', 'count'), [(n, c) for n, usage in SCRIPTS.items()
+                                             for c in range(usage.split(' [')[0].count(' ') + 1)])
+def test_too_few_arguments(tools, tmp_path, name, count):
+    done = subprocess.run([tools / name, *['x'] * count], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == f'usage: {tools / name} {SCRIPTS[name]}\n'
+
+
+def test_dist_train(tools, tmp_path):
+    lines = run(tools / 'dist_train.sh', 'my config.py', '2', '--work-dir', 'a b', '--cfg-options', 'x=[1, 2]',
+                cwd=tmp_path, PORT='1234')
+    assert lines == [
+        f'PYTHONPATH={tools}/..', '-m', 'torch.distributed.run', '--nnodes=1', '--node_rank=0',
+        '--master_addr=127.0.0.1', '--master_port=1234', '--nproc_per_node=2', f'{tools}/train.py', 'my config.py',
+        '--launcher', 'pytorch', '--work-dir', 'a b', '--cfg-options', 'x=[1, 2]'
+    ]
+
+
+def test_dist_test_on_one_of_two_nodes(tools, tmp_path):
+    """Called by a relative path, with a PYTHONPATH of the user's."""
+    lines = run(Path('my work/tools/dist_test.sh'), 'c.py', 'k.pth', '8', '--tta', cwd=tmp_path, NNODES='2',
+                NODE_RANK='1', MASTER_ADDR='10.0.0.1', PYTHONPATH='/mine')
+    assert lines == [
+        f'PYTHONPATH={tools}/..:/mine', '-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1',
+        '--master_addr=10.0.0.1', '--master_port=29500', '--nproc_per_node=8', f'{tools}/test.py', 'c.py', 'k.pth',
+        '--launcher', 'pytorch', '--tta'
+    ]
+
+
+@pytest.mark.parametrize(('name', 'files'), [('slurm_train.sh', ['c d.py']), ('slurm_test.sh', ['c d.py', 'k.pth'])])
+def test_slurm(tools, tmp_path, name, files):
+    lines = run(tools / name, 'gpu', 'my job', *files, '--work-dir', 'a b', cwd=tmp_path)
+    tool = name.replace('slurm_', '').replace('.sh', '.py')
+    assert lines == [
+        f'PYTHONPATH={tools}/..', '-p', 'gpu', '--job-name=my job', '--gres=gpu:8', '--ntasks-per-node=8',
+        '--ntasks=8', '--cpus-per-task=5', '--kill-on-bad-exit=1', 'python', '-u', f'{tools}/{tool}', *files,
+        '--work-dir', 'a b', '--launcher', 'slurm'
+    ]
+
+
+def test_slurm_settings(tools, tmp_path):
+    lines = run(tools / 'slurm_train.sh', 'gpu', 'j', 'c.py', cwd=tmp_path, GPUS='16', GPUS_PER_NODE='4',
+                CPUS_PER_TASK='7', SRUN_ARGS='--time=1:00 --exclusive', PYTHON='python3')
+    assert lines[1:10] == ['-p', 'gpu', '--job-name=j', '--gres=gpu:4', '--ntasks-per-node=4', '--ntasks=16',
+                           '--cpus-per-task=7', '--kill-on-bad-exit=1', '--time=1:00']
+    assert lines[10:13] == ['--exclusive', 'python3', '-u']
+
+
+@pytest.mark.parametrize('name', ['slurm_train.sh', 'slurm_test.sh'])
+def test_slurm_without_gpus(tools, tmp_path, name):
+    lines = run(tools / name, 'cpu', 'j', 'c.py', 'k.pth', cwd=tmp_path, GPUS='2', GPUS_PER_NODE='0')
+    assert lines[1:5] == ['-p', 'cpu', '--job-name=j', '--ntasks=2']
+
+
+@pytest.mark.parametrize('name', ['slurm_train.sh', 'slurm_test.sh'])
+def test_few_tasks_do_not_ask_for_a_whole_node(tools, tmp_path, name):
+    """GPUS=2 alone is 2 tasks on 2 GPUs of one node, not 2 tasks that hold 8."""
+    lines = run(tools / name, 'gpu', 'j', 'c.py', 'k.pth', cwd=tmp_path, GPUS='2')
+    assert lines[4:7] == ['--gres=gpu:2', '--ntasks-per-node=2', '--ntasks=2']
+
+
+# What a tool does up to its runner, then a sum over the processes.
+START = '''
+import sys, torch
+import mmccd
+from mmengine.config import Config
+from mmccd.utils.launch import init_cpu_distributed
+cfg = Config(dict(launcher='slurm', env_cfg=dict(dist_cfg=dict(backend='nccl'))))
+init_cpu_distributed(cfg)
+total = torch.tensor(float(torch.distributed.get_rank() + 1))
+torch.distributed.all_reduce(total)
+assert cfg.env_cfg.dist_cfg == dict(backend='gloo'), cfg
+assert cfg.model_wrapper_cfg.device_ids is None
+print(torch.distributed.get_rank(), torch.distributed.get_world_size(), total.item())
+torch.distributed.destroy_process_group()
+'''
+
+
+def slurm_env(cpu_env: dict[str, str], task: int, **more: str) -> dict[str, str]:
+    with_slurm = dict(SLURM_PROCID=str(task), SLURM_NTASKS='2', SLURM_LOCALID=str(task), SLURM_NODELIST='n1')
+    env = {k: v for k, v in cpu_env.items() if k not in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR')}
+    return {**env, **with_slurm, **more}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('address', ['given', 'scontrol'])
+def test_slurm_start_on_the_cpu(cpu_env, free_port, tmp_path, address):
+    """Two tasks over loopback; the address given, or asked of ``scontrol`` (a fake one here)."""
+    more = dict(MASTER_PORT=free_port())
+    if address == 'given':
+        more['MASTER_ADDR'] = '127.0.0.1'
+    else:
+        (tmp_path / 'scontrol').write_text('#!/bin/sh\n[ "$*" = "show hostname n1" ] && echo 127.0.0.1 && echo n2\n')
+        (tmp_path / 'scontrol').chmod(0o755)
+        more['PATH'] = f'{tmp_path}{os.pathsep}{cpu_env["PATH"]}'
+    tasks = [
+        subprocess.Popen([sys.executable, '-c', START], env=slurm_env(cpu_env, task, **more), cwd=tmp_path, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE) for task in range(2)
+    ]
+    ends = [(*task.communicate(timeout=120), task.returncode) for task in tasks]
+    assert [code for _, _, code in ends] == [0, 0], ends
+    assert [out for out, _, _ in ends] == ['0 2 3.0\n', '1 2 3.0\n']
+
+
+@pytest.mark.slow
+def test_training_under_slurm(root, cpu_env, free_port, workplace):
+    """tools/train.py as srun starts it: two tasks train an epoch together."""
+    command = [sys.executable, root / 'tools' / 'train.py', root / 'configs' / 'ccd_r18_digits.py', '--launcher',
+               'slurm', '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8',
+               *(f'{part}_dataloader.{key}' for part in ('train', 'val')
+                 for key in ('num_workers=0', 'persistent_workers=False'))]
+    more = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    tasks = [
+        subprocess.Popen(command, env=slurm_env(cpu_env, task, **more), cwd=workplace, text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for task in range(2)
+    ]
+    outputs = [task.communicate(timeout=300)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs[0][-3000:]
+    assert 'Epoch(val) [1][1/1]' in outputs[0]  # 20 digits for two
+    assert 'accuracy/top1' in outputs[0]
+    assert 'accuracy/top1' not in outputs[1]
+    (workplace / 'work_dirs' / 'ccd_r18_digits' / 'epoch_1.pth').unlink()  # it is there, and large

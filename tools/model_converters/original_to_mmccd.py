@@ -1,0 +1,145 @@
+"""Convert a checkpoint of the original CCD code, or of timm, into one for a config here. Whole or not at all.
+
+Takes the original ImageNet models (plain, CCD, SE, GE, CBAM, GC, SK; depths 18 to 152), RetinaNet and Cascade R-CNN of
+MMDetection 0.6 on them, and timm's SE-ResNet-50, -101 and -152. What of other files is not the same, and why mmdet's
+upgrade_model_version.py does not do, stands in mmccd/utils/convert.py. No code from the file is run.
+"""
+import argparse
+import contextlib
+import os
+import os.path as osp
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS
+from torch import nn
+
+import mmccd  # before anything of mmdet
+from mmccd.utils.checkpoint import load_local_checkpoint
+from mmccd.utils.convert import (
+    TASKS,
+    Arch,
+    check_fits,
+    config_candidates,
+    convert,
+    parse_arch,
+    recognise,
+    state_dict_of,
+)
+from mmccd.utils.launch import UserError, check_checkpoint_file, run_tool
+from mmccd.utils.requirements import check_requirements
+
+CONFIGS = osp.join(osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))), 'configs')
+TASK_NAMES = {'cls': 'classifier', 'det': 'detector'}
+EXAMPLES = """examples:
+  python tools/model_converters/original_to_mmccd.py ccd_resnet50.pth.tar checkpoints/ccd_r50_in1k.pth
+  python tools/model_converters/original_to_mmccd.py epoch_24.pth checkpoints/retinanet_ccd_r50.pth --task det
+  python tools/model_converters/original_to_mmccd.py ge_resnet50.pth.tar checkpoints/ge_r50_in1k.pth --arch ge_r50
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('in_file', metavar='IN', help='checkpoint to convert')
+    parser.add_argument('out_file', metavar='OUT', help='checkpoint to write; its folder is made')
+    parser.add_argument(
+        '--arch',
+        help='refuse any other architecture: [<detector>_][<attention>_]r<depth>, e.g. ccd_r50 or cascade_rcnn_gc_r50. '
+        "Without it the file's own; only GE has to be told, since it has the same tensors as no attention")
+    parser.add_argument('--task', choices=TASKS, help='refuse a file for the other task')
+    return parser.parse_args()
+
+
+def check_expected(arch: Arch, wanted: Arch | None, task: str | None) -> Arch:
+    """Compare what was recognised with ``--arch`` and ``--task``; returns it, GE put in where ``--arch`` says so."""
+    if task is not None and arch.task != task:
+        raise ValueError(f'it is a {TASK_NAMES[arch.task]} ({arch}), no {TASK_NAMES[task]} as --task {task} says')
+    if wanted is None:
+        return arch
+    if wanted.attention == 'ge' and arch.attention is None:
+        arch = arch._replace(attention='ge')
+    if wanted.detector is None:  # a backbone's name speaks for the detectors on it
+        wanted = wanted._replace(detector=arch.detector)
+    if arch != wanted:
+        raise ValueError(f'it is {arch}, not {wanted} as --arch says')
+    return arch
+
+
+def find_config(arch: Arch) -> tuple[Config, str]:
+    """The config that the architecture needs, and how to write it on a command line."""
+    for name, options in config_candidates(arch):
+        path = osp.join(CONFIGS, name)
+        if osp.isfile(path):
+            cfg = Config.fromfile(path)
+            cfg.merge_from_dict(options)
+            text = ' '.join(f'{k}={v}'.replace(' ', '') for k, v in options.items())
+            return cfg, f'configs/{name}' + (f' --cfg-options {text}' if text else '')
+    raise UserError(f'none of the configs for {arch} is in {CONFIGS}')
+
+
+def build_target(cfg: Config) -> nn.Module:
+    """The config's model without memory for its tensors."""
+    if cfg.default_scope == 'mmpretrain':
+        try:
+            check_requirements('mmpretrain')
+        except ImportError as e:
+            raise UserError(str(e)) from e
+    with torch.device('meta'):
+        return MODELS.build(dict(cfg.model, _scope_=cfg.default_scope))
+
+
+def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str | None = None) -> str:
+    """Write ``in_file``, converted, to ``out_file``; returns the line that says what it is and which config it fits."""
+    check_checkpoint_file(in_file, 'IN')
+    if osp.exists(out_file) and osp.samefile(in_file, out_file):
+        raise UserError(f'OUT must be another file than IN, got {out_file!r} twice')
+    if osp.isdir(out_file):
+        raise UserError(f'OUT must name a file, {out_file!r} is a folder')
+    try:
+        wanted = None if arch is None else parse_arch(arch)
+    except ValueError as e:
+        raise UserError(f'--{e}') from e
+    try:
+        checkpoint = load_local_checkpoint(in_file)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    try:
+        state = state_dict_of(checkpoint)
+        found = check_expected(recognise(state), wanted, task)
+        state = convert(state, found)
+        cfg, config = find_config(found)
+        model = build_target(cfg)
+        check_fits(state, model.state_dict())
+    except ValueError as e:
+        raise UserError(f'{in_file} is not converted: {e}') from e
+
+    meta = dict(
+        mmccd_version=mmccd.__version__,
+        arch=str(found),
+        converted_from=osp.basename(in_file),
+        # mmdet's and mmpretrain's inferencers take the classes from here.
+        dataset_meta=dict(DATASETS.get(f'{cfg.default_scope}.{cfg.test_dataloader.dataset.type}').METAINFO))
+    if isinstance(checkpoint.get('epoch'), int):
+        meta['epoch'] = checkpoint['epoch']
+    os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)
+    partial = f'{out_file}.partial'
+    try:
+        torch.save(dict(meta=meta, state_dict={k: state[k] for k in model.state_dict()}), partial)
+        load_local_checkpoint(partial)  # what is handed on must load without running code
+        os.replace(partial, out_file)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+    parameters = sum(state[k].numel() for k, _ in model.named_parameters())
+    return (f'{found} ({TASK_NAMES[found.task]}): {len(state)} tensors, {parameters:,} parameters -> {out_file}, '
+            f'fits {config}')
+
+
+def main() -> None:
+    args = parse_args()
+    print(convert_file(args.in_file, args.out_file, args.arch, args.task))
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
+WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -32,14 +33,15 @@ $(READY): $(REQUIREMENTS) pyproject.toml
 demo: env
 	$(BIN)/python tools/misc/demo.py
 
+# Two tests at a time, each on one thread.
 test: env
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .
 
 smoke: env
-	$(BIN)/python -m pytest -m smoke
+	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m smoke
 
 smoke-openmmlab:
 	$(MAKE) smoke VENV=.venv-openmmlab REQUIREMENTS=requirements-openmmlab.txt

@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/cascade_rcnn_r50_fpn.py',
     './_base_/attention/ccd.py',
     './_base_/datasets/digits_det.py',
-    './_base_/schedules/digits.py',
+    './_base_/schedules/digits_det.py',
     './_base_/det_runtime.py',
 ]
 head = dict(in_channels=64, fc_out_channels=256, num_classes=10)
@@ -19,5 +19,5 @@ model = dict(
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64),
         bbox_head=[dict(h, **head) for h in _base_.model.roi_head.bbox_head]))
-default_hooks = dict(logger=dict(interval=10))
+default_hooks = dict(logger=dict(interval=25))
 randomness = dict(seed=0)

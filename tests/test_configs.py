@@ -109,6 +109,7 @@ def test_siblings_differ_in_the_attention_alone(name):
     assert ours == plain
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('r50_8xb32_in1k')])
 def test_classifier_parameters(name):
     attention = parsed(name)['attention']
@@ -131,6 +132,7 @@ def test_ablations():
         assert {k: getattr(layer, k) for k in expected} == expected
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_coco')])
 def test_detector_parameters(name):
     fields = parsed(name)
@@ -146,6 +148,7 @@ def test_builds(name):
     assert len(model.backbone.layer3) == {18: 2, 34: 6, 50: 6, 101: 23, 152: 36}[depth]
 
 
+@pytest.mark.smoke
 def test_stock_mmdet_config_takes_the_layer_as_plugin():
     import mmdet
     folder = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'retinanet'

@@ -6,6 +6,7 @@ from mmengine.registry import MODELS, DefaultScope, build_from_cfg
 
 import mmccd.models
 
+pytestmark = pytest.mark.smoke
 CLASSES = ['CCD', 'SE', 'GE', 'CBAM', 'GC', 'SK', 'AttentionResNet']
 
 

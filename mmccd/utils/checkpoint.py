@@ -8,6 +8,11 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+try:
+    from numpy._core import multiarray
+except ImportError:  # NumPy 1
+    from numpy.core import multiarray
+
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
 
 
@@ -20,10 +25,12 @@ def _history_method(owner: Any, name: str) -> Any:
 
 def _mmengine_globals() -> list:
     """What mmengine's own checkpoints hold beside tensors: the message hub's histories, which are NumPy arrays."""
-    multiarray = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
+    # NumPy 2 writes numpy._core, NumPy 1 numpy.core; either may read the other's files.
+    names = ('_reconstruct', 'scalar')
+    arrays = [(getattr(multiarray, n), f'numpy.{core}.multiarray.{n}') for core in ('core', '_core') for n in names]
     dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     restricted = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
-    return [HistoryBuffer, *restricted, multiarray._reconstruct, multiarray.scalar, np.ndarray, np.dtype, *dtypes]
+    return [HistoryBuffer, *restricted, *arrays, np.ndarray, np.dtype, *dtypes]
 
 
 def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:

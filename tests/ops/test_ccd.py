@@ -91,6 +91,7 @@ def test_equals_definition_by_loops(shape, groups, options):
     assert relative(y, torch.from_numpy(by_loops(x, scale, bias, groups, **options))) < 1e-12
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize('case', CASES, ids=lambda c: c['file'][:-4])
 def test_golden(golden, case):
     data = {k: torch.from_numpy(v).double() for k, v in np.load(golden / case['file']).items()}

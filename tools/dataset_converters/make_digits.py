@@ -42,7 +42,7 @@ DIGIT_SIZES = (20, 56)  # px, the longer side (nearly always the height)
 INK = 0.3  # alpha above which a pixel counts as ink that can be seen
 MAX_HIDDEN = 0.35  # share of a box that other boxes may cover; keeps IoU <= .35 / 1.65 = 0.21
 OPTIONS = {  # default, lowest, highest, help
-    'train-scenes': (1000, 1, 999_999, 'scenes to train on'),
+    'train-scenes': (3000, 1, 999_999, 'scenes to train on'),
     'val-scenes': (200, 1, 999_999, 'scenes to validate on'),
     'size': (128, 64, 512 - TEXTURE_SPLIT, 'side of a scene in px'),
     'val-share': (0.2, 0.01, 0.9, 'share of the digits kept for val'),

@@ -9,8 +9,7 @@ model = dict(
     backbone=dict(
         depth=18, frozen_stages=-1, norm_eval=False, init_cfg=dict(checkpoint='checkpoints/r18_digits.pth')),
     # Neck and head start from nothing: without norms, some hundred iterations find the digits but do not tell them
-    # apart. The head is shared by the levels, the norms are not, or their statistics would fit none of them. Digits
-    # are 20 to 56 pixels high: three levels, and anchors from 24 pixels.
+    # apart; shared by the levels, as the head is, their statistics fit none. Anchors are as tall as digits.
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, num_outs=3, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         type='RetinaSepBNHead',
@@ -19,6 +18,8 @@ model = dict(
         in_channels=64,
         feat_channels=64,
         norm_cfg=dict(type='BN'),
-        anchor_generator=dict(octave_base_scale=3, strides=[8, 16, 32])))
+        anchor_generator=dict(octave_base_scale=3, ratios=[1.0, 1.6, 2.8], strides=[8, 16, 32]),
+        reg_decoded_bbox=True,
+        loss_bbox=dict(_delete_=True, type='GIoULoss', loss_weight=2.0)))
 default_hooks = dict(logger=dict(interval=25))
 randomness = dict(seed=0)

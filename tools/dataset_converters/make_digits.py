@@ -38,9 +38,9 @@ PARTS = ('train', 'val')
 TEXTURES = ('brick', 'grass', 'gravel')
 TEXTURE_SPLIT = 320  # of 512 columns: train crops lie left of it, val crops right of it
 MAX_DIGITS = 6
-DIGIT_SIZES = (20, 56)  # px, the longer side (nearly always the height)
+DIGIT_SIZES = (34, 72)  # px, the longer side (nearly always the height)
 INK = 0.3  # alpha above which a pixel counts as ink that can be seen
-MAX_HIDDEN = 0.35  # share of a box that other boxes may cover; keeps IoU <= .35 / 1.65 = 0.21
+MAX_HIDDEN = 0.25  # share of a box that other boxes may cover; keeps IoU <= .25 / 1.75 = 0.14
 OPTIONS = {  # default, lowest, highest, help
     'train-scenes': (3000, 1, 999_999, 'scenes to train on'),
     'val-scenes': (200, 1, 999_999, 'scenes to validate on'),

@@ -131,7 +131,7 @@ def test_boxes_lie_inside_and_overlap_little(tool):
         for _, (x, y, width, height) in found:
             assert min(x, y) >= 0 < min(width, height)
             assert max(x + width, y + height) <= 128
-            assert max(width, height) <= 56
+            assert max(width, height) <= tool.DIGIT_SIZES[1]
         for (_, a), (_, b) in combinations(found, 2):
             sides = [min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
             shared = max(sides[0], 0) * max(sides[1], 0)

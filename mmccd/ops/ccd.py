@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Integral, Real
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,17 @@ NORMALIZERS = ('zscore', 'minmax', None)
 FLATNESS = 64.0
 # Smallest length that the cosine divides by.
 MIN_NORM = 1e-8
+
+
+class CCDOptions(NamedTuple):
+    """Options of the operator, checked; what :func:`ccd` hands to an implementation."""
+
+    groups: int
+    scales: tuple[int, ...] = (1, 2, 4)
+    similarity: str = 'dot'
+    normalize: str | None = 'zscore'
+    eps: float = 1e-7
+    gain: float = 1.0
 
 
 def check_ccd_options(groups: int,

@@ -17,18 +17,18 @@ The interface that every implementation of CCD has (``ccd_torch``, ``ccd_cpu``, 
 
 ``x`` is (N, C, H, W) with N and C possibly 0, H and W at least 1; arguments are checked already.
 
-The maths of the backward, with r = 1 / (std + eps) and P = H * W; sums over c are over the channels of a group:
+The maths of the backward, with r = 1 / (std + eps) and P = H * W; sums over c are over the channels of a group, l is
+the gradient of the logit and delta that of dhat:
 
 .. math::
-    q_i &= \\sum_c gy_{c,i} x_{c,i}, \\qquad
-    \\delta_i = scale\\, q_i\\, gain\\, \\sigma_i (1 - \\sigma_i), \\qquad
-    \\partial scale = \\sum \\delta_i \\hat d_i / scale, \\qquad \\partial bias = \\sum \\delta_i / scale \\\\
-    gd_i &= r \\Big(\\delta_i - \\bar\\delta
-            - \\hat d_i \\frac{(std + \\epsilon) \\sum_j \\delta_j \\hat d_j}{(P - 1)\\, std}\\Big)
-            \\quad\\text{(z-score; 0 where flat)} \\\\
-    gu_{c,cell} &= \\sum_{i \\in cell} gd_i x_{c,i}, \\qquad
-    v = \\mathrm{pool}^T(gu) \\\\
-    gx_{c,i} &= gy_{c,i}\\, gate_i + gd_i\\, u_{c,cell(i)} + v_{c,i}
+    q_i &= \sum_{c \in g} gy_{c,i} x_{c,i}, \qquad
+    l_i = q_i\, gain\, \sigma_i (1 - \sigma_i), \qquad \delta_i = scale_g\, l_i \\
+    gscale_g &= \sum_{n,i} l_i \hat d_i, \qquad gbias_g = \sum_{n,i} l_i \\
+    gd_i &= r \Big(\delta_i - \bar\delta
+            - \hat d_i \frac{(std + \epsilon) \sum_j \delta_j \hat d_j}{(P - 1)\, std}\Big)
+            \quad\text{(z-score; 0 where flat)} \\
+    gu_{c,cell} &= \sum_{i \in cell} gd_i x_{c,i}, \qquad v = \mathrm{pool}^T(gu) \\
+    gx_{c,i} &= gy_{c,i}\, gate_i + gd_i\, u_{c,cell(i)} + v_{c,i}
 
 Min-max: gd = delta / range, plus what flows into the minimum, sum(delta (dhat - 1)) / range, and into the maximum,
 -sum(delta dhat) / range, shared evenly among ties. Cosine: gd / (|x| |u|) stands for gd in gu and gx, and the lengths

@@ -73,8 +73,8 @@ def check_ccd_options(groups: int,
         raise TypeError(f'groups must be an int, got {groups!r}')
     if groups < 1:
         raise ValueError(f'groups must be at least 1, got {groups}')
-    if channels is not None and channels % groups:
-        raise ValueError(f'groups must divide the number of channels: {channels} channels, got groups={groups}')
+    if channels is not None:
+        _check_channels(groups, channels)
     if isinstance(scales, (str, bytes)) or not isinstance(scales, Sequence):
         raise TypeError(f'scales must be a sequence of ints, got {scales!r}')
     if not scales:
@@ -93,6 +93,11 @@ def check_ccd_options(groups: int,
     if not eps > 0:
         raise ValueError(f'eps must be above 0, got {eps}')
     return tuple(int(s) for s in scales)
+
+
+def _check_channels(groups: int, channels: int) -> None:
+    if channels % groups:
+        raise ValueError(f'groups must divide the number of channels: {channels} channels, got groups={groups}')
 
 
 def _check_tensors(x: Tensor, scale: Tensor, bias: Tensor, groups: int) -> None:
@@ -156,7 +161,7 @@ def ccd(x: Tensor,
     """
     scales = check_ccd_options(groups, scales, similarity, normalize, eps)
     _check_tensors(x, scale, bias, groups)
-    check_ccd_options(groups, channels=x.shape[1])
+    _check_channels(groups, x.shape[1])
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f'impl must be one of {IMPLEMENTATIONS}, got {impl!r}')
     if not _HAS_CUSTOM_OPS or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():

@@ -55,34 +55,34 @@ def unavailable(x: Tensor) -> str | None:
 
 
 class _Tables(NamedTuple):
-    """What depends on the size of the map alone; see ``ccd_numba``."""
+    """What depends on the size of the map alone; see ``ccd_numba``. Pixels are segments where the map is wide."""
 
     rows: np.ndarray  # (row segments + 1,) int64
     cols: np.ndarray  # (column segments + 1,) int64
-    row_pool: np.ndarray  # (scales, S, row segments) float64, divided by the number of scales
-    col_pool: np.ndarray  # (scales, S, column segments) float64
-    matrix: np.ndarray  # (P, S * S padded): weight of a pixel in a cell's context; narrow maps only
+    matrix: np.ndarray  # (P, S * S padded): weight of a pixel in a cell's context
     matrix_t: np.ndarray  # (S * S, P padded): the same, transposed
-    cells_t: np.ndarray  # (P, S * S padded): 1 where the pixel reads the cell
+    cells_t: np.ndarray  # (P, S * S padded): 1 where the pixel reads the cell; narrow maps only
 
 
 @lru_cache(maxsize=512)
 def _tables(h: int, w: int, scales: tuple[int, ...], dtype: torch.dtype) -> _Tables:
     rows, cols = cut_axis(h, scales), cut_axis(w, scales)
-    row_pool, col_pool = np.array(rows.pool) / len(scales), np.array(cols.pool)
-    grid, p = max(scales), h * w
+    row_pool, col_pool = np.array(rows.pool) / len(scales), np.array(cols.pool)  # (scales, S, segments)
+    grid, narrow = max(scales), w < _LANES
+    if narrow:
+        row_pool = np.repeat(row_pool, np.diff(rows.bounds), 2)  # (scales, S, H)
+        col_pool = np.repeat(col_pool, np.diff(cols.bounds), 2)
+    weights = np.einsum('sai,sbj->abij', row_pool, col_pool).reshape(grid * grid, -1)
+    p = weights.shape[1]
     real = np.float64 if dtype == torch.float64 else np.float32
     cells, pad = -(-grid * grid // _LANES) * _LANES, -(-p // _LANES) * _LANES
-    matrix, matrix_t, cells_t = (np.zeros(shape, real) for shape in ((p, cells), (grid * grid, pad), (p, cells)))
-    if w < _LANES:
-        by_row = np.repeat(row_pool, np.diff(rows.bounds), 2)  # (scales, S, H)
-        by_col = np.repeat(col_pool, np.diff(cols.bounds), 2)
-        weights = np.einsum('sai,sbj->abij', by_row, by_col).reshape(grid * grid, p)
-        matrix[:, :grid * grid] = weights.T
-        matrix_t[:, :p] = weights
+    matrix, matrix_t = np.zeros((p, cells), real), np.zeros((grid * grid, pad), real)
+    matrix[:, :grid * grid], matrix_t[:, :p] = weights.T, weights
+    cells_t = np.zeros((p if narrow else 0, cells), real)
+    if narrow:
         cell = (np.arange(h) * grid // h * grid)[:, None] + np.arange(w) * grid // w
         cells_t[np.arange(p), cell.ravel()] = 1
-    return _Tables(np.array(rows.bounds), np.array(cols.bounds), row_pool, col_pool, matrix, matrix_t, cells_t)
+    return _Tables(np.array(rows.bounds), np.array(cols.bounds), matrix, matrix_t, cells_t)
 
 
 @lru_cache(maxsize=8)
@@ -135,13 +135,12 @@ def _arguments(x: Tensor, y: Tensor, options: CCDOptions, tables: _Tables, float
     from . import ccd_numba as loops
     a = np.zeros(loops.COUNT, np.int64)
     a[loops.X], a[loops.Y] = x.data_ptr(), y.data_ptr()
-    for place, table in zip(
-        (loops.ROWS, loops.COLS, loops.ROW_POOL, loops.COL_POOL, loops.MATRIX, loops.MATRIX_T, loops.CELLS_T), tables):
+    for place, table in zip((loops.ROWS, loops.COLS, loops.MATRIX, loops.MATRIX_T, loops.CELLS_T), tables):
         a[place] = table.ctypes.data
     a[loops.FLOATS] = floats.ctypes.data
     a[loops.N:loops.W + 1] = n, c, options.groups, h, w
     a[loops.GRID] = max(options.scales)
-    a[loops.RS], a[loops.CS], a[loops.SCALES] = len(tables.rows) - 1, len(tables.cols) - 1, len(options.scales)
+    a[loops.RS], a[loops.CS] = len(tables.rows) - 1, len(tables.cols) - 1
     a[loops.COSINE] = options.similarity == 'cosine'
     a[loops.NORMALIZE] = {None: 0, 'zscore': 1, 'minmax': 2}[options.normalize]
     a[loops.X_DIRECT], a[loops.Y_DIRECT] = _in_place(x), _in_place(y)
@@ -150,7 +149,6 @@ def _arguments(x: Tensor, y: Tensor, options: CCDOptions, tables: _Tables, float
     a[loops.BLOCK] = 1 if _in_place(x) else min(options.groups, -(-64 // (per_group * x.element_size())))
     a[loops.XN:loops.XW + 1] = x.stride()
     a[loops.YN:loops.YW + 1] = y.stride()
-    a[loops.X_SIZE], a[loops.Y_SIZE] = n * c * h * w, n * c * h * w
     return a
 
 
@@ -204,7 +202,7 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
     a = _arguments(x, grad_x if need_x else x, options, _tables(h, w, options.scales, compute), floats)
     a[loops.SCALE], a[loops.BIAS] = scale32.data_ptr(), bias32.data_ptr()
     a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
-    a[loops.GRAD_Y], a[loops.GY_DIRECT], a[loops.GY_SIZE] = grad_y.data_ptr(), _in_place(grad_y), x.numel()
+    a[loops.GRAD_Y], a[loops.GY_DIRECT] = grad_y.data_ptr(), _in_place(grad_y)
     a[loops.GN:loops.GW + 1] = grad_y.stride()
     a[loops.GRAD_SCALE], a[loops.GRAD_BIAS] = sums[0].data_ptr(), sums[1].data_ptr()
     a[loops.NEED_X] = need_x

@@ -11,9 +11,9 @@ What is unusual here, and why:
 * Fast-math flags are only those that reorder and fuse sums, so that NaN and Inf pass through as everywhere else.
   Long sums (statistics, gradients of scale and bias, last step of poolings) are taken in float64.
 
-All arrays are flat. K = channels of a group, P = H * W, S = max(scales), RS and CS = segments of rows and columns (see
-``ccd_torch.cut_axis``). Narrow maps (W < 16) are pooled by a product with a dense (P, S * S) matrix, wide ones row by
-row.
+All arrays are flat. K = channels of a group, P = H * W, S = max(scales), RS and CS = segments of rows and columns
+(``ccd_torch.cut_axis``). Narrow maps (W < 16) are pooled by a product with a dense (P, S * S) matrix; wide ones are
+summed over segments first, which leaves a narrow map of RS x CS.
 """
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def exp(v):
     raise NotImplementedError
 
 
-@overload(exp, jit_options=dict(fastmath={'contract'}), inline='never')
+@overload(exp, jit_options=dict(fastmath={'contract'}, error_model='numpy'), inline='never')
 def _exp_of_dtype(v):
     if v != types.float32:
         return lambda v: math.exp(v)
@@ -201,7 +201,8 @@ def _exp_of_dtype(v):
 
     def polynomial(v):
         """Cephes' expf (Moshier 1992), which becomes vector code; libm's does not. Arguments beyond 88 are cut."""
-        v = min(max(v, -top), top)
+        v = top if v > top else v
+        v = -top if v < -top else v
         t = v * log2e + magic  # rounds to the nearest integer, which stands in the low bits
         n = t - magic
         r = v - n * high
@@ -212,14 +213,14 @@ def _exp_of_dtype(v):
     return polynomial
 
 
-@njit(fastmath={'contract'})
+@njit(fastmath={'contract'}, error_model='numpy')
 def sigmoid(v, one):
     """1 / (1 + exp(-v)); NaN stays NaN."""
     s = one / (one + exp(-v))
     return s if v == v else v
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def gather(source, base, sc, sh, sw, channels, h, w, out, stride):
     """Channels of one sample, any strides, to ``out`` with one channel every ``stride`` numbers."""
     if sc == 1:
@@ -236,7 +237,7 @@ def gather(source, base, sc, sh, sw, channels, h, w, out, stride):
                     put(out, c * stride + i * w + j, at(source, o + j * sw))
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def scatter(source, stride, out, base, sc, sh, sw, channels, h, w):
     """The other way round."""
     if sc == 1:
@@ -253,7 +254,7 @@ def scatter(source, stride, out, base, sc, sh, sw, channels, h, w):
                     put(out, o + j * sw, at(source, c * stride + i * w + j))
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def segment_rows(x, base, weight, weighted, h, w, row_of, t, wide, segments):
     """t[row segment, column] = sum over its rows of x, or of weight * x; lanes beyond w are rubbish."""
     zero = splat(x.dtype.type(0))
@@ -270,76 +271,52 @@ def segment_rows(x, base, weight, weighted, h, w, row_of, t, wide, segments):
             store(t, s * wide + j, acc)
 
 
-@njit(fastmath=_SUMS)
-def segment_columns(t, wide, rows, bounds, columns, sums):
-    """sums[row segment, column segment] (float64) of t."""
+@njit(fastmath=_SUMS, error_model='numpy')
+def segment_columns(t, wide, rows, bounds, columns, sums, base):
+    """sums[base + (row segment, column segment)] of t, added up in float64."""
     for r in range(rows):
         for s in range(columns):
             acc = 0.0
             for j in range(bounds[s], bounds[s + 1]):
                 acc += at(t, r * wide + j)
-            sums[r, s] = acc
+            put(sums, base + r * columns + s, sums.dtype.type(acc))
 
 
-@njit(fastmath=_SUMS)
-def pool_segments(sums, row_pool, col_pool, grid, rows, columns, half, u, base):
-    """u[a, b] = sum over scales of row_pool sums col_pool^T; the mean's divisor is in row_pool."""
-    for q in range(grid * grid):
-        half[q] = 0.0
-    for s in range(row_pool.shape[0]):
-        for a in range(grid):
-            for c in range(columns):
-                acc = 0.0
-                for r in range(rows):
-                    acc += row_pool[s, a, r] * sums[r, c]
-                half[grid * grid + c] = acc
-            for b in range(grid):
-                acc = 0.0
-                for c in range(columns):
-                    acc += half[grid * grid + c] * col_pool[s, b, c]
-                half[a * grid + b] += acc
-    for q in range(grid * grid):
-        put(u, base + q, u.dtype.type(half[q]))
-
-
-@njit(fastmath=_SUMS)
-def unpool_segments(grad, row_pool, col_pool, grid, rows, columns, half, v):
-    """The transpose: v[row segment, column segment] (float64) of grad (grid, grid), float64."""
-    v[:rows, :columns] = 0.0
-    for s in range(row_pool.shape[0]):
-        for r in range(rows):
-            for b in range(grid):
-                acc = 0.0
-                for a in range(grid):
-                    acc += row_pool[s, a, r] * grad[a, b]
-                half[b] = acc
-            for c in range(columns):
-                acc = 0.0
-                for b in range(grid):
-                    acc += half[b] * col_pool[s, b, c]
-                v[r, c] += acc
-
-
-@njit(fastmath=_SUMS)
-def runs(value, bounds, count, out, base):
-    """Row pattern: out[bounds[s]:bounds[s + 1]] = value[s]; writes up to LANES numbers too many."""
+@njit(fastmath=_SUMS, error_model='numpy')
+def runs(value, first, bounds, count, out, base):
+    """Row pattern: out[base + bounds[s]:base + bounds[s + 1]] = value[first + s]; writes up to LANES numbers more."""
     for s in range(count):
-        v = splat(at(value, s))
+        v = splat(at(value, first + s))
         for j in range(bounds[s], bounds[s + 1], LANES):
             store(out, base + j, v)
 
 
-@njit(fastmath=_SUMS)
-def dense_pool(x, base, stride, k, p, matrix, cells, u, weight, weighted, weighted_x):
-    """u[c, cell] = sum over pixels of (weight *) x[c, pixel] * matrix[pixel, cell]; ``cells`` a multiple of LANES."""
-    zero = splat(x.dtype.type(0))
-    if weighted:
+@njit(fastmath=_SUMS, error_model='numpy')
+def expand(u, first, stride, k, grid, edges, row_cell, h, w, pattern, full, pad):
+    """full[c, pixel] = u[c, cell of the pixel], for rows shorter than a vector."""
+    for c in range(k):
+        for b in range(grid):
+            runs(u, first + c * stride + b * grid, edges, grid, pattern, (c * grid + b) * LANES)
+    for c in range(k):
+        for i in range(h):
+            store(full, c * pad + i * w, load(pattern, (c * grid + row_cell[i]) * LANES))
+
+
+@njit(fastmath=_SUMS, error_model='numpy')
+def dense_unpool(gu, cell_pad, cells, k, matrix_t, p, pad, v):
+    """v[c, pixel] = sum over cells of gu[c, cell] * matrix[pixel, cell]."""
+    for block in range(0, p, LANES):
         for c in range(k):
-            for j in range(0, p, LANES):
-                store(weighted_x, c * stride + j, mul(load(weight, j), load(x, base + c * stride + j)))
-        source, o = weighted_x, 0
-    else:
-        source, o = x, base
+            acc = splat(gu.dtype.type(0))
+            for q in range(cells):
+                acc = fma(splat(at(gu, c * cell_pad + q)), load(matrix_t, q * pad + block), acc)
+            store(v, c * pad + block, acc)
+
+
+@njit(fastmath=_SUMS, error_model='numpy')
+def dense_pool(source, o, stride, k, p, matrix, cells, u):
+    """u[c, cell] = sum over pixels of source[c, pixel] * matrix[pixel, cell]; ``cells`` a multiple of LANES."""
+    zero = splat(source.dtype.type(0))
     for q in range(0, cells, LANES):
         c = 0
         while c + 4 <= k:
@@ -378,7 +355,7 @@ def dense_pool(x, base, stride, k, p, matrix, cells, u, weight, weighted, weight
             c += 1
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def products(a, a_base, a_stride, b, b_base, b_stride, k, p, out, squares, out_squares):
     """out[i] = sum over channels of a * b; with ``squares`` also out_squares[i] = sum of a * a."""
     last = max(p - LANES, 0)
@@ -397,7 +374,7 @@ def products(a, a_base, a_stride, b, b_base, b_stride, k, p, out, squares, out_s
             store(out_squares, j, acc)
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def row_products(x, base, stride, k, h, w, pattern, row_cell, rows, wide, out, squares, out_squares):
     """out[i] = sum over channels of x * pattern[c, cell of the row, column]."""
     last = w - LANES
@@ -420,7 +397,7 @@ def row_products(x, base, stride, k, h, w, pattern, row_cell, rows, wide, out, s
                 store(out_squares, i * w + j, acc)
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def times_gate(x, base, stride, k, p, gate, out, out_base, out_stride):
     """out = x * gate."""
     last = max(p - LANES, 0)
@@ -431,7 +408,7 @@ def times_gate(x, base, stride, k, p, gate, out, out_base, out_stride):
             store(out, q + j, mul(load(x, o + j), load(gate, j)))
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def lengths_of_context(u, stride, k, cells, floor, out):
     """out[cell] = length of u over channels, at least ``floor``; float64 sums."""
     for q in range(cells):
@@ -442,7 +419,7 @@ def lengths_of_context(u, stride, k, cells, floor, out):
         out[q] = max(math.sqrt(acc), floor) if acc == acc else acc
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def statistics(d, base, p, normalize, tolerance):
     """(centre, spread) of d, spread 0 where flat; two passes in float64 for the z-score."""
     if normalize == 0:
@@ -472,7 +449,7 @@ def statistics(d, base, p, normalize, tolerance):
     return np.float64(low), 0.0 if spread <= tolerance * max(abs(low), abs(high)) else spread
 
 
-@njit(fastmath={'contract'})
+@njit(fastmath={'contract'}, error_model='numpy')
 def gates(d, base, p, centre, factor, flat, scale, bias, gain, one, gate):
     """gate[i] = gain * sigmoid(scale * dhat + bias); factor 0 and flat where the map is flat."""
     for i in range(p):
@@ -481,7 +458,7 @@ def gates(d, base, p, centre, factor, flat, scale, bias, gain, one, gate):
         put(gate, i, gain * sigmoid(scale * dhat + bias, one))
 
 
-@njit(fastmath={'contract'})
+@njit(fastmath={'contract'}, error_model='numpy')
 def through_gate(q, d, base, p, centre, factor, flat, scale, bias, gain, one, gate, dhats):
     """gate as above; q becomes the gradient of the logit, dhats the normalised similarity."""
     for i in range(p):
@@ -493,7 +470,7 @@ def through_gate(q, d, base, p, centre, factor, flat, scale, bias, gain, one, ga
         put(q, i, at(q, i) * (gain * (s * (one - s))))
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def two_sums(q, dhats, p):
     """sum of q and of q * dhat, float64."""
     total, along = 0.0, 0.0
@@ -504,7 +481,7 @@ def two_sums(q, dhats, p):
     return total, along
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, spread, eps, factor, gd):
     """gd[i], gradient of d; q is that of the logit."""
     one = q.dtype.type(1)
@@ -541,10 +518,10 @@ def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, 
 
 
 # What a call of the callbacks needs, all in one int64 array: addresses, sizes, strides. The first is the counter.
-(NEXT, X, Y, SCALE, BIAS, CONTEXT, D, STATS, GRAD_Y, GRAD_SCALE, GRAD_BIAS, ROWS, COLS, ROW_POOL, COL_POOL, MATRIX,
- MATRIX_T, CELLS_T, FLOATS, N, C, G, H, W, GRID, RS, CS, SCALES, COSINE, NORMALIZE, KEEP, NEED_X, BLOCK, X_DIRECT,
- Y_DIRECT, GY_DIRECT, X_SIZE, Y_SIZE, GY_SIZE, XN, XC, XH, XW, YN, YC, YH, YW, GN, GC, GH, GW) = range(51)
-COUNT = 51
+(NEXT, X, Y, SCALE, BIAS, CONTEXT, D, STATS, GRAD_Y, GRAD_SCALE, GRAD_BIAS, ROWS, COLS, MATRIX, MATRIX_T, CELLS_T,
+ FLOATS, N, C, G, H, W, GRID, RS, CS, COSINE, NORMALIZE, KEEP, NEED_X, BLOCK, X_DIRECT,
+ Y_DIRECT, GY_DIRECT, XN, XC, XH, XW, YN, YC, YH, YW, GN, GC, GH, GW) = range(45)
+COUNT = 45
 
 
 def forward_slabs(address):
@@ -563,8 +540,6 @@ def forward_slabs(address):
     matrix = carray(pointer(a[MATRIX], address), (1, ))
     row_bounds = carray(integers(a[ROWS]), (rows + 1, ), np.int64)
     col_bounds = carray(integers(a[COLS]), (cols + 1, ), np.int64)
-    row_pool = carray(doubles(a[ROW_POOL]), (a[SCALES], grid, rows), np.float64)
-    col_pool = carray(doubles(a[COL_POOL]), (a[SCALES], grid, cols), np.float64)
     floats = carray(doubles(a[FLOATS]), (4, ), np.float64)
     real = x.dtype.type
     one = real(1)
@@ -574,8 +549,8 @@ def forward_slabs(address):
     pad = (p + LANES - 1) // LANES * LANES
     wide = (w + LANES - 1) // LANES * LANES
     cell_pad = (cells + LANES - 1) // LANES * LANES
-    u_stride = cell_pad if narrow else cells
-    u = np.zeros(k * u_stride + LANES, x.dtype)
+    seg_pad = (rows * cols + LANES - 1) // LANES * LANES
+    u = np.zeros(k * cell_pad + LANES, x.dtype)
     xb = np.zeros(block * k * pad + 2 * LANES, x.dtype)
     yb = np.zeros(block * k * pad + 2 * LANES if a[Y_DIRECT] == 0 or p < LANES else 1, x.dtype)
     db = np.zeros(pad + LANES, x.dtype)
@@ -583,9 +558,9 @@ def forward_slabs(address):
     squares = np.zeros(pad + LANES if a[COSINE] else 1, x.dtype)
     lengths = np.zeros(cells)
     pattern = np.zeros(k * pad + LANES if narrow else k * grid * wide + LANES, x.dtype)
+    rows_pattern = np.zeros(k * grid * LANES + LANES if narrow else 1, x.dtype)
     t = np.zeros(rows * wide + LANES, x.dtype)
-    sums = np.zeros((rows, cols))
-    half = np.zeros(cells + cols)
+    sums = np.zeros(1 if narrow else k * seg_pad + LANES, x.dtype)
     row_cell = np.empty(h, np.int64)
     for i in range(h):
         row_cell[i] = i * grid // h
@@ -619,22 +594,20 @@ def forward_slabs(address):
             stride = p if direct else pad
             slab = n * g_ + g
             if narrow:
-                dense_pool(source, base, stride, k, p, matrix, cell_pad, u, gate, False, gate)
-                for c in range(k):
-                    for i in range(p):
-                        put(pattern, c * pad + i, at(u, c * cell_pad + at(cell, i)))
+                dense_pool(source, base, stride, k, p, matrix, cell_pad, u)
+                expand(u, 0, cell_pad, k, grid, edges, row_cell, h, w, rows_pattern, pattern, pad)
                 products(source, base, stride, pattern, 0, pad, k, p, db, a[COSINE] != 0, squares)
             else:
                 for c in range(k):
                     segment_rows(source, base + c * stride, gate, False, h, w, row_bounds, t, wide, rows)
-                    segment_columns(t, wide, rows, col_bounds, cols, sums)
-                    pool_segments(sums, row_pool, col_pool, grid, rows, cols, half, u, c * cells)
+                    segment_columns(t, wide, rows, col_bounds, cols, sums, c * seg_pad)
+                dense_pool(sums, 0, seg_pad, k, rows * cols, matrix, cell_pad, u)
+                for c in range(k):
                     for b in range(grid):
-                        runs(u[c * cells + b * grid:c * cells + (b + 1) * grid], edges, grid, pattern,
-                             (c * grid + b) * wide)
+                        runs(u, c * cell_pad + b * grid, edges, grid, pattern, (c * grid + b) * wide)
                 row_products(source, base, stride, k, h, w, pattern, row_cell, grid, wide, db, a[COSINE] != 0, squares)
             if a[COSINE]:
-                lengths_of_context(u, u_stride, k, cells, floor, lengths)
+                lengths_of_context(u, cell_pad, k, cells, floor, lengths)
                 for i in range(p):
                     v = math.sqrt(np.float64(at(squares, i)))
                     v = max(v, floor) if v == v else v
@@ -658,7 +631,7 @@ def forward_slabs(address):
                     put(d, slab * p + i, at(db, i))
                 for c in range(k):
                     for q in range(cells):
-                        put(context, (slab * k + c) * cells + q, at(u, c * u_stride + q))
+                        put(context, (slab * k + c) * cells + q, at(u, c * cell_pad + q))
         if not out_direct:
             scatter(yb, pad, y, y_base, a[YC], a[YH], a[YW], many * k, h, w)
 
@@ -683,8 +656,6 @@ def backward_slabs(address):
     grad_bias = carray(doubles(a[GRAD_BIAS]), (n_ * g_, ), np.float64)
     row_bounds = carray(integers(a[ROWS]), (rows + 1, ), np.int64)
     col_bounds = carray(integers(a[COLS]), (cols + 1, ), np.int64)
-    row_pool = carray(doubles(a[ROW_POOL]), (a[SCALES], grid, rows), np.float64)
-    col_pool = carray(doubles(a[COL_POOL]), (a[SCALES], grid, cols), np.float64)
     floats = carray(doubles(a[FLOATS]), (4, ), np.float64)
     real = x.dtype.type
     one = real(1)
@@ -708,16 +679,16 @@ def backward_slabs(address):
     lengths = np.zeros(cells)
     weight = np.zeros(cells)
     per_u = np.zeros(cells)
-    gu_small = np.zeros(k * cell_pad + LANES if narrow else 1, x.dtype)
-    weighted_x = np.zeros(k * pad + LANES if narrow else 1, x.dtype)
-    gu = np.zeros((grid, grid))
-    v = np.zeros((rows, cols))
-    half = np.zeros(grid)
+    seg_pad = (rows * cols + LANES - 1) // LANES * LANES
+    gu = np.zeros(k * cell_pad + LANES, x.dtype)
+    room = np.zeros(k * pad + LANES if narrow else 1, x.dtype)
+    v = np.zeros(1 if narrow else k * seg_pad, x.dtype)
     t = np.zeros(grid * wide + LANES, x.dtype)
-    cell_sums = np.zeros((grid, grid))
-    v_row = np.zeros(cols, x.dtype)
-    u_pattern = np.zeros(1 if narrow else k * grid * wide + LANES, x.dtype)
+    u_pattern = np.zeros(k * grid * wide + LANES, x.dtype)
     v_pattern = np.zeros(1 if narrow else k * rows * wide + LANES, x.dtype)
+    row_cell = np.empty(h, np.int64)
+    for i in range(h):
+        row_cell[i] = i * grid // h
     row_edges = np.empty(grid + 1, np.int64)
     edges = np.empty(grid + 1, np.int64)
     for i in range(grid + 1):
@@ -788,33 +759,28 @@ def backward_slabs(address):
                 for i in range(p):
                     put(product, i, at(gd, i))
             if narrow:
-                dense_pool(xs, xo, x_stride, k, p, cells_t, cell_pad, gu_small, product, True, weighted_x) \
-                    if x_stride == pad else narrow_sums(xs, xo, x_stride, k, p, pad, cells_t, cell_pad, gu_small,
-                                                        product, weighted_x)
+                for c in range(k):
+                    for part in range(0, p, LANES):
+                        j = min(part, max(p - LANES, 0))
+                        store(room, c * pad + j, mul(load(product, j), load(xs, xo + c * x_stride + j)))
+                dense_pool(room, 0, pad, k, p, cells_t, cell_pad, gu)
                 if cosine:
-                    for c in range(k):
-                        for i in range(cells):
-                            put(gu_small, c * cell_pad + i, real(
-                                at(gu_small, c * cell_pad + i) + per_u[i] * at(context, u_base + c * cells + i)))
-                narrow_gradient(gys, gyo, gy_stride, gate, product, context, u_base, cells, cell, gu_small, cell_pad,
-                                matrix_t, pad, k, p, gxs, gxo, gx_stride, weighted_x)
+                    add_lengths(gu, cell_pad, per_u, context, u_base, cells, k)
+                expand(context, u_base, cells, k, grid, edges, row_cell, h, w, u_pattern, room, pad)
+                narrow_gradient(gys, gyo, gy_stride, gate, product, room, cells, gu, cell_pad, matrix_t, pad, k, p, gxs,
+                                gxo, gx_stride)
             else:
                 for c in range(k):
                     segment_rows(xs, xo + c * x_stride, product, True, h, w, row_edges, t, wide, grid)
-                    segment_columns(t, wide, grid, edges, grid, cell_sums)
-                    for i in range(grid):
-                        for j in range(grid):
-                            gu[i, j] = cell_sums[i, j]
-                            if cosine:
-                                gu[i, j] += per_u[i * grid + j] * at(context, u_base + c * cells + i * grid + j)
-                    unpool_segments(gu, row_pool, col_pool, grid, rows, cols, half, v)
+                    segment_columns(t, wide, grid, edges, grid, gu, c * cell_pad)
+                if cosine:
+                    add_lengths(gu, cell_pad, per_u, context, u_base, cells, k)
+                dense_unpool(gu, cell_pad, cells, k, matrix_t, rows * cols, seg_pad, v)
+                for c in range(k):
                     for r in range(rows):
-                        for j in range(cols):
-                            v_row[j] = real(v[r, j])
-                        runs(v_row, col_bounds, cols, v_pattern, (c * rows + r) * wide)
+                        runs(v, c * seg_pad + r * cols, col_bounds, cols, v_pattern, (c * rows + r) * wide)
                     for b in range(grid):
-                        o = u_base + c * cells + b * grid
-                        runs(context[o:o + grid], edges, grid, u_pattern, (c * grid + b) * wide)
+                        runs(context, u_base + c * cells + b * grid, edges, grid, u_pattern, (c * grid + b) * wide)
                 wide_gradient(gys, gyo, gy_stride, gate, product, u_pattern, v_pattern, row_bounds, rows, grid, h, w,
                               wide, k, gxs, gxo, gx_stride)
             if cosine:
@@ -826,25 +792,20 @@ def backward_slabs(address):
             scatter(gxb, pad, gx, gx_base, a[YC], a[YH], a[YW], many * k, h, w)
 
 
-@njit(fastmath=_SUMS)
-def narrow_sums(x, base, stride, k, p, pad, cells_t, cell_pad, out, weight, weighted_x):
-    """As the weighted ``dense_pool``, from a source whose channels are not padded."""
-    last = max(p - LANES, 0)
+@njit(fastmath=_SUMS, error_model='numpy')
+def add_lengths(gu, cell_pad, per_u, context, base, cells, k):
+    """gu[c, cell] += per_u[cell] * context[c, cell]."""
     for c in range(k):
-        for block in range(0, p, LANES):
-            j = min(block, last)
-            store(weighted_x, c * pad + j, mul(load(weight, j), load(x, base + c * stride + j)))
-    dense_pool(weighted_x, 0, pad, k, p, cells_t, cell_pad, out, weight, False, weighted_x)
+        for i in range(cells):
+            o = c * cell_pad + i
+            put(gu, o, gu.dtype.type(at(gu, o) + per_u[i] * at(context, base + c * cells + i)))
 
 
-@njit(fastmath=_SUMS)
-def narrow_gradient(gy, gy_base, gy_stride, gate, product, context, u_base, cells, cell, gu, cell_pad, matrix_t, pad, k,
-                    p, gx, gx_base, gx_stride, full):
-    """gx = gy * gate + product * u + matrix^T gu; ``full`` is room for u at full size."""
+@njit(fastmath=_SUMS, error_model='numpy')
+def narrow_gradient(gy, gy_base, gy_stride, gate, product, full, cells, gu, cell_pad, matrix_t, pad, k, p, gx, gx_base,
+                    gx_stride):
+    """gx = gy * gate + product * u + matrix^T gu; ``full`` is u at full size."""
     last = max(p - LANES, 0)
-    for c in range(k):
-        for i in range(p):
-            put(full, c * pad + i, at(context, u_base + c * cells + at(cell, i)))
     for block in range(0, p, LANES):
         j = min(block, last)
         vg, vp = load(gate, j), load(product, j)
@@ -875,7 +836,7 @@ def narrow_gradient(gy, gy_base, gy_stride, gate, product, context, u_base, cell
             c += 1
 
 
-@njit(fastmath=_SUMS)
+@njit(fastmath=_SUMS, error_model='numpy')
 def wide_gradient(gy, gy_base, gy_stride, gate, product, u, v, row_bounds, rows, grid, h, w, wide, k, gx, gx_base,
                   gx_stride):
     """gx = gy * gate + product * u[cell of the row] + v[segment of the row]."""
@@ -898,6 +859,6 @@ def compile_loops(direction: str, double: bool):
     signature = types.void(types.CPointer(types.float64 if double else types.float32))
     function = dict(forward=forward_slabs, backward=backward_slabs)[direction]
     try:
-        return cfunc(signature, cache=True, fastmath=_SUMS)(function)
+        return cfunc(signature, cache=True, fastmath=_SUMS, error_model='numpy')(function)
     except RuntimeError:  # no folder that a cache could be written to
-        return cfunc(signature, fastmath=_SUMS)(function)
+        return cfunc(signature, fastmath=_SUMS, error_model='numpy')(function)

@@ -36,7 +36,8 @@ add -gd d / |x|^2 times x to gx and -sum(gd d) / |u|^2 times u to gu, where they
 
 Neither the upsampled context nor its gradient exists at full size: rows and columns are cut into segments where any
 nearest cell or any adaptive bin begins or ends (overlapping bins included), so that pooling is a sum over segments and
-a product with small matrices, and both are constant on a segment.
+a product with small matrices, and both are constant on a segment. Only for maps of at most ``SMALL`` pixels, where the
+number of operators counts and not the memory, is everything done at full size, pooling by one product with a matrix.
 """
 from __future__ import annotations
 
@@ -47,6 +48,9 @@ import torch
 from torch import Tensor
 
 from .ccd import FLATNESS, MIN_NORM, CCDOptions
+
+# Pixels up to which a product with a (pixels, S * S) matrix is faster than sums over segments.
+SMALL = 800
 
 
 class Axis(NamedTuple):
@@ -94,6 +98,19 @@ def _pool_matrices(size: int, scales: tuple[int, ...], device: torch.device, dty
     return torch.tensor(cut_axis(size, scales).pool, dtype=dtype, device=device)
 
 
+@lru_cache(maxsize=1024)
+def _dense_matrices(h: int, w: int, scales: tuple[int, ...], device: torch.device,
+                    dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(P, S * S): weight of a pixel in a cell's context, and 1 where the pixel reads the cell."""
+    by_row, by_col = ((torch.tensor(axis.pool, dtype=torch.float64).repeat_interleave(
+        torch.tensor([b - a for a, b, _ in axis.segments]), 2)) for axis in (cut_axis(h, scales), cut_axis(w, scales)))
+    grid = max(scales)
+    pool = torch.einsum('sai,sbj->ijab', by_row, by_col).reshape(h * w, -1) / len(scales)
+    cell = torch.arange(h)[:, None] * grid // h * grid + torch.arange(w) * grid // w
+    reads = torch.nn.functional.one_hot(cell.flatten(), grid * grid)
+    return pool.to(device, dtype), reads.to(device, dtype)
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of sums and statistics."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
@@ -113,6 +130,9 @@ def _pool(x: Tensor, options: CCDOptions, rows: Axis, cols: Axis) -> Tensor:
     """Context (N, C, S, S), reading x once."""
     compute = compute_dtype(x.dtype)
     h, w = x.shape[-2:]
+    if h * w <= SMALL:
+        pool = _dense_matrices(h, w, options.scales, x.device, compute)[0]
+        return (x.flatten(2).to(compute) @ pool).unflatten(2, (max(options.scales), -1))
     t = torch.stack([x[:, :, a:b].sum(2, dtype=compute) for a, b, _ in rows.segments], 2)  # (N, C, segments, W)
     t = _column_sums(t, cols)
     row_pool = _pool_matrices(h, options.scales, x.device, compute)
@@ -173,14 +193,12 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
     rows, cols = cut_axis(h, options.scales), cut_axis(w, options.scales)
     x5, y5 = x.unflatten(1, (g, -1)), y.unflatten(1, (g, -1))  # (N, G, K, H, W)
     context = _pool(x, options, rows, cols)
-    wide = _widen(context, cols).unflatten(1, (g, -1))  # (N, G, K, S, W)
     d = x.new_empty(n, g, h, w, dtype=compute)
-    for a, b, cell in rows.segments:
+    for a, b, u in _row_blocks(context, options, rows, cols):
         block = x5[:, :, :, a:b].to(compute)
-        d[:, :, a:b] = (block * wide[:, :, :, cell:cell + 1]).sum(2)
+        d[:, :, a:b] = (block * u).sum(2)
         if options.similarity == 'cosine':
-            lengths = _lengths(block).clamp_min(MIN_NORM), _lengths(wide[:, :, :, cell]).clamp_min(MIN_NORM)
-            d[:, :, a:b] /= lengths[0] * lengths[1].unsqueeze(2)
+            d[:, :, a:b] /= _lengths(block).clamp_min(MIN_NORM) * _lengths(u).clamp_min(MIN_NORM)
     stats = _statistics(d, options)
     gate = _gate(_normalized(d, stats, options)[0], scale, bias)
     if options.gain != 1:
@@ -189,10 +207,14 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
     return y, (context, d, stats) if keep else (context.new_empty(0), d.new_empty(0), stats.new_empty(0))
 
 
-def _widen(context: Tensor, cols: Axis) -> Tensor:
-    """Nearest upsampling along the columns: (N, C, S, S) to (N, C, S, W)."""
-    w, grid = cols.bounds[-1], context.shape[-1]
-    return context.index_select(3, torch.arange(w, device=context.device) * grid // w)
+def _row_blocks(context: Tensor, options: CCDOptions, rows: Axis, cols: Axis) -> list[tuple[int, int, Tensor]]:
+    """(first row, end, the context that these rows read: (N, G, K, rows or 1, W)) for all blocks of rows."""
+    h, w, grid = rows.bounds[-1], cols.bounds[-1], context.shape[-1]
+    wide = context.index_select(3, torch.arange(w, device=context.device) * grid // w)  # (N, C, S, W)
+    wide = wide.unflatten(1, (options.groups, -1))
+    if h * w <= SMALL:
+        return [(0, h, wide.index_select(3, torch.arange(h, device=context.device) * grid // h))]
+    return [(a, b, wide[:, :, :, cell:cell + 1]) for a, b, cell in rows.segments]
 
 
 def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
@@ -208,7 +230,7 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
     x5, grad_y5 = x.unflatten(1, (g, -1)), grad_y.unflatten(1, (g, -1))
 
     q = torch.empty_like(d)
-    for a, b, _ in rows.segments:
+    for a, b, *_ in [(0, h)] if h * w <= SMALL else rows.segments:
         q[:, :, a:b] = (x5[:, :, :, a:b].to(compute) * grad_y5[:, :, :, a:b].to(compute)).sum(2)
     dhat, factor = _normalized(d, stats, options)
     sigmoid = _gate(dhat, scale, bias)
@@ -219,25 +241,23 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
         return grad_x, grad_scale, grad_bias
     gd = _through_normalization(delta * scale.to(compute).view(1, -1, 1, 1), d, dhat, factor, stats, options)
 
-    wide = _widen(context, cols).unflatten(1, (g, -1))  # (N, G, K, S, W)
+    blocks = _row_blocks(context, options, rows, cols)
     per_product = gd  # factor of u in gx and of x in gu
     per_x = None
     if options.similarity == 'cosine':
         per_product, per_x = torch.empty_like(gd), torch.empty_like(gd)
-        for a, b, cell in rows.segments:
+        for a, b, u in blocks:
             length = _lengths(x5[:, :, :, a:b].to(compute))
-            u_length = _lengths(wide[:, :, :, cell]).clamp_min(MIN_NORM).unsqueeze(2)
-            per_product[:, :, a:b] = gd[:, :, a:b] / (length.clamp_min(MIN_NORM) * u_length)
+            per_product[:, :, a:b] = gd[:, :, a:b] / (length.clamp_min(MIN_NORM) * _lengths(u).clamp_min(MIN_NORM))
             per_x[:, :, a:b] = torch.where(length >= MIN_NORM,
                                            -gd[:, :, a:b] * d[:, :, a:b] / length.square().clamp_min(MIN_NORM**2), 0)
     v = _pool_transposed(_context_gradient(x5, gd, d, per_product, context, options, rows, cols), options, rows, cols)
-    v = v.unflatten(1, (g, -1))  # (N, G, K, row segments, W)
     gate = options.gain * sigmoid if options.gain != 1 else sigmoid
     grad_x5 = grad_x.unflatten(1, (g, -1))
-    for i, (a, b, cell) in enumerate(rows.segments):
+    for (a, b, u), v_block in zip(blocks, v):
         block = grad_y5[:, :, :, a:b].to(compute) * gate[:, :, None, a:b]
-        block.addcmul_(per_product[:, :, None, a:b], wide[:, :, :, cell:cell + 1])
-        block += v[:, :, :, i:i + 1]
+        block.addcmul_(per_product[:, :, None, a:b], u)
+        block += v_block.unflatten(1, (g, -1))
         if per_x is not None:
             block.addcmul_(per_x[:, :, None, a:b], x5[:, :, :, a:b].to(compute))
         grad_x5[:, :, :, a:b] = block
@@ -268,10 +288,15 @@ def _context_gradient(x5: Tensor, gd: Tensor, d: Tensor, per_product: Tensor, co
     """Gradient of the context, (N, C, S, S)."""
     grid = context.shape[-1]
     cosine = options.similarity == 'cosine'
-    n, g, k = x5.shape[:3]
+    n, g, k, h, w = x5.shape
     grad = context.new_zeros(n, g, k, grid, grid)
     weight = context.new_zeros(n, g, grid, grid)  # sum of gd * d over a cell
-    for a, b, cell in rows.segments:
+    if h * w <= SMALL:
+        reads = _dense_matrices(h, w, options.scales, gd.device, gd.dtype)[1]
+        grad = ((x5.to(gd.dtype) * per_product.unsqueeze(2)).flatten(3) @ reads).unflatten(3, (grid, grid))
+        if cosine:
+            weight = ((gd * d).flatten(2) @ reads).unflatten(2, (grid, grid))
+    for a, b, cell in rows.segments if h * w > SMALL else ():
         block = (x5[:, :, :, a:b].to(gd.dtype) * per_product[:, :, None, a:b]).sum(3)  # (N, G, K, W)
         row = (gd[:, :, a:b] * d[:, :, a:b]).sum(2) if cosine else None
         for begin, end, col in cols.segments:
@@ -286,11 +311,15 @@ def _context_gradient(x5: Tensor, gd: Tensor, d: Tensor, per_product: Tensor, co
     return grad.flatten(1, 2)
 
 
-def _pool_transposed(grad: Tensor, options: CCDOptions, rows: Axis, cols: Axis) -> Tensor:
-    """Gradient (N, C, S, S) of the context to what every pixel gets, (N, C, row segments, W)."""
+def _pool_transposed(grad: Tensor, options: CCDOptions, rows: Axis, cols: Axis) -> list[Tensor]:
+    """Gradient (N, C, S, S) of the context to what pixels get, (N, C, rows or 1, W) for every block of rows."""
     h, w = rows.bounds[-1], cols.bounds[-1]
+    if h * w <= SMALL:
+        pool = _dense_matrices(h, w, options.scales, grad.device, grad.dtype)[0]
+        return [(grad.flatten(2) @ pool.T).unflatten(2, (h, w))]
     row_pool = _pool_matrices(h, options.scales, grad.device, grad.dtype)
     col_pool = _pool_matrices(w, options.scales, grad.device, grad.dtype)
     v = sum(r.T @ (grad @ c) for r, c in zip(row_pool, col_pool)) / len(options.scales)  # (N, C, segments, segments)
     lengths = torch.tensor([b - a for a, b, _ in cols.segments], device=grad.device)
-    return v.repeat_interleave(lengths, dim=3, output_size=w)
+    v = v.repeat_interleave(lengths, dim=3, output_size=w)  # (N, C, row segments, W)
+    return [v[:, :, i:i + 1] for i in range(v.shape[2])]

@@ -33,11 +33,13 @@ where bias' and scale' are that slab's shares of the two gradients. A flat map h
 decides, the backward reads the decision.
 
 **Cells.** The picture is cut into L x L cells, L the least common multiple of the scales (the finest grid, where the
-others divide it); cell k has the pixels from ceil(k H / L) on. Tiles are (C/G, A, rows, L, columns): A rows of cells,
-some rows and columns in each. On a cell the context is one number, and its gradient one sum, so nothing is selected or
-looked up pixel by pixel. Bin k of an L x L adaptive pooling is cell k and, where L does not divide H, the last row
-before it, which bin k - 1 has too; bins of the other scales are unions of these. So pools are four sums of every cell:
-of the cell, of that row, of that column, of their corner. Back, a cell's last row gets what the next bins give it.
+others divide it); cell k has the pixels from ceil(k H / L) on. Tiles are (L, rows, A, C/G, columns): A rows of cells,
+some rows and columns in each; in this order, because Triton spreads threads over the contiguous dimension, and then
+from the first dimension on, and sums over channels should stay within a thread. On a cell the context is one number,
+and its gradient one sum, so nothing is selected or looked up pixel by pixel. Bin k of an L x L adaptive pooling is cell
+k and, where L does not divide H, the last row before it, which bin k - 1 has too; bins of the other scales are unions
+of these. So pools are four sums of every cell: of the cell, of that row, of that column, of their corner. Back, a
+cell's last row gets what the next bins give it.
 
 **Two ways, one code.** ``WHOLE``: the slab is one tile. One program reads it once, keeps it in registers and writes it
 once, forward and backward. Else a program takes a tile, and a stage that needs a sum over the slab ends its kernel:
@@ -99,18 +101,18 @@ def _bounds(i, size, s: tl.constexpr, POOLING: tl.constexpr):
 @triton.jit
 def _positions(t, tiles_h, tiles_w, height, width, cell_w, A: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
                L: tl.constexpr, LB: tl.constexpr, EVEN: tl.constexpr):
-    """Tile t's rows of cells (A,), rows (A, BH), columns (LB, BW), and which of the last two are in their cells."""
+    """Tile t's rows of cells (A,), rows (BH, A), columns (LB, BW), and which of the last two are in their cells."""
     a, b = t // (tiles_h * tiles_w) + tl.arange(0, A), tl.arange(0, LB)
     i = t // tiles_w % tiles_h * BH + tl.arange(0, BH)
     j = t % tiles_w * BW + tl.arange(0, BW)
     if EVEN:
         cell_h = height // L
-        h, w = (a * cell_h)[:, None] + i[None, :], (b * cell_w)[:, None] + j[None, :]
-        return a, h, w, (a < L)[:, None] & (i < cell_h)[None, :], (b < L)[:, None] & (j < cell_w)[None, :]
+        h, w = (a * cell_h)[None, :] + i[:, None], (b * cell_w)[:, None] + j[None, :]
+        return a, h, w, (a < L)[None, :] & (i < cell_h)[:, None], (b < L)[:, None] & (j < cell_w)[None, :]
     else:
         first, last = _bounds(a, height, L, False)
-        h = first[:, None] + i[None, :]
-        rows = (a < L)[:, None] & (h < last[:, None])
+        h = first[None, :] + i[:, None]
+        rows = (a < L)[None, :] & (h < last[None, :])
         first, last = _bounds(b, width, L, False)
         w = first[:, None] + j[None, :]
         return a, h, w, rows, (b < L)[:, None] & (w < last[:, None])
@@ -118,14 +120,26 @@ def _positions(t, tiles_h, tiles_w, height, width, cell_w, A: tl.constexpr, BH: 
 
 @triton.jit
 def _tile(c, h, w, s_c, s_h, s_w):
-    """Offsets (CB, A, BH, LB, BW) in a slab."""
-    return (c * s_c)[:, None, None, None, None] + (h * s_h)[None, :, :, None, None] + (w * s_w)[None, None, None, :, :]
+    """Offsets (LB, BH, A, CB, BW) in a slab."""
+    return (c * s_c)[None, None, None, :, None] + (h * s_h)[None, :, :, None, None] + (w * s_w)[:, None, None, None, :]
 
 
 @triton.jit
 def _cell_sums(v):
-    """(CB, A, BH, LB, BW) to (CB, A, LB): columns first, which is within a warp."""
-    return tl.sum(tl.sum(v, 4), 2)
+    """(LB, BH, A, CB, BW) to (CB, A, LB): columns first, which is within a warp."""
+    return tl.permute(tl.sum(tl.sum(v, 4), 1), (2, 1, 0))
+
+
+@triton.jit
+def _over_pixels(cells):
+    """(CB, A, LB) to what broadcasts to a tile: (LB, 1, A, CB, 1)."""
+    return tl.permute(cells, (2, 1, 0))[:, None, :, :, None]
+
+
+@triton.jit
+def _over_channels(d):
+    """(LB, BH, A, BW) to what broadcasts to a tile: (LB, BH, A, 1, BW)."""
+    return d[:, :, :, None, :]
 
 
 @triton.jit
@@ -144,7 +158,7 @@ def _edges(x, c, a, h, w, rows, columns, height, width, s_c, s_h, s_w, CG: tl.co
                      (c < CG)[:, None, None, None] & rows[None, :, :, None] & shared_q[None, None, None, :], 0.0)
     corner = tl.load(x + (c * s_c)[:, None, None] + (r * s_h)[None, :, None] + (q * s_w)[None, None, :],
                      (c < CG)[:, None, None] & shared_r[None, :, None] & shared_q[None, None, :], 0.0)
-    return tl.sum(row.to(ACC), 3), tl.sum(column.to(ACC), 2), corner.to(ACC)
+    return tl.sum(row.to(ACC), 3), tl.sum(column.to(ACC), 1), corner.to(ACC)
 
 
 @triton.jit
@@ -255,40 +269,40 @@ def _at_context(c, a, CG: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl
 
 @triton.jit
 def _similarity(v, u, COSINE: tl.constexpr, MIN: tl.constexpr):
-    """d, (A, BH, LB, BW), of v (CB, A, BH, LB, BW) and u (CB, A, 1, LB, 1)."""
-    d = tl.sum(v * u, 0)
+    """d, (LB, BH, A, BW), of v (LB, BH, A, CB, BW) and u (LB, 1, A, CB, 1)."""
+    d = tl.sum(v * u, 3)
     if COSINE:
-        d = d / (tl.maximum(tl.sqrt(tl.sum(v * v, 0)), MIN) * tl.maximum(tl.sqrt(tl.sum(u * u, 0)), MIN))
+        d = d / (tl.maximum(tl.sqrt(tl.sum(v * v, 3)), MIN) * tl.maximum(tl.sqrt(tl.sum(u * u, 3)), MIN))
     return d
 
 
 @triton.jit
 def _derivatives(v, u, d, COSINE: tl.constexpr, MIN: tl.constexpr):
-    """Derivatives of d by x and by u: (CB, A, BH, LB, BW), or what broadcasts to it."""
+    """Derivatives of d by x and by u: (LB, BH, A, CB, BW), or what broadcasts to it."""
     if COSINE:
-        length_v, length_u = tl.sqrt(tl.sum(v * v, 0)), tl.sqrt(tl.sum(u * u, 0))
+        length_v, length_u = tl.sqrt(tl.sum(v * v, 3)), tl.sqrt(tl.sum(u * u, 3))
         # A length below MIN was replaced by a constant.
         long_v, long_u = length_v >= MIN, length_u >= MIN
         length_v, length_u = tl.maximum(length_v, MIN), tl.maximum(length_u, MIN)
         product = length_v * length_u
-        by_x = u / product[None] - v * tl.where(long_v, d / (length_v * length_v), 0)[None]
-        by_u = v / product[None] - u * tl.where(long_u, d / (length_u * length_u), 0)[None]
+        product = _over_channels(product)
+        by_x = u / product - v * _over_channels(tl.where(long_v, d / (length_v * length_v), 0))
+        by_u = v / product - u * _over_channels(tl.where(long_u, d / (length_u * length_u), 0))
         return by_x, by_u
     else:
         return u, v
 
 
 @triton.jit
-def _measure(d, pixels, NORM: tl.constexpr):
-    """Pixels of a tile's d, and their mean and sum of squares about it (zscore) or minimum and maximum (minmax)."""
-    count = tl.sum(pixels.to(d.dtype))
+def _measure(d, pixels, count, NORM: tl.constexpr):
+    """Of a tile's d: mean and sum of squares about it (zscore) or minimum and maximum (minmax)."""
     if NORM == ZSCORE:
         # Two passes over registers: no difference of large squares. d is 0 outside the map.
         mean = tl.sum(d) / tl.maximum(count, 1)
         rest = tl.where(pixels, d - mean, 0)
-        return count, mean, tl.sum(rest * rest)
+        return mean, tl.sum(rest * rest)
     else:
-        return count, tl.min(tl.where(pixels, d, float('inf'))), tl.max(tl.where(pixels, d, float('-inf')))
+        return tl.min(tl.where(pixels, d, float('inf'))), tl.max(tl.where(pixels, d, float('-inf')))
 
 
 @triton.jit
@@ -362,8 +376,8 @@ def _forward_kernel(
     x += n.to(tl.int64) * (x_n * ALIGN) + g.to(tl.int64) * CG * x_c
     c = tl.arange(0, CB)
     a, h, w, rows, columns = _positions(t, tiles_h, tiles_w, height, width, cell_w, A, BH, BW, L, LB, EVEN)
-    pixels = rows[:, :, None, None] & columns[None, None, :, :]
-    inside = (c < CG)[:, None, None, None, None] & pixels[None]
+    pixels = rows[None, :, :, None] & columns[:, None, None, :]  # (LB, BH, A, BW)
+    inside = (c < CG)[None, None, None, :, None] & _over_channels(pixels)
     v = tl.load(x + _tile(c, h, w, x_c, x_h, x_w), inside, 0.0).to(ACC)
     context += slab.to(tl.int64) * (CG * S * S)
     at, reads, writes = _at_context(c, a, CG, S, L, LB)
@@ -394,16 +408,19 @@ def _forward_kernel(
     else:
         u = tl.load(context + at, reads, 0.0)
     if STAGE != POOL:
-        d = _similarity(v, u[:, :, None, :, None], COSINE, MIN)  # (A, BH, LB, BW)
+        d = _similarity(v, _over_pixels(u), COSINE, MIN)  # (LB, BH, A, BW)
         stats += slab * 2
         if KEEP and STAGE != APPLY:
             d_out += slab.to(tl.int64) * (height * width)
-            tl.store(d_out + (h * width)[:, :, None, None] + w[None, None, :, :], d, pixels)
+            tl.store(d_out + (h * width)[None, :, :, None] + w[:, None, None, :], d, pixels)
         if NORM != NO_NORM:
             if STAGE == APPLY:
                 shift, spread = tl.load(stats), tl.load(stats + 1)
             else:
-                count, first, second = _measure(d, pixels, NORM)
+                count = (height * width).to(ACC)
+                if STAGE == MEASURE:
+                    count = tl.sum(pixels.to(ACC))
+                first, second = _measure(d, pixels, count, NORM)
                 if STAGE == MEASURE:
                     partial += (slab * tiles + t).to(tl.int64) * 3
                     tl.store(partial, count)
@@ -421,7 +438,8 @@ def _forward_kernel(
             y_c = 1 if Y_UNIT == UNIT_CHANNEL else y_c * ALIGN
             y_w = 1 if Y_UNIT == UNIT_COLUMN else y_w * ALIGN
             y += n.to(tl.int64) * (y_n * ALIGN) + g.to(tl.int64) * CG * y_c
-            tl.store(y + _tile(c, h, w, y_c, y_h * ALIGN, y_w), (v * gate[None]).to(y.dtype.element_ty), inside)
+            result = v * _over_channels(gate)
+            tl.store(y + _tile(c, h, w, y_c, y_h * ALIGN, y_w), result.to(y.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=['samples', 'groups', 'parts', 'height', 'width'])
@@ -497,7 +515,7 @@ def _conclude_kernel(
 @triton.jit
 def _slopes(v, gy, d, pixels, scale_g, bias_g, shift, spread, GAIN: tl.constexpr, NORM: tl.constexpr,
             EPS: tl.constexpr):
-    """Of every pixel of a tile, (A, BH, LB, BW): the gate, a, d^, m and m' (None: anything)."""
+    """Of every pixel of a tile, (LB, BH, A, BW): the gate, a, d^, m and m' (None: anything)."""
     if NORM == NO_NORM:
         normalized, one, two = d, d, d
     else:
@@ -507,7 +525,7 @@ def _slopes(v, gy, d, pixels, scale_g, bias_g, shift, spread, GAIN: tl.constexpr
         else:
             one, two = (pixels & (d == shift)).to(d.dtype), (pixels & (d - shift == spread)).to(d.dtype)
     gate = tl.sigmoid(scale_g * normalized + bias_g)
-    slope = GAIN * gate * (1 - gate) * tl.sum(gy * v, 0)  # 0 outside the map
+    slope = GAIN * gate * (1 - gate) * tl.sum(gy * v, 3)  # 0 outside the map
     return GAIN * gate, slope, normalized, one, two
 
 
@@ -579,18 +597,18 @@ def _backward_kernel(
     grad_y += n.to(tl.int64) * (g_n * ALIGN) + g.to(tl.int64) * CG * g_c
     c = tl.arange(0, CB)
     a, h, w, rows, columns = _positions(t, tiles_h, tiles_w, height, width, cell_w, A, BH, BW, L, LB, EVEN)
-    pixels = rows[:, :, None, None] & columns[None, None, :, :]
-    inside = (c < CG)[:, None, None, None, None] & pixels[None]
+    pixels = rows[None, :, :, None] & columns[:, None, None, :]  # (LB, BH, A, BW)
+    inside = (c < CG)[None, None, None, :, None] & _over_channels(pixels)
     v = tl.load(x + _tile(c, h, w, x_c, x_h * ALIGN, x_w), inside, 0.0).to(ACC)
     gy = tl.load(grad_y + _tile(c, h, w, g_c, g_h * ALIGN, g_w), inside, 0.0).to(ACC)
 
     at, reads, _ = _at_context(c, a, CG, S, L, LB)
-    u = tl.load(context + slab.to(tl.int64) * (CG * S * S) + at, reads, 0.0)[:, :, None, :, None]
+    u = _over_pixels(tl.load(context + slab.to(tl.int64) * (CG * S * S) + at, reads, 0.0))
     if NORM == MINMAX:
         d_in += slab.to(tl.int64) * (height * width)
-        d = tl.load(d_in + (h * width)[:, :, None, None] + w[None, None, :, :], pixels, 0.0)
+        d = tl.load(d_in + (h * width)[None, :, :, None] + w[:, None, None, :], pixels, 0.0)
     else:
-        d = _similarity(v, u, COSINE, MIN)  # (A, BH, LB, BW)
+        d = _similarity(v, u, COSINE, MIN)  # (LB, BH, A, BW)
     scale_g, bias_g = tl.load(scale + g).to(ACC), tl.load(bias + g).to(ACC)
     shift, spread = scale_g, scale_g
     if NORM != NO_NORM:
@@ -621,10 +639,10 @@ def _backward_kernel(
     if STAGE == SUMS:
         part = t % (tiles_h * tiles_w)
         spread_out += ((part * samples + n).to(tl.int64) * groups + g) * (3 * size)
-        tl.store(spread_out + offsets, _cell_sums(slope[None] * by_u), mask)
+        tl.store(spread_out + offsets, _cell_sums(_over_channels(slope) * by_u), mask)
         if NORM != NO_NORM:
-            tl.store(spread_out + size + offsets, _cell_sums(one[None] * by_u), mask)
-            tl.store(spread_out + 2 * size + offsets, _cell_sums(two[None] * by_u), mask)
+            tl.store(spread_out + size + offsets, _cell_sums(_over_channels(one) * by_u), mask)
+            tl.store(spread_out + 2 * size + offsets, _cell_sums(_over_channels(two) * by_u), mask)
     else:
         count = (height * width).to(ACC)
         alpha, beta, gamma = _coefficients(total, total_d, ones, twos, scale_g, spread, count, NORM, EPS)
@@ -632,8 +650,8 @@ def _backward_kernel(
         if NORM != NO_NORM:
             grad_d -= beta * one + gamma * two
         if STAGE == WHOLE:
-            cells, row, column, corner = _mix_back(_cell_sums(grad_d[None] * by_u), height, width, SCALES, S, L, LB,
-                                                   EVEN)
+            cells = _cell_sums(_over_channels(grad_d) * by_u)
+            cells, row, column, corner = _mix_back(cells, height, width, SCALES, S, L, LB, EVEN)
         else:
             spread_out += slab.to(tl.int64) * ((1 if EVEN else 4) * size)
             cells = tl.load(spread_out + offsets, mask, 0.0)
@@ -642,18 +660,15 @@ def _backward_kernel(
                 row = tl.load(spread_out + size + offsets, mask, 0.0)
                 column = tl.load(spread_out + 2 * size + offsets, mask, 0.0)
                 corner = tl.load(spread_out + 3 * size + offsets, mask, 0.0)
-        result = gy * gate[None] + grad_d[None] * by_x
-        if EVEN:
-            result += cells[:, :, None, :, None]
-        else:
+        result = gy * _over_channels(gate) + _over_channels(grad_d) * by_x + _over_pixels(cells)
+        if not EVEN:
             _, last = _bounds(a, height, L, False)
-            last_row = (h == last[:, None] - 1)[None, :, :, None]
+            last_row = (h == last[None, :] - 1)[None, :, :, None, None]
             _, last = _bounds(tl.arange(0, LB), width, L, False)
-            last_column = (w == last[:, None] - 1)[None, None, None, :, :]
-            line = cells[:, :, None, :] + tl.where(last_row, row[:, :, None, :], 0)  # (CB, A, BH, LB)
-            result += line[:, :, :, :, None]
-            line = column[:, :, None, :] + tl.where(last_row, corner[:, :, None, :], 0)
-            result += tl.where(last_column, line[:, :, :, :, None], 0)
+            last_column = (w == last[:, None] - 1)[:, None, None, None, :]
+            result += tl.where(last_row, _over_pixels(row), 0)  # (LB, BH, A, CB, 1)
+            line = _over_pixels(column) + tl.where(last_row, _over_pixels(corner), 0)
+            result += tl.where(last_column, line, 0)
         y_c = 1 if Y_UNIT == UNIT_CHANNEL else y_c * ALIGN
         y_w = 1 if Y_UNIT == UNIT_COLUMN else y_w * ALIGN
         grad_x += n.to(tl.int64) * (y_n * ALIGN) + g.to(tl.int64) * CG * y_c
@@ -913,8 +928,8 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
                                     height, width, **mix_switches)
             if need_x:
                 launch(STAGE=APPLY.value, **{**arguments, 'spread_out': spread})
-    grad_bias, grad_scale = totals[..., :2].sum(0).unbind(1)
-    return grad_x, grad_scale.to(scale.dtype), grad_bias.to(bias.dtype)
+    # Two sums: a custom operator's results must not share memory.
+    return grad_x, totals[..., 1].sum(0).to(scale.dtype), totals[..., 0].sum(0).to(bias.dtype)
 
 
 def interpreting() -> bool:

@@ -6,7 +6,7 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env demo test lint smoke smoke-openmmlab clean
+.PHONY: help env demo test lint smoke smoke-openmmlab bench clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
@@ -14,6 +14,7 @@ help:
 	@echo 'make lint            style and common mistakes'
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
+	@echo 'make bench           time the operator and the backbones on this CPU (half an hour on 2 cores)'
 	@echo 'make env             the virtual environment $(VENV) alone'
 	@echo 'make clean           remove the environments, the demo data and what tests leave (not work_dirs)'
 
@@ -45,6 +46,12 @@ smoke: env
 
 smoke-openmmlab:
 	$(MAKE) smoke VENV=.venv-openmmlab REQUIREMENTS=requirements-openmmlab.txt
+
+bench: env
+	$(BIN)/python benchmarks/bench_op.py
+	$(BIN)/python benchmarks/bench_op.py --layout channels_last
+	$(BIN)/python benchmarks/bench_backbone.py
+	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv
 
 clean:
 	rm -rf .venv .venv-openmmlab data/digits data/digits.partial build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -22,12 +22,21 @@ Deviations from the original implementation, all where that one gives no usable 
 * Half precision is computed in float32 and rounded once, so sums of products cannot overflow.
 * Cells are found in integers. ``F.interpolate`` multiplies by a rounded ratio and reads the neighbouring cell at the
   borders of some sizes (82, 94, 110, 164, 166, 188, ... pixels for 4 cells).
+
+Implementations, chosen by ``impl``: ``ccd_cpu`` (compiled loops), ``ccd_triton`` (CUDA kernels) and ``ccd_torch``
+(stock operators, everywhere); :func:`ccd_reference` is the textbook composition that defines what is correct. They run
+as the custom operators ``mmccd::ccd_forward`` and ``mmccd::ccd_backward``, which torch.compile and torch.export keep
+whole; where a graph of stock operators is wanted (torch.jit.trace, ONNX), and with torch before 2.4, which has no such
+operators, the reference runs. Second derivatives: not of the operators (PyTorch raises); those of the reference work.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from numbers import Integral, Real
+from types import ModuleType
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,10 +44,22 @@ from torch import Tensor
 
 SIMILARITIES = ('dot', 'cosine')
 NORMALIZERS = ('zscore', 'minmax', None)
+IMPLEMENTATIONS = ('auto', 'torch', 'cpu', 'triton')
 # A constant map's similarity varies by some tens of ulp through the poolings' rounding; real maps vary by far more.
 FLATNESS = 64.0
 # Smallest length that the cosine divides by.
 MIN_NORM = 1e-8
+
+
+class CCDOptions(NamedTuple):
+    """Options of the operator, checked; what :func:`ccd` hands to an implementation."""
+
+    groups: int
+    scales: tuple[int, ...] = (1, 2, 4)
+    similarity: str = 'dot'
+    normalize: str | None = 'zscore'
+    eps: float = 1e-7
+    gain: float = 1.0
 
 
 def check_ccd_options(groups: int,
@@ -52,8 +73,8 @@ def check_ccd_options(groups: int,
         raise TypeError(f'groups must be an int, got {groups!r}')
     if groups < 1:
         raise ValueError(f'groups must be at least 1, got {groups}')
-    if channels is not None and channels % groups:
-        raise ValueError(f'groups must divide the number of channels: {channels} channels, got groups={groups}')
+    if channels is not None:
+        _check_channels(groups, channels)
     if isinstance(scales, (str, bytes)) or not isinstance(scales, Sequence):
         raise TypeError(f'scales must be a sequence of ints, got {scales!r}')
     if not scales:
@@ -72,6 +93,11 @@ def check_ccd_options(groups: int,
     if not eps > 0:
         raise ValueError(f'eps must be above 0, got {eps}')
     return tuple(int(s) for s in scales)
+
+
+def _check_channels(groups: int, channels: int) -> None:
+    if channels % groups:
+        raise ValueError(f'groups must divide the number of channels: {channels} channels, got groups={groups}')
 
 
 def _check_tensors(x: Tensor, scale: Tensor, bias: Tensor, groups: int) -> None:
@@ -102,7 +128,8 @@ def ccd(x: Tensor,
         similarity: str = 'dot',
         normalize: str | None = 'zscore',
         eps: float = 1e-7,
-        gain: float = 1.0) -> Tensor:
+        gain: float = 1.0,
+        impl: str = 'auto') -> Tensor:
     """Gate ``x`` by the dependency of every position on its pooled context.
 
     Args:
@@ -115,12 +142,15 @@ def ccd(x: Tensor,
         normalize (str | None): ``'zscore'``, ``'minmax'`` or None, over the positions of a group.
         eps (float): Added to the deviation; 1e-7 is the original's.
         gain (float): Factor of the gate; 1 is the original's.
+        impl (str): ``'auto'`` takes the fastest that can run on this ``x``. ``'cpu'`` (compiled loops, needs numba),
+            ``'triton'`` (CUDA) and ``'torch'`` (stock operators) name one. Default: ``'auto'``.
 
     Returns:
-        Tensor: (N, C, H, W), of the dtype of ``x``.
+        Tensor: (N, C, H, W), of the dtype and, if dense, the memory layout of ``x``.
 
     Raises:
-        TypeError, ValueError: If an argument breaks a rule above; nothing was computed then.
+        TypeError, ValueError: If an argument breaks a rule above, or a named ``impl`` cannot run here (with the
+            reason); nothing was computed then.
 
     Example:
         >>> import torch
@@ -131,8 +161,30 @@ def ccd(x: Tensor,
     """
     scales = check_ccd_options(groups, scales, similarity, normalize, eps)
     _check_tensors(x, scale, bias, groups)
-    check_ccd_options(groups, channels=x.shape[1])
-    return ccd_reference(x, scale, bias, groups, scales, similarity, normalize, eps, gain)
+    _check_channels(groups, x.shape[1])
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f'impl must be one of {IMPLEMENTATIONS}, got {impl!r}')
+    if not _HAS_CUSTOM_OPS or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return ccd_reference(x, scale, bias, groups, scales, similarity, normalize, eps, gain)
+    if impl != 'auto' and not torch.compiler.is_compiling():  # compiled, the operator checks when it runs
+        _implementation(x, impl)
+    keep = torch.is_grad_enabled() and (x.requires_grad or scale.requires_grad or bias.requires_grad)
+    return torch.ops.mmccd.ccd_forward(x, scale, bias, groups, scales, similarity, normalize, eps, gain, impl, keep)[0]
+
+
+def _implementation(x: Tensor, impl: str) -> ModuleType:
+    """Module that runs on ``x``; ValueError if a named one cannot."""
+    if impl == 'auto':
+        for name in ('triton', ) if x.is_cuda else ('cpu', ) if x.device.type == 'cpu' else ():
+            module = import_module(f'{__package__}.ccd_{name}')
+            if module.unavailable(x) is None:
+                return module
+        impl = 'torch'
+    module = import_module(f'{__package__}.ccd_{impl}')
+    reason = module.unavailable(x)
+    if reason is not None:
+        raise ValueError(f'impl={impl!r} cannot run here: {reason}')
+    return module
 
 
 def nearest_cells(size: int, cells: int, device: torch.device | None = None) -> Tensor:
@@ -207,3 +259,77 @@ def ccd_reference(x: Tensor,
     if gain != 1:
         gate = gate * gain
     return (x.unflatten(1, (groups, -1)) * gate.unsqueeze(2).to(dtype)).flatten(1, 2)
+
+
+_HAS_CUSTOM_OPS = hasattr(torch.library, 'custom_op') and hasattr(torch.library, 'register_autograd')
+
+
+def _ccd_forward(x: Tensor, scale: Tensor, bias: Tensor, groups: int, scales: Sequence[int], similarity: str,
+                 normalize: str | None, eps: float, gain: float, impl: str,
+                 keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``forward`` of an implementation, see ``ccd_torch``: (y, context, d, stats)."""
+    options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
+    y, saved = _implementation(x, impl).forward(x, scale, bias, options, keep)
+    return (y, *saved)
+
+
+def _ccd_backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, context: Tensor, d: Tensor, stats: Tensor,
+                  groups: int, scales: Sequence[int], similarity: str, normalize: str | None, eps: float,
+                  gain: float, impl: str, need_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """``backward`` of an implementation, see ``ccd_torch``: gradients of x, scale and bias."""
+    options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
+    return _implementation(x, impl).backward(grad_y, x, scale, bias, (context, d, stats), options, need_x)
+
+
+def _fake_forward(x, scale, bias, groups, scales, similarity, normalize, eps, gain, impl, keep):
+    y = torch.empty_like(x)
+    compute = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    if not keep:
+        return y, *(x.new_empty(0, dtype=compute) for _ in range(3))
+    n, c, h, w = x.shape
+    grid = max(scales)
+    return (y, x.new_empty((n, c, grid, grid), dtype=compute), x.new_empty((n, groups, h, w), dtype=compute),
+            x.new_empty((n, groups, 2), dtype=compute))
+
+
+def _fake_backward(grad_y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps, gain, impl,
+                   need_x):
+    return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(scale), torch.empty_like(bias)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, scale, bias, *options, keep = inputs
+    ctx.options = options
+    ctx.keep = keep
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.set_materialize_grads(False)
+    if keep:
+        ctx.save_for_backward(x, scale, bias, *output[1:])
+
+
+def _autograd(ctx, grad_y, *_):
+    none = (None, ) * 8
+    if grad_y is None or not ctx.keep:
+        return (None, None, None, *none)
+    need_x, need_scale, need_bias = ctx.needs_input_grad[:3]
+    grads = torch.ops.mmccd.ccd_backward(grad_y, *ctx.saved_tensors, *ctx.options, need_x)
+    return (*(g if need else None for g, need in zip(grads, (need_x, need_scale, need_bias))), *none)
+
+
+def _no_second_derivative(ctx, *_):
+    raise RuntimeError('ccd has no second derivative; take it through mmccd.ops.ccd_reference')
+
+
+_OPTIONS = 'int groups, int[] scales, str similarity, str? normalize, float eps, float gain, str impl'
+if _HAS_CUSTOM_OPS:
+    _forward_op = torch.library.custom_op(
+        'mmccd::ccd_forward', _ccd_forward, mutates_args=(),
+        schema=f'(Tensor x, Tensor scale, Tensor bias, {_OPTIONS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)')
+    _forward_op.register_fake(_fake_forward)
+    _forward_op.register_autograd(_autograd, setup_context=_setup_context)
+    _backward_op = torch.library.custom_op(
+        'mmccd::ccd_backward', _ccd_backward, mutates_args=(),
+        schema='(Tensor grad_y, Tensor x, Tensor scale, Tensor bias, Tensor context, Tensor d, Tensor stats, '
+        f'{_OPTIONS}, bool need_x) -> (Tensor, Tensor, Tensor)')
+    _backward_op.register_fake(_fake_backward)
+    _backward_op.register_autograd(_no_second_derivative)

@@ -1,0 +1,136 @@
+"""Time and memory of the CCD operator: providers x modes x the shapes of ResNet-50's stages.
+
+Examples:
+    python benchmarks/bench_op.py
+    python benchmarks/bench_op.py --size 800x1344 --layout channels_last
+    python benchmarks/bench_op.py --device cuda --dtype float16 --size 224 --batch 64
+
+Each run takes every provider in turn; ratios are of medians within the one run. ``copy`` is ``x.clone()``; the
+gradient that backward gets is made outside the timed region. Rows ``sum`` add the stages, each as often as ResNet-50
+has layers of it.
+"""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from common import RESULTS, environment, interleaved, percentiles, write
+
+from mmccd.ops import ccd, ccd_reference
+
+GROUPS = 64
+STAGES = [(256, 4, 3), (512, 8, 4), (1024, 16, 6), (2048, 32, 3)]  # channels, stride, layers of ResNet-50
+SIZES = {'224': (224, 224, 8), '800x1344': (800, 1344, 1)}  # height, width, batch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--size', nargs='+', choices=list(SIZES), default=list(SIZES), help='pictures')
+    parser.add_argument('--batch', type=int, help='pictures at once; default: 8 at 224, 1 at 800x1344')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--dtype', choices=['float32', 'float64', 'float16', 'bfloat16'], default='float32')
+    parser.add_argument('--layout', choices=['contiguous', 'channels_last'], default='contiguous')
+    parser.add_argument('--providers', nargs='+', help='default: reference, torch and the kernels of the device')
+    parser.add_argument('--runs', type=int, default=20, help='timed runs of each, at least 20 for results to keep')
+    parser.add_argument('--out', type=Path, help='default: results/op_<device>_<dtype>_<layout>.csv')
+    return parser.parse_args()
+
+
+def provider(name: str, scale: torch.Tensor, bias: torch.Tensor):
+    """Function of x."""
+    if name == 'copy':
+        return torch.clone
+    if name == 'reference':
+        return lambda x: ccd_reference(x, scale, bias, GROUPS)
+    return lambda x: ccd(x, scale, bias, GROUPS, impl=name)
+
+
+def kept_bytes(function, x: torch.Tensor) -> int:
+    """Memory kept for backward besides x."""
+    kept = {}
+
+    def pack(t: torch.Tensor) -> torch.Tensor:
+        storage = t.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = function(x)
+    kept.pop(x.untyped_storage().data_ptr(), None)
+    del y
+    return sum(kept.values())
+
+
+def peak_bytes(function, grad_y: torch.Tensor, x: torch.Tensor) -> int | str:
+    """Most memory in use during forward and backward besides what was there; CUDA only."""
+    if not x.is_cuda:
+        return ''
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.autograd.grad(function(x), x, grad_y)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def main() -> None:
+    args = parse_args()
+    torch.manual_seed(0)
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    memory_format = torch.channels_last if args.layout == 'channels_last' else torch.contiguous_format
+    names = args.providers or ['reference', 'torch', 'triton' if device.type == 'cuda' else 'cpu']
+    scale, bias = (torch.randn(GROUPS, device=device, requires_grad=True) for _ in range(2))
+    functions = {name: provider(name, scale, bias) for name in ['copy', *names]}
+    rows = []
+    for size in args.size:
+        height, width, batch = SIZES[size]
+        batch = args.batch or batch
+        sums: dict[tuple, list[float]] = {}
+        for channels, stride, layers in STAGES:
+            shape = (batch, channels, height // stride, width // stride)
+            x = torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format).requires_grad_()
+            grad_y = torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format)
+
+            def forward(f, x=x):
+                with torch.no_grad():
+                    f(x)
+
+            def both(f, x=x, grad_y=grad_y):
+                torch.autograd.grad(f(x), (x, scale, bias), grad_y)
+
+            calls = {(name, 'forward'): lambda f=f: forward(f) for name, f in functions.items()}
+            calls.update({(n, 'forward+backward'): lambda f=f: both(f) for n, f in functions.items() if n != 'copy'})
+            times = interleaved(calls, device, args.runs)
+            medians = {key: percentiles(t)['ms_p50'] for key, t in times.items()}
+            for (name, mode), t in times.items():
+                memory = {}
+                if mode != 'forward':
+                    memory = dict(kept_of_x=round(kept_bytes(functions[name], x) / (x.numel() * x.element_size()), 3),
+                                  peak_bytes=peak_bytes(functions[name], grad_y, x))
+                rows.append({**row(size, batch, shape, layers, name, mode, percentiles(t), medians, args, device),
+                             **memory})
+                sums.setdefault((name, mode), []).append(layers * medians[name, mode])
+        totals = {key: sum(v) for key, v in sums.items()}
+        for (name, mode), total in totals.items():
+            rows.append(row(size, batch, 'sum', 16, name, mode, dict(ms_p50=round(total, 4)), totals, args, device))
+    out = args.out or RESULTS / f'op_{device.type}_{args.dtype}_{args.layout}.csv'
+    write(rows, out)
+    print(f'{len(rows)} rows in {out}')
+
+
+def row(size, batch, shape, layers, name, mode, times, medians, args, device) -> dict:
+    """One measurement."""
+    ms = medians[name, mode]
+    reference = medians.get(('reference', mode))
+    result = dict(size=size, batch=batch, shape='x'.join(map(str, shape)) if shape != 'sum' else shape, layers=layers,
+                  provider=name, mode=mode, dtype=args.dtype, layout=args.layout, runs=args.runs, ms_p20='', ms_p50='',
+                  ms_p80='')
+    result.update(times, of_reference=round(ms / reference, 4) if reference else '',
+                  of_copy=round(ms / medians['copy', 'forward'], 2))
+    print('{size:9} {shape:16} {provider:10} {mode:17} {ms_p50:9.3f} ms  of reference {of_reference:<7} '
+          'of copy {of_copy}'.format(**result))
+    return {**result, **environment(device)}
+
+
+if __name__ == '__main__':
+    main()

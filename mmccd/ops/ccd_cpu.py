@@ -1,0 +1,210 @@
+"""CCD on CPUs: compiled loops over slabs that fit in a core's cache. The interface is described in ``ccd_torch``.
+
+The loops are in ``ccd_numba``, which is imported and compiled at the first call (some seconds; kept in numba's cache
+folder if that can be written to). Here are the tables that they read, the choice between reading a tensor in place and
+slab by slab through a buffer, and the threads.
+
+**Memory layouts.** Contiguous samples are read and written in place. Any other strides (channels_last, slices,
+expanded gradients) are gathered slab by slab into a buffer in cache, several groups together where a group's channels
+are less than a cache line; no copy of a whole tensor is made. Half precision is converted to float32 as a whole.
+
+**Threads.** The loops run in PyTorch's own OpenMP threads, as many as ``torch.get_num_threads()`` says: a second pool
+would compete with the first one's threads, which keep spinning for a while after each operator. OpenMP's entry point
+is looked up among the libraries that PyTorch itself is linked to; where there is none (macOS, Windows), Python threads
+call the loops, which hold no lock. Slabs are handed out one by one from a shared counter. Calls may come from several
+threads at once: a call shares nothing with another one but the tables, which are only read. Results do not depend on
+the number of threads.
+"""
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from threading import Lock
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .ccd import FLATNESS, MIN_NORM, CCDOptions
+from .ccd_torch import compute_dtype, cut_axis
+
+# Numbers for which waking another thread pays, as in PyTorch's own loops.
+GRAIN = 32768
+_LANES = 16  # of ccd_numba, which must not be imported here
+_LOCK = Lock()
+
+
+@lru_cache(maxsize=1)
+def _no_numba() -> str | None:
+    if 'numba' in sys.modules:
+        return None if sys.modules['numba'] is not None else 'numba is not installed'
+    return None if importlib.util.find_spec('numba') is not None else 'numba is not installed'
+
+
+def unavailable(x: Tensor) -> str | None:
+    """Why these loops cannot run on ``x``; None if they can."""
+    if x.device.type != 'cpu':
+        return f'it runs on the CPU, x is on {x.device}'
+    if x.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+        return f'it has no loops for {x.dtype}'
+    return _no_numba()
+
+
+class _Tables(NamedTuple):
+    """What depends on the size of the map alone; see ``ccd_numba``. Pixels are segments where the map is wide."""
+
+    rows: np.ndarray  # (row segments + 1,) int64
+    cols: np.ndarray  # (column segments + 1,) int64
+    matrix: np.ndarray  # (P, S * S padded): weight of a pixel in a cell's context
+    matrix_t: np.ndarray  # (S * S, P padded): the same, transposed
+    cells_t: np.ndarray  # (P, S * S padded): 1 where the pixel reads the cell; narrow maps only
+
+
+@lru_cache(maxsize=512)
+def _tables(h: int, w: int, scales: tuple[int, ...], dtype: torch.dtype) -> _Tables:
+    rows, cols = cut_axis(h, scales), cut_axis(w, scales)
+    row_pool, col_pool = np.array(rows.pool) / len(scales), np.array(cols.pool)  # (scales, S, segments)
+    grid, narrow = max(scales), w < _LANES
+    if narrow:
+        row_pool = np.repeat(row_pool, np.diff(rows.bounds), 2)  # (scales, S, H)
+        col_pool = np.repeat(col_pool, np.diff(cols.bounds), 2)
+    weights = np.einsum('sai,sbj->abij', row_pool, col_pool).reshape(grid * grid, -1)
+    p = weights.shape[1]
+    real = np.float64 if dtype == torch.float64 else np.float32
+    cells, pad = -(-grid * grid // _LANES) * _LANES, -(-p // _LANES) * _LANES
+    matrix, matrix_t = np.zeros((p, cells), real), np.zeros((grid * grid, pad), real)
+    matrix[:, :grid * grid], matrix_t[:, :p] = weights.T, weights
+    cells_t = np.zeros((p if narrow else 0, cells), real)
+    if narrow:
+        cell = (np.arange(h) * grid // h * grid)[:, None] + np.arange(w) * grid // w
+        cells_t[np.arange(p), cell.ravel()] = 1
+    return _Tables(np.array(rows.bounds), np.array(cols.bounds), matrix, matrix_t, cells_t)
+
+
+@lru_cache(maxsize=8)
+def _compiled(direction: str, double: bool) -> Any:
+    with _LOCK:
+        from . import ccd_numba
+        return ccd_numba.compile_loops(direction, double)
+
+
+@lru_cache(maxsize=1)
+def _openmp() -> Any:
+    """OpenMP's ``GOMP_parallel(function, data, threads, flags)`` as PyTorch uses it, or None."""
+    try:
+        entry = ctypes.CDLL(torch._C.__file__).GOMP_parallel  # looks through what the library depends on, too
+    except (AttributeError, OSError):
+        return None
+    entry.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+    entry.restype = None
+    return entry
+
+
+@lru_cache(maxsize=1)
+def _python_threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix='ccd')
+
+
+def _run(callback: Any, arguments: np.ndarray, threads: int) -> None:
+    """Call the loops in so many threads; returns when all slabs are done."""
+    address = arguments.ctypes.data
+    if threads <= 1:
+        callback.ctypes(ctypes.cast(address, callback.ctypes.argtypes[0]))
+    elif _openmp() is not None:
+        _openmp()(callback.address, address, threads, 0)
+    else:
+        pointer = ctypes.cast(address, callback.ctypes.argtypes[0])
+        for done in [_python_threads(threads).submit(callback.ctypes, pointer) for _ in range(threads)]:
+            done.result()
+
+
+def _in_place(t: Tensor) -> bool:
+    """Whether every sample of t (N, C, H, W) is contiguous."""
+    _, c, h, w = t.shape
+    _, sc, sh, sw = t.stride()
+    return (sw == 1 or w == 1) and (sh == w or h == 1) and (sc == h * w or c == 1)
+
+
+def _arguments(x: Tensor, y: Tensor, options: CCDOptions, tables: _Tables, floats: np.ndarray) -> np.ndarray:
+    """Array of the callbacks' arguments with what forward and backward share; y is the one written to."""
+    n, c, h, w = x.shape
+    from . import ccd_numba as loops
+    a = np.zeros(loops.COUNT, np.int64)
+    a[loops.X], a[loops.Y] = x.data_ptr(), y.data_ptr()
+    for place, table in zip((loops.ROWS, loops.COLS, loops.MATRIX, loops.MATRIX_T, loops.CELLS_T), tables):
+        a[place] = table.ctypes.data
+    a[loops.FLOATS] = floats.ctypes.data
+    a[loops.N:loops.W + 1] = n, c, options.groups, h, w
+    a[loops.GRID] = max(options.scales)
+    a[loops.RS], a[loops.CS] = len(tables.rows) - 1, len(tables.cols) - 1
+    a[loops.COSINE] = options.similarity == 'cosine'
+    a[loops.NORMALIZE] = {None: 0, 'zscore': 1, 'minmax': 2}[options.normalize]
+    a[loops.X_DIRECT], a[loops.Y_DIRECT] = _in_place(x), _in_place(y)
+    # A cache line of channels together, where a pixel's channels are neighbours in memory.
+    per_group = c // options.groups
+    a[loops.BLOCK] = 1 if _in_place(x) else min(options.groups, -(-64 // (per_group * x.element_size())))
+    a[loops.XN:loops.XW + 1] = x.stride()
+    a[loops.YN:loops.YW + 1] = y.stride()
+    return a
+
+
+def _threads(x: Tensor, arguments: np.ndarray, block: int, groups: int) -> int:
+    slabs = x.shape[0] * -(-groups // block)
+    return max(1, min(torch.get_num_threads(), slabs, -(-x.numel() // GRAIN)))
+
+
+def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
+            keep: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """See ``ccd_torch``."""
+    dtype, compute = x.dtype, compute_dtype(x.dtype)
+    x = x.to(compute).resolve_neg()
+    n, c, h, w = x.shape
+    g, grid = options.groups, max(options.scales)
+    y = torch.empty_like(x)
+    if keep:
+        saved = (x.new_empty(n, c, grid, grid), x.new_empty(n, g, h, w), x.new_empty(n, g, 2))
+    else:
+        saved = (x.new_empty(0), x.new_empty(0), x.new_empty(0))
+    if x.numel() == 0:
+        return y.to(dtype), tuple(s.zero_() for s in saved)
+    callback = _compiled('forward', compute == torch.float64)
+    from . import ccd_numba as loops
+    scale, bias = scale.detach().to(compute).contiguous(), bias.detach().to(compute).contiguous()
+    floats = np.array([options.eps, options.gain, FLATNESS * torch.finfo(compute).eps, MIN_NORM])
+    a = _arguments(x, y, options, _tables(h, w, options.scales, compute), floats)
+    a[loops.SCALE], a[loops.BIAS] = scale.data_ptr(), bias.data_ptr()
+    a[loops.KEEP] = keep
+    a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
+    _run(callback, a, _threads(x, a, int(a[loops.BLOCK]), g))
+    return y.to(dtype), saved
+
+
+def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
+             options: CCDOptions, need_x: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``ccd_torch``."""
+    dtype, compute = x.dtype, compute_dtype(x.dtype)
+    x, grad_y = x.to(compute).resolve_neg(), grad_y.to(compute).resolve_neg()
+    g = options.groups
+    grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
+    if x.numel() == 0:
+        return grad_x.to(dtype), torch.zeros_like(scale), torch.zeros_like(bias)
+    callback = _compiled('backward', compute == torch.float64)
+    from . import ccd_numba as loops
+    scale32, bias32 = scale.detach().to(compute).contiguous(), bias.detach().to(compute).contiguous()
+    floats = np.array([options.eps, options.gain, FLATNESS * torch.finfo(compute).eps, MIN_NORM])
+    saved = tuple(s.contiguous() for s in saved)
+    sums = torch.empty(2, x.shape[0], g, dtype=torch.float64)
+    h, w = x.shape[-2:]
+    a = _arguments(x, grad_x if need_x else x, options, _tables(h, w, options.scales, compute), floats)
+    a[loops.SCALE], a[loops.BIAS] = scale32.data_ptr(), bias32.data_ptr()
+    a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
+    a[loops.GRAD_Y], a[loops.GY_DIRECT] = grad_y.data_ptr(), _in_place(grad_y)
+    a[loops.GN:loops.GW + 1] = grad_y.stride()
+    a[loops.GRAD_SCALE], a[loops.GRAD_BIAS] = sums[0].data_ptr(), sums[1].data_ptr()
+    a[loops.NEED_X] = need_x
+    _run(callback, a, _threads(x, a, int(a[loops.BLOCK]), g))
+    return grad_x.to(dtype), sums[0].sum(0).to(scale.dtype), sums[1].sum(0).to(bias.dtype)

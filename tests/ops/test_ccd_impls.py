@@ -220,8 +220,12 @@ def test_what_is_not_finite_stays_so(impl, shape, normalize, value):
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_large_logits(impl):
+    # Beyond exp(88) = Inf. A factor of 200 lifts the last digit of the similarity to the gate's fifth.
     x, scale, bias, grad_y = make((1, 4, 9, 9), 2)
-    check(impl, (x, scale * 200, bias, grad_y), 2)  # beyond exp(88) = Inf
+    tensors = (x, scale * 200, bias, grad_y)
+    expected = evaluate(lambda *a: ccd_reference(*a, 2), tensors, torch.float64)
+    got = evaluate(lambda *a: ccd(*a, 2, impl=impl), tensors, torch.float32)
+    assert max(errors(got, expected)) < 1e-4
 
 
 @pytest.mark.parametrize('impl', IMPLS)
@@ -436,7 +440,8 @@ def test_compile_layer(dynamic):
     torch.nn.init.normal_(layer.scale)
     counter = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend=counter)
-    for size in ((9, 12), (20, 15), (33, 28), (7, 7)) if dynamic else ((7, 7), (7, 7)):
+    counts = []
+    for size in ((9, 12), (20, 15), (33, 28), (13, 40), (64, 48), (25, 42)) if dynamic else ((7, 7), (7, 7)):
         x = torch.randn(2, 8, *size)
         results = []
         for f in (layer, compiled):
@@ -445,7 +450,9 @@ def test_compile_layer(dynamic):
             y.square().sum().backward()
             results.append((y, a.grad))
         assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results))
-    assert counter.frame_count == 1  # no compilation for each size
+        counts.append(counter.frame_count)
+    assert 1 <= counts[0] <= 2
+    assert counts == counts[:1] * len(counts)  # none for another size
 
 
 @pytest.mark.parametrize('strict', [False, True])

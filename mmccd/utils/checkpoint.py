@@ -23,7 +23,7 @@ def _history_method(owner: Any, name: str) -> Any:
     return getattr(owner, name)
 
 
-def _mmengine_globals() -> list:
+def mmengine_globals() -> list:
     """What mmengine's own checkpoints hold beside tensors: the message hub's histories, which are NumPy arrays."""
     # NumPy 2 writes numpy._core, NumPy 1 numpy.core; either may read the other's files.
     names = ('_reconstruct', 'scalar')
@@ -40,7 +40,7 @@ def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
         ValueError: If the file is cut short, is no checkpoint, or holds objects that are not plain data.
     """
     try:
-        with torch.serialization.safe_globals(_mmengine_globals()):
+        with torch.serialization.safe_globals(mmengine_globals()):
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as e:
         reason = str(e).splitlines()[0]

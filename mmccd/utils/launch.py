@@ -24,7 +24,7 @@ from torch import nn
 
 from mmccd.models.pretrained import PretrainedBackbone, is_local, missing_checkpoint_message
 
-from .checkpoint import load_local_checkpoint
+from .checkpoint import load_local_checkpoint, mmengine_globals
 from .requirements import check_requirements
 
 
@@ -259,4 +259,6 @@ def init_cpu_distributed(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
     init_cpu_distributed(cfg)
+    # mmengine 0.10.7 loads with PyTorch's default, weights_only=True, and then refuses its own checkpoints.
+    torch.serialization.add_safe_globals(mmengine_globals())
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

@@ -7,8 +7,8 @@ from packaging.version import Version
 
 # import name: (oldest version that is tested, distributions that provide it, the maintained one first)
 REQUIRED = {
-    'torch': ('2.1.0', ('torch', )),
-    'torchvision': ('0.16.0', ('torchvision', )),
+    'torch': ('2.6.0', ('torch', )),
+    'torchvision': ('0.21.0', ('torchvision', )),
     'mmengine': ('0.10.7', ('onedl-mmengine', 'mmengine')),
     'mmcv': ('2.1.0', ('onedl-mmcv', 'mmcv', 'mmcv-lite')),
     'mmdet': ('3.3.0', ('onedl-mmdetection', 'mmdet')),

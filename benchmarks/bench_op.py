@@ -1,4 +1,4 @@
-"""Time and memory of the CCD operator: providers x modes x the shapes of ResNet-50's stages.
+"""Time and memory of the CCD operator and of the other gates: providers x modes x the shapes of ResNet-50's stages.
 
 Examples:
     python benchmarks/bench_op.py
@@ -7,18 +7,21 @@ Examples:
 
 Each run takes every provider in turn; ratios are of medians within the one run. ``copy`` is ``x.clone()``; the
 gradient that backward gets is made outside the timed region. Rows ``sum`` add the stages, each as often as ResNet-50
-has layers of it.
+has layers of it. Providers ``SE``, ``GE``, ``CBAM`` and ``GC`` are the layers that CCD is compared with.
 """
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from common import RESULTS, environment, interleaved, percentiles, write
 
+from mmccd.models import CBAM, GC, GE, SE
 from mmccd.ops import ccd, ccd_reference
 
+GATES = dict(SE=SE, GE=GE, CBAM=CBAM, GC=GC)
 GROUPS = 64
 STAGES = [(256, 4, 3), (512, 8, 4), (1024, 16, 6), (2048, 32, 3)]  # channels, stride, layers of ResNet-50
 SIZES = {'224': (224, 224, 8), '800x1344': (800, 1344, 1)}  # height, width, batch
@@ -31,23 +34,28 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--dtype', choices=['float32', 'float64', 'float16', 'bfloat16'], default='float32')
     parser.add_argument('--layout', choices=['contiguous', 'channels_last'], default='contiguous')
-    parser.add_argument('--providers', nargs='+', help='default: reference, torch and the kernels of the device')
+    parser.add_argument('--providers', nargs='+', choices=['reference', 'torch', 'cpu', 'triton', *GATES],
+                        help='default: reference, torch, the kernels of the device, and the other gates')
     parser.add_argument('--runs', type=int, default=20, help='timed runs of each, at least 20 for results to keep')
     parser.add_argument('--out', type=Path, help='default: results/op_<device>_<dtype>_<layout>.csv')
     return parser.parse_args()
 
 
-def provider(name: str, scale: torch.Tensor, bias: torch.Tensor):
-    """Function of x."""
+def provider(name: str, channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Callable, list[torch.Tensor]]:
+    """Function of x, and its parameters."""
     if name == 'copy':
-        return torch.clone
+        return torch.clone, []
+    if name in GATES:
+        layer = GATES[name](channels).to(device, dtype)
+        return layer, list(layer.parameters())
+    scale, bias = (torch.randn(GROUPS, device=device, requires_grad=True) for _ in range(2))
     if name == 'reference':
-        return lambda x: ccd_reference(x, scale, bias, GROUPS)
-    return lambda x: ccd(x, scale, bias, GROUPS, impl=name)
+        return lambda x: ccd_reference(x, scale, bias, GROUPS), [scale, bias]
+    return lambda x: ccd(x, scale, bias, GROUPS, impl=name), [scale, bias]
 
 
-def kept_bytes(function, x: torch.Tensor) -> int:
-    """Memory kept for backward besides x."""
+def kept_bytes(function: Callable, parameters: list[torch.Tensor], x: torch.Tensor) -> int:
+    """Memory kept for backward besides x and the parameters."""
     kept = {}
 
     def pack(t: torch.Tensor) -> torch.Tensor:
@@ -57,12 +65,13 @@ def kept_bytes(function, x: torch.Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         y = function(x)
-    kept.pop(x.untyped_storage().data_ptr(), None)
+    for t in (x, *parameters):
+        kept.pop(t.untyped_storage().data_ptr(), None)
     del y
     return sum(kept.values())
 
 
-def peak_bytes(function, grad_y: torch.Tensor, x: torch.Tensor) -> int | str:
+def peak_bytes(function: Callable, grad_y: torch.Tensor, x: torch.Tensor) -> int | str:
     """Most memory in use during forward and backward besides what was there; CUDA only."""
     if not x.is_cuda:
         return ''
@@ -78,9 +87,7 @@ def main() -> None:
     torch.manual_seed(0)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     memory_format = torch.channels_last if args.layout == 'channels_last' else torch.contiguous_format
-    names = args.providers or ['reference', 'torch', 'triton' if device.type == 'cuda' else 'cpu']
-    scale, bias = (torch.randn(GROUPS, device=device, requires_grad=True) for _ in range(2))
-    functions = {name: provider(name, scale, bias) for name in ['copy', *names]}
+    names = args.providers or ['reference', 'torch', 'triton' if device.type == 'cuda' else 'cpu', *GATES]
     rows = []
     for size in args.size:
         height, width, batch = SIZES[size]
@@ -90,23 +97,27 @@ def main() -> None:
             shape = (batch, channels, height // stride, width // stride)
             x = torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format).requires_grad_()
             grad_y = torch.randn(shape, device=device, dtype=dtype).to(memory_format=memory_format)
+            providers = {name: provider(name, channels, device, dtype) for name in ['copy', *names]}
 
             def forward(f, x=x):
                 with torch.no_grad():
                     f(x)
 
-            def both(f, x=x, grad_y=grad_y):
-                torch.autograd.grad(f(x), (x, scale, bias), grad_y)
+            def both(f, parameters, x=x, grad_y=grad_y):
+                torch.autograd.grad(f(x), (x, *parameters), grad_y)
 
-            calls = {(name, 'forward'): lambda f=f: forward(f) for name, f in functions.items()}
-            calls.update({(n, 'forward+backward'): lambda f=f: both(f) for n, f in functions.items() if n != 'copy'})
+            calls = {(n, 'forward'): lambda f=f: forward(f) for n, (f, _) in providers.items()}
+            calls.update({(n, 'forward+backward'): lambda f=f, p=p: both(f, p) for n, (f, p) in providers.items()
+                          if n != 'copy'})
             times = interleaved(calls, device, args.runs)
             medians = {key: percentiles(t)['ms_p50'] for key, t in times.items()}
             for (name, mode), t in times.items():
                 memory = {}
                 if mode != 'forward':
-                    memory = dict(kept_of_x=round(kept_bytes(functions[name], x) / (x.numel() * x.element_size()), 3),
-                                  peak_bytes=peak_bytes(functions[name], grad_y, x))
+                    function, parameters = providers[name]
+                    kept = kept_bytes(function, parameters, x)
+                    memory = dict(kept_of_x=round(kept / (x.numel() * x.element_size()), 3),
+                                  peak_bytes=peak_bytes(function, grad_y, x))
                 rows.append({**row(size, batch, shape, layers, name, mode, percentiles(t), medians, args, device),
                              **memory})
                 sums.setdefault((name, mode), []).append(layers * medians[name, mode])

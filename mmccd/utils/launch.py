@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import ctypes
 import difflib
 import os
 import os.path as osp
+import platform
 import re
 import subprocess
 import sys
@@ -256,9 +258,22 @@ def init_cpu_distributed(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: returned to the system, every large tensor's pages are cleared and mapped anew.
+
+    An eighth of a training step on the CPU. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if platform.libc_ver()[0] == 'glibc' else None
+    if mallopt is not None:
+        for parameter, value in ((-4, 0), (-1, -1)):  # M_MMAP_MAX: nothing by mmap; M_TRIM_THRESHOLD: never
+            mallopt(parameter, value)
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
     init_cpu_distributed(cfg)
+    if get_device() == 'cpu':
+        keep_freed_memory()
     # mmengine 0.10.7 loads with PyTorch's default, weights_only=True, and then refuses its own checkpoints.
     torch.serialization.add_safe_globals(mmengine_globals())
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)

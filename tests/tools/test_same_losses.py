@@ -20,15 +20,15 @@ class Losses(Hook):
         self.values: list[float] = []
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        self.values.append(float(outputs['loss']))
+        self.values.append(outputs['loss'].item())
 
 
 def train(root, work_dir) -> list[float]:
     """Losses of the demo's detector, from random weights, over the first steps."""
     cfg = Config.fromfile(root / 'configs/retinanet_ccd_r18_fpn_digits.py')
-    cfg.update(work_dir=str(work_dir), log_level='ERROR', val_dataloader=None, val_evaluator=None, val_cfg=None,
-               train_cfg=dict(type='IterBasedTrainLoop', max_iters=STEPS))
-    cfg.default_hooks.update(checkpoint=None, visualization=None)
+    cfg.update(work_dir=str(work_dir), log_level='ERROR', val_dataloader=None, val_evaluator=None, val_cfg=None)
+    cfg.train_cfg = dict(by_epoch=False, max_iters=STEPS)
+    cfg.default_hooks.checkpoint = None
     cfg.model.backbone.init_cfg = None
     cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False,
                                 sampler=dict(type='InfiniteSampler', shuffle=True))

@@ -2,7 +2,7 @@ _base_ = [
     './_base_/models/cascade_rcnn_r50_fpn.py',
     './_base_/attention/ccd.py',
     './_base_/datasets/digits_det.py',
-    './_base_/schedules/digits_det.py',
+    './_base_/schedules/digits_5e.py',
     './_base_/det_runtime.py',
 ]
 head = dict(in_channels=64, fc_out_channels=256, num_classes=10)

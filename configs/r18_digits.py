@@ -1,7 +1,7 @@
 _base_ = [
     './_base_/models/resnet50_cls.py',
     './_base_/datasets/digits_cls.py',
-    './_base_/schedules/digits_cls.py',
+    './_base_/schedules/digits_5e.py',
     './_base_/cls_runtime.py',
 ]
 model = dict(

@@ -1,7 +1,7 @@
 _base_ = [
     './_base_/models/retinanet_r50_fpn.py',
     './_base_/datasets/digits_det.py',
-    './_base_/schedules/digits_det.py',
+    './_base_/schedules/digits_5e.py',
     './_base_/det_runtime.py',
 ]
 model = dict(

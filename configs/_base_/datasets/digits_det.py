@@ -48,3 +48,4 @@ test_dataloader = val_dataloader
 val_evaluator = dict(
     type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox', format_only=False)
 test_evaluator = val_evaluator
+auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -7,12 +7,11 @@ param_scheduler = [
         eta_min_ratio=0.01,
         by_epoch=True,
         begin=0,
-        end=4,
-        T_max=4,
+        end=5,
+        T_max=5,
         convert_to_iter_based=True),
 ]
 
-train_cfg = dict(by_epoch=True, max_epochs=4, val_interval=1)
+train_cfg = dict(by_epoch=True, max_epochs=5, val_interval=1)
 val_cfg = dict()
 test_cfg = dict()
-auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -157,9 +157,16 @@ def _threads(x: Tensor, arguments: np.ndarray, block: int, groups: int) -> int:
     return max(1, min(torch.get_num_threads(), slabs, -(-x.numel() // GRAIN)))
 
 
-def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
-            keep: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """See ``ccd_torch``."""
+def adds_residual(x: Tensor, residual: Tensor) -> bool:
+    """Whether ``forward`` can add ``residual`` and rectify in the same pass."""
+    return (unavailable(x) is None and x.dtype in (torch.float32, torch.float64) and residual.dtype == x.dtype
+            and residual.shape == x.shape and residual.device == x.device and x.is_contiguous()
+            and residual.is_contiguous() and x.shape[2] * x.shape[3] >= _LANES and x.numel() > 0)
+
+
+def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: bool = True,
+            residual: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """See ``ccd_torch``; with a ``residual``, for which :func:`adds_residual`, y is relu(gated x + residual)."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x = x.to(compute).resolve_neg()
     n, c, h, w = x.shape
@@ -179,15 +186,20 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
     a[loops.SCALE], a[loops.BIAS] = scale.data_ptr(), bias.data_ptr()
     a[loops.KEEP] = keep
     a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
+    if residual is not None:
+        a[loops.RESIDUAL] = residual.data_ptr()
     _run(callback, a, _threads(x, a, int(a[loops.BLOCK]), g))
     return y.to(dtype), saved
 
 
 def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
-             options: CCDOptions, need_x: bool = True) -> tuple[Tensor, Tensor, Tensor]:
-    """See ``ccd_torch``."""
+             options: CCDOptions, need_x: bool = True, y: Tensor | None = None,
+             grad_residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """See ``ccd_torch``; with the ``y`` of a forward with a residual, ``grad_residual`` (contiguous) is written to."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x, grad_y = x.to(compute).resolve_neg(), grad_y.to(compute).resolve_neg()
+    if y is not None:
+        grad_y = grad_y.contiguous()
     g = options.groups
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
     if x.numel() == 0:
@@ -204,6 +216,8 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
     a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
     a[loops.GRAD_Y], a[loops.GY_DIRECT] = grad_y.data_ptr(), _in_place(grad_y)
     a[loops.GN:loops.GW + 1] = grad_y.stride()
+    if y is not None:
+        a[loops.OUT], a[loops.GRAD_RESIDUAL] = y.data_ptr(), grad_residual.data_ptr()
     a[loops.GRAD_SCALE], a[loops.GRAD_BIAS] = sums[0].data_ptr(), sums[1].data_ptr()
     a[loops.NEED_X] = need_x
     _run(callback, a, _threads(x, a, int(a[loops.BLOCK]), g))

@@ -139,6 +139,35 @@ def fma(typingctx, a, b, c):
 
 
 @intrinsic
+def rounded(typingctx, v):
+    """v of vectors, kept from being joined with what follows: a product and a sum stay two roundings."""
+    def generate(context, builder, signature, args):
+        kind = args[0].type
+        name = f'llvm.arithmetic.fence.v{LANES}f{32 if signature.args[0].dtype == types.float32 else 64}'
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
+        return builder.call(function, args)
+    return v(v), generate
+
+
+@intrinsic
+def relu(typingctx, v):
+    """Zero where a vector is below zero; NaN stays."""
+    def generate(context, builder, signature, args):
+        zero = ir.Constant(ir.VectorType(_llvm(signature.args[0].dtype), LANES), None)
+        return builder.select(builder.fcmp_ordered('<', args[0], zero), zero, args[0])
+    return v(v), generate
+
+
+@intrinsic
+def where_positive(typingctx, y, v):
+    """v of vectors, but zero where y is zero or less."""
+    def generate(context, builder, signature, args):
+        zero = ir.Constant(ir.VectorType(_llvm(signature.args[0].dtype), LANES), None)
+        return builder.select(builder.fcmp_ordered('<=', args[0], zero), zero, args[1])
+    return v(y, v), generate
+
+
+@intrinsic
 def pointer(typingctx, address, like):
     """Address in an int64 to a pointer of the type of ``like``."""
     def generate(context, builder, signature, args):
@@ -409,6 +438,26 @@ def times_gate(x, base, stride, k, p, gate, out, out_base, out_stride):
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
+def add_and_rectify(x, base, stride, k, p, gate, residual, out, out_base):
+    """out = relu(x * gate + residual), product and sum each rounded as if they were done one after the other."""
+    last = p - LANES
+    for c in range(k):
+        o, q = base + c * stride, out_base + c * p
+        for block in range(0, p, LANES):
+            j = min(block, last)
+            store(out, q + j, relu(add(rounded(mul(load(x, o + j), load(gate, j))), load(residual, q + j))))
+
+
+@njit(fastmath=_SUMS, error_model='numpy')
+def through_relu(grad, y, base, count, out):
+    """out = grad where y is above zero, else 0."""
+    last = base + count - LANES
+    for block in range(base, base + count, LANES):
+        j = min(block, last)
+        store(out, j, where_positive(load(y, j), load(grad, j)))
+
+
+@njit(fastmath=_SUMS, error_model='numpy')
 def lengths_of_context(u, stride, k, cells, floor, out):
     """out[cell] = length of u over channels, at least ``floor``; float64 sums."""
     for q in range(cells):
@@ -520,18 +569,22 @@ def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, 
 # What a call of the callbacks needs, all in one int64 array: addresses, sizes, strides. The first is the counter.
 (NEXT, X, Y, SCALE, BIAS, CONTEXT, D, STATS, GRAD_Y, GRAD_SCALE, GRAD_BIAS, ROWS, COLS, MATRIX, MATRIX_T, CELLS_T,
  FLOATS, N, C, G, H, W, GRID, RS, CS, COSINE, NORMALIZE, KEEP, NEED_X, BLOCK, X_DIRECT,
- Y_DIRECT, GY_DIRECT, XN, XC, XH, XW, YN, YC, YH, YW, GN, GC, GH, GW) = range(45)
-COUNT = 45
+ Y_DIRECT, GY_DIRECT, XN, XC, XH, XW, YN, YC, YH, YW, GN, GC, GH, GW, RESIDUAL, OUT, GRAD_RESIDUAL) = range(48)
+COUNT = 48
 
 
 def forward_slabs(address):
-    """Forward of slabs from the counter until none is left; ``address`` is that of the arguments above."""
+    """Forward of slabs from the counter until none is left; ``address`` is that of the arguments above.
+
+    With RESIDUAL, y = relu(x * gate + residual); all three contiguous then, and of at least LANES pixels.
+    """
     a = carray(integers(address), (COUNT, ), np.int64)
     n_, c_, g_, h, w, grid = a[N], a[C], a[G], a[H], a[W], a[GRID]
     k, p, cells = c_ // g_, h * w, grid * grid
     rows, cols, normalize = a[RS], a[CS], a[NORMALIZE]
     x = carray(pointer(a[X], address), (1, ))
     y = carray(pointer(a[Y], address), (1, ))
+    residual = carray(pointer(a[RESIDUAL], address), (1, ))
     scale = carray(pointer(a[SCALE], address), (g_, ))
     bias = carray(pointer(a[BIAS], address), (g_, ))
     context = carray(pointer(a[CONTEXT], address), (1, ))
@@ -621,7 +674,9 @@ def forward_slabs(address):
             if normalize == 0:
                 centre, factor = 0.0, 1.0
             gates(db, 0, p, real(centre), real(factor), spread == 0, scale[g], bias[g], real(gain), one, gate)
-            if out_direct:
+            if a[RESIDUAL] != 0:
+                add_and_rectify(source, base, stride, k, p, gate, residual, y, y_base + (g - g0) * k * p)
+            elif out_direct:
                 times_gate(source, base, stride, k, p, gate, y, y_base + (g - g0) * k * p, p)
             else:
                 times_gate(source, base, stride, k, p, gate, yb, (g - g0) * k * pad, pad)
@@ -637,14 +692,19 @@ def forward_slabs(address):
 
 
 def backward_slabs(address):
-    """Backward of slabs from the counter until none is left; grad_scale and grad_bias are (N, G), float64."""
+    """Backward of slabs from the counter until none is left; grad_scale and grad_bias are (N, G), float64.
+
+    With OUT, the y of a forward with RESIDUAL, the gradient of y goes through the ReLU first, into GRAD_RESIDUAL.
+    """
     a = carray(integers(address), (COUNT, ), np.int64)
     n_, c_, g_, h, w, grid = a[N], a[C], a[G], a[H], a[W], a[GRID]
     k, p, cells = c_ // g_, h * w, grid * grid
     rows, cols, normalize = a[RS], a[CS], a[NORMALIZE]
     x = carray(pointer(a[X], address), (1, ))
     gx = carray(pointer(a[Y], address), (1, ))
-    gy = carray(pointer(a[GRAD_Y], address), (1, ))
+    grad_y = carray(pointer(a[GRAD_Y], address), (1, ))
+    out = carray(pointer(a[OUT], address), (1, ))
+    gy = carray(pointer(a[GRAD_RESIDUAL] if a[OUT] != 0 else a[GRAD_Y], address), (1, ))
     scale = carray(pointer(a[SCALE], address), (g_, ))
     bias = carray(pointer(a[BIAS], address), (g_, ))
     context = carray(pointer(a[CONTEXT], address), (n_ * c_ * cells, ))
@@ -714,6 +774,8 @@ def backward_slabs(address):
         gx_base = n * a[YN] + g0 * k * a[YC]
         if not direct:
             gather(x, x_base, a[XC], a[XH], a[XW], many * k, h, w, xb, pad)
+        if a[OUT] != 0:
+            through_relu(grad_y, out, gy_base, many * k * p, gy)
         if not gy_direct:
             gather(gy, gy_base, a[GC], a[GH], a[GW], many * k, h, w, gyb, pad)
         for g in range(g0, g0 + many):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.library import opcheck
 
 from mmccd.models import CCD, AttentionResNet
-from mmccd.ops import ccd, ccd_cpu, ccd_reference, ccd_torch
+from mmccd.ops import ccd, ccd_add_relu, ccd_cpu, ccd_reference, ccd_torch
 from mmccd.ops.ccd import CCDOptions
 
 NO_NUMBA = ccd_cpu.unavailable(torch.empty(0))
@@ -503,3 +503,65 @@ def test_interface(impl):
     grads = module.backward(grad_y, x, scale, bias, (context, d, stats), options, need_x=False)
     assert torch.allclose(grads[1], ccd_torch.backward(grad_y, x, scale, bias, (context, d, stats), options)[1],
                           rtol=1e-4)
+
+
+def in_parts(x, residual, scale, bias, *options, **more):
+    return torch.relu(ccd(x, scale, bias, *options, **more) + residual)
+
+
+def joined_and_in_parts(tensors, groups, **options):
+    """[y, gradients of x, residual, scale, bias] of ccd_add_relu and of its three parts."""
+    x, scale, bias, grad_y = tensors
+    residual = torch.randn_like(x)
+    results = []
+    for function in (ccd_add_relu, in_parts):
+        a = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, residual, scale, bias)]
+        y = function(*a, groups, **options)
+        y.backward(grad_y)
+        results.append([y.detach(), *(t.grad for t in a)])
+    return results
+
+
+@pytest.mark.parametrize(('shape', 'groups'), [*SHAPES, ((3, 6, 4, 4), 2), ((0, 4, 5, 5), 2)], ids=str)
+@pytest.mark.parametrize('impl', ['auto', *IMPLS])
+def test_add_relu_is_the_same_to_the_last_bit(impl, shape, groups):
+    for dtype, options in itertools.product((torch.float32, torch.float64), OPTIONS[:2]):
+        joined, parts = joined_and_in_parts(make(shape, groups, dtype), groups, impl=impl, **options)
+        assert all(map(torch.equal, joined, parts))
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_add_relu_in_other_layouts_and_dtypes(impl):
+    for change in (lambda t: t.to(memory_format=torch.channels_last), torch.Tensor.half,
+                   lambda t: t.repeat(1, 1, 1, 2)[..., ::2]):
+        tensors = [change(t) if t.dim() == 4 else t for t in make((2, 8, 6, 8), 4)]
+        joined, parts = joined_and_in_parts(tensors, 4, impl=impl)
+        assert all(map(torch.equal, joined, parts))
+    # A gradient of other strides than y's, and one that is wanted alone.
+    x, scale, bias, _ = make((2, 8, 6, 8), 4)
+    residual = torch.zeros_like(x).requires_grad_()
+    ccd_add_relu(x, residual, scale, bias, 4, impl=impl).sum().backward()
+    assert torch.equal(residual.grad, (in_parts(x, residual, scale, bias, 4, impl=impl) > 0).float())
+    nan = torch.full_like(x, math.nan)
+    assert ccd_add_relu(x, nan, scale, bias, 4, impl=impl).isnan().all()
+
+
+@pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA))
+def test_add_relu_opcheck():
+    options = ([1, 2, 4], 'dot', 'zscore', 1e-7, 1.0)
+    x, scale, bias, grad_y = make((2, 8, 9, 7), 4)
+    a = [t.clone().requires_grad_() for t in (x, torch.randn_like(x), scale, bias)]
+    opcheck(torch.ops.mmccd.ccd_add_relu_forward, (*a, 4, *options, True))
+    detached = [t.detach() for t in a]
+    y, *saved = torch.ops.mmccd.ccd_add_relu_forward(*detached, 4, *options, True)
+    opcheck(torch.ops.mmccd.ccd_add_relu_backward, (grad_y, y, x, scale, bias, *saved, 4, *options, True))
+
+
+def test_add_relu_bad_input():
+    x, scale, bias, _ = make((2, 8, 6, 8), 4)
+    with pytest.raises(ValueError, match=r'residual must have the shape of x, \(2, 8, 6, 8\), got \(2, 8, 6, 1\)'):
+        ccd_add_relu(x, x[..., :1], scale, bias, 4)
+    with pytest.raises(TypeError, match='residual must be a Tensor, got int'):
+        ccd_add_relu(x, 0, scale, bias, 4)
+    with pytest.raises(ValueError, match=r"impl must be one of .*, got 'fast'"):
+        ccd_add_relu(x, x, scale, bias, 4, impl='fast')

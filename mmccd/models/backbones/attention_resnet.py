@@ -25,6 +25,7 @@ class _BlockWithAttention:
     """What both residual blocks share: plugins behind any convolution, and a layer in place of the 3x3 one."""
 
     positions: tuple[str, ...]
+    fused: str | None = None  # name of the layer that adds the shortcut and applies the ReLU, too
 
     def _split_plugins(self, plugins: Sequence[dict] | None) -> tuple[list[dict], list[dict]]:
         """(plugins behind convolutions, replacements of the 3x3 convolution)."""
@@ -66,24 +67,33 @@ class _BlockWithAttention:
     def _plugins(self, x: Tensor, i: int) -> Tensor:
         return self.forward_plugin(x, getattr(self, f'after_conv{i}_plugin_names')) if self.with_plugins else x
 
-    def _residual(self, x: Tensor) -> Tensor:
-        """Both branches and their sum, before the last ReLU."""
+    def fuse(self) -> None:
+        """Let the last layer add the shortcut and apply the ReLU as well, if it is one that can."""
+        names = getattr(self, f'after_conv{len(self.positions)}_plugin_names', ())
+        if self.with_plugins and names and getattr(getattr(self, names[-1]), 'takes_residual', False):
+            self.fused = names[-1]
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Both branches and their sum; before the last ReLU unless a layer applies that."""
         last = len(self.positions)
         out = x
         for i in range(1, last):
             out = self._conv_norm_relu(out, i)
         out = getattr(self, f'conv{last}')(out)
         out = getattr(self, getattr(self, f'norm{last}_name'))(out)
-        out = self._plugins(out, last)
-        out += x if self.downsample is None else self.downsample(x)
-        return out
+        if self.fused is None:
+            out = self._plugins(out, last)
+            out += x if self.downsample is None else self.downsample(x)
+            return out
+        out = self.forward_plugin(out, getattr(self, f'after_conv{last}_plugin_names')[:-1])
+        return getattr(self, self.fused)(out, x if self.downsample is None else self.downsample(x))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
-            out = torch.utils.checkpoint.checkpoint(self._residual, x, use_reentrant=False)
+            out = torch.utils.checkpoint.checkpoint(self._sum, x, use_reentrant=False)
         else:
-            out = self._residual(x)
-        return self.relu(out)
+            out = self._sum(x)
+        return self.relu(out) if self.fused is None else out
 
 
 class AttentionBasicBlock(_BlockWithAttention, BasicBlock):
@@ -151,6 +161,8 @@ class AttentionResNet(ResNet):
             All other entries are the layer's own options. Default: None, plain ResNet.
         plugins (list[dict] | None): As mmdet's: ``dict(cfg=..., position=..., stages=...)``; BasicBlocks take
             ``after_conv1`` and ``after_conv2``, Bottlenecks ``after_conv3`` too. Default: None.
+        fuse (bool): Let a CCD layer at the end of a block add the shortcut and apply the ReLU in the same pass, where
+            its implementation can (compiled loops on the CPU). Same numbers, same keys. Default: True.
         **kwargs: Everything else that :class:`mmdet.models.ResNet` takes, with its defaults. Mind two of them for
             classification: ``norm_eval=True`` freezes the norms' statistics, and ``zero_init_residual=True``.
 
@@ -167,7 +179,7 @@ class AttentionResNet(ResNet):
     """
 
     def __init__(self, depth: int, *args, attention: dict | None = None, plugins: list[dict] | None = None,
-                 **kwargs) -> None:
+                 fuse: bool = True, **kwargs) -> None:
         if depth not in self.arch_settings:
             raise KeyError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
         positions = _BLOCKS[self.arch_settings[depth][0]].positions
@@ -186,6 +198,10 @@ class AttentionResNet(ResNet):
                 raise ValueError(f'stages must have one entry for each of the {num_stages} stages, got {stages}')
         super().__init__(depth, *args, plugins=plugins or None, **kwargs)
         self.attention = attention
+        if fuse:
+            for block in self.modules():
+                if isinstance(block, _BlockWithAttention):
+                    block.fuse()
 
     @staticmethod
     def _attention_plugin(attention: dict, last_position: str, backbone: dict) -> dict:

@@ -11,12 +11,14 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from mmccd.ops import ccd, check_ccd_options
+from mmccd.ops import ccd, ccd_add_relu, check_ccd_options
 from mmccd.registry import MODELS
 
 from .base import AttentionLayer, check_channels
 
-torch.fx.wrap('ccd')  # one node of a graph that torch.fx traces, its checks not looked into
+# Each one node of a graph that torch.fx traces, its checks not looked into.
+torch.fx.wrap('ccd')
+torch.fx.wrap('ccd_add_relu')
 
 
 @MODELS.register_module()
@@ -49,6 +51,7 @@ class CCD(AttentionLayer):
     """
 
     _abbr_ = 'ccd'
+    takes_residual = True
 
     def __init__(self,
                  in_channels: int,
@@ -76,11 +79,16 @@ class CCD(AttentionLayer):
         nn.init.zeros_(self.scale)
         nn.init.ones_(self.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Gate features of shape (N, in_channels, H, W); same shape and dtype out."""
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Gate features of shape (N, in_channels, H, W); same shape and dtype out.
+
+        With a ``residual`` of the same shape: relu(gated features + residual), the end of a residual block at once.
+        """
         gain = 1 + math.exp(-1) if self.identity_init else 1.0  # 1 / sigmoid(1)
-        return ccd(x, self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize, self.eps,
-                   gain)
+        options = (self.groups, self.scales, self.similarity, self.normalize, self.eps, gain)
+        if residual is None:
+            return ccd(x, self.scale, self.bias, *options)
+        return ccd_add_relu(x, residual, self.scale, self.bias, *options)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, groups={self.groups}, scales={self.scales}, similarity={self.similarity!r}, '

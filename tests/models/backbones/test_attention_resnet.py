@@ -113,6 +113,36 @@ def test_frozen_stages_and_norm_eval():
     assert net.layer3[0].training
 
 
+@pytest.mark.parametrize('depth', [18, 50])
+def test_fused_blocks_have_the_same_numbers_and_keys(depth):
+    x = torch.randn(2, 3, 64, 64)
+    results = []
+    for fuse in (True, False):
+        torch.manual_seed(0)
+        net = AttentionResNet(depth, fuse=fuse, norm_eval=False, attention=dict(type='mmccd.CCD'))
+        randomize(net)
+        assert [b.fused for b in net.layer2] == ['ccd' if fuse else None] * len(net.layer2)
+        seen = []
+        net.layer2[0].ccd.register_forward_hook(lambda layer, inputs, output, seen=seen: seen.append(output.shape))
+        outs = net(x)
+        sum(out.square().mean() for out in outs).backward()
+        assert len(seen) == 1
+        results.append((outs, {n: p.grad for n, p in net.named_parameters()}, list(net.state_dict())))
+    assert all(map(torch.equal, results[0][0], results[1][0]))
+    assert results[0][1].keys() == results[1][1].keys()
+    assert all(torch.allclose(g, results[1][1][n], rtol=1e-5, atol=1e-7) for n, g in results[0][1].items())
+    assert results[0][2] == results[1][2]
+
+
+def test_only_a_last_ccd_is_fused():
+    se = dict(cfg=dict(type='mmccd.SE'), position='after_conv2')
+    net = AttentionResNet(18, attention=dict(type='mmccd.CCD', stages=(False, True, True, True)), plugins=[se])
+    assert net.layer1[0].fused is None
+    assert net.layer2[0].fused == 'ccd'  # behind the SE layer
+    assert net(torch.rand(1, 3, 64, 64))[1].min() >= 0
+    assert AttentionResNet(18, attention=dict(type='mmccd.SE')).layer1[0].fused is None
+
+
 @pytest.mark.parametrize('attention', ATTENTIONS)
 def test_checkpointing_and_gradients(attention):
     net = AttentionResNet(18, norm_eval=False, attention=dict(type=f'mmccd.{attention}'))

@@ -55,33 +55,38 @@ def unavailable(x: Tensor) -> str | None:
 
 
 class _Tables(NamedTuple):
-    """What depends on the size of the map alone; see ``ccd_numba``. Pixels are segments where the map is wide."""
+    """What depends on the size of the map alone; see ``ccd_numba``.
+
+    Narrow maps (W < 16) are tabled pixel by pixel, wide ones by segments of rows (R of them) and, where the context is
+    written back, of columns (K).
+    """
 
     rows: np.ndarray  # (row segments + 1,) int64
     cols: np.ndarray  # (column segments + 1,) int64
-    matrix: np.ndarray  # (P, S * S padded): weight of a pixel in a cell's context
-    matrix_t: np.ndarray  # (S * S, P padded): the same, transposed
-    cells_t: np.ndarray  # (P, S * S padded): 1 where the pixel reads the cell; narrow maps only
+    matrix: np.ndarray  # (H * W or R * W, S * S padded): weight of a sum in a cell's context
+    matrix_t: np.ndarray  # (S * S, H * W or R * K padded): weight of a cell in a pixel, or in a segment
+    cells_t: np.ndarray  # (H * W or S * W, S * S padded): 1 where the pixel, or sum over a cell's rows, reads the cell
 
 
 @lru_cache(maxsize=512)
 def _tables(h: int, w: int, scales: tuple[int, ...], dtype: torch.dtype) -> _Tables:
     rows, cols = cut_axis(h, scales), cut_axis(w, scales)
-    row_pool, col_pool = np.array(rows.pool) / len(scales), np.array(cols.pool)  # (scales, S, segments)
     grid, narrow = max(scales), w < _LANES
+    row_pool, col_pool = np.array(rows.pool) / len(scales), np.array(cols.pool)  # (scales, S, segments)
+    by_column = np.repeat(col_pool, np.diff(cols.bounds), 2)
     if narrow:
-        row_pool = np.repeat(row_pool, np.diff(rows.bounds), 2)  # (scales, S, H)
-        col_pool = np.repeat(col_pool, np.diff(cols.bounds), 2)
-    weights = np.einsum('sai,sbj->abij', row_pool, col_pool).reshape(grid * grid, -1)
-    p = weights.shape[1]
+        row_pool, col_pool = np.repeat(row_pool, np.diff(rows.bounds), 2), by_column
+    weights, back = (np.einsum('sai,sbj->abij', row_pool, pool).reshape(grid * grid, -1)
+                     for pool in (by_column, col_pool))
+    row_cell = np.arange(h) * grid // h if narrow else np.arange(grid)
+    cell = (row_cell[:, None] * grid + np.arange(w) * grid // w).ravel()
     real = np.float64 if dtype == torch.float64 else np.float32
-    cells, pad = -(-grid * grid // _LANES) * _LANES, -(-p // _LANES) * _LANES
-    matrix, matrix_t = np.zeros((p, cells), real), np.zeros((grid * grid, pad), real)
-    matrix[:, :grid * grid], matrix_t[:, :p] = weights.T, weights
-    cells_t = np.zeros((p if narrow else 0, cells), real)
-    if narrow:
-        cell = (np.arange(h) * grid // h * grid)[:, None] + np.arange(w) * grid // w
-        cells_t[np.arange(p), cell.ravel()] = 1
+    padded = -(-grid * grid // _LANES) * _LANES
+    matrix, cells_t = np.zeros((weights.shape[1], padded), real), np.zeros((len(cell), padded), real)
+    matrix[:, :grid * grid] = weights.T
+    cells_t[np.arange(len(cell)), cell] = 1
+    matrix_t = np.zeros((grid * grid, -(-back.shape[1] // _LANES) * _LANES), real)
+    matrix_t[:, :back.shape[1]] = back
     return _Tables(np.array(rows.bounds), np.array(cols.bounds), matrix, matrix_t, cells_t)
 
 

@@ -9,11 +9,11 @@ What is unusual here, and why:
 * The functions are C callbacks that take slabs from a shared counter until none is left, so that any number of
   threads of any pool can share the work: ``ccd_cpu`` runs them in PyTorch's own OpenMP threads.
 * Fast-math flags are only those that reorder and fuse sums, so that NaN and Inf pass through as everywhere else.
-  Long sums (statistics, gradients of scale and bias, last step of poolings) are taken in float64.
+  Statistics and the gradients of scale and bias are summed in float64.
 
 All arrays are flat. K = channels of a group, P = H * W, S = max(scales), RS and CS = segments of rows and columns
-(``ccd_torch.cut_axis``). Narrow maps (W < 16) are pooled by a product with a dense (P, S * S) matrix; wide ones are
-summed over segments first, which leaves a narrow map of RS x CS.
+(``ccd_torch.cut_axis``). Narrow maps (W < 16) are pooled by a product with a dense (P, S * S) matrix; in wide ones,
+rows are summed over segments first, which leaves a map of RS x W for the product.
 """
 from __future__ import annotations
 
@@ -284,12 +284,13 @@ def scatter(source, stride, out, base, sc, sh, sw, channels, h, w):
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
-def segment_rows(x, base, weight, weighted, h, w, row_of, t, wide, segments):
-    """t[row segment, column] = sum over its rows of x, or of weight * x; lanes beyond w are rubbish."""
+def segment_rows(x, base, weight, weighted, h, w, row_of, t, t_base, segments):
+    """t[t_base + (row segment, column)] = sum over its rows of x, or of weight * x; w at least LANES."""
     zero = splat(x.dtype.type(0))
     for s in range(segments):
         begin, end = row_of[s], row_of[s + 1]
-        for j in range(0, w, LANES):
+        for block in range(0, w, LANES):
+            j = min(block, w - LANES)
             acc = zero
             if weighted:
                 for i in range(begin, end):
@@ -297,18 +298,7 @@ def segment_rows(x, base, weight, weighted, h, w, row_of, t, wide, segments):
             else:
                 for i in range(begin, end):
                     acc = add(acc, load(x, base + i * w + j))
-            store(t, s * wide + j, acc)
-
-
-@njit(fastmath=_SUMS, error_model='numpy')
-def segment_columns(t, wide, rows, bounds, columns, sums, base):
-    """sums[base + (row segment, column segment)] of t, added up in float64."""
-    for r in range(rows):
-        for s in range(columns):
-            acc = 0.0
-            for j in range(bounds[s], bounds[s + 1]):
-                acc += at(t, r * wide + j)
-            put(sums, base + r * columns + s, sums.dtype.type(acc))
+            store(t, t_base + s * w + j, acc)
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
@@ -430,22 +420,23 @@ def row_products(x, base, stride, k, h, w, pattern, row_cell, rows, wide, out, s
 def times_gate(x, base, stride, k, p, gate, out, out_base, out_stride):
     """out = x * gate."""
     last = max(p - LANES, 0)
-    for c in range(k):
-        o, q = base + c * stride, out_base + c * out_stride
-        for block in range(0, p, LANES):
-            j = min(block, last)
-            store(out, q + j, mul(load(x, o + j), load(gate, j)))
+    for block in range(0, p, LANES):
+        j = min(block, last)
+        v = load(gate, j)
+        for c in range(k):
+            store(out, out_base + c * out_stride + j, mul(load(x, base + c * stride + j), v))
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
 def add_and_rectify(x, base, stride, k, p, gate, residual, out, out_base):
     """out = relu(x * gate + residual), product and sum each rounded as if they were done one after the other."""
     last = p - LANES
-    for c in range(k):
-        o, q = base + c * stride, out_base + c * p
-        for block in range(0, p, LANES):
-            j = min(block, last)
-            store(out, q + j, relu(add(rounded(mul(load(x, o + j), load(gate, j))), load(residual, q + j))))
+    for block in range(0, p, LANES):
+        j = min(block, last)
+        v = load(gate, j)
+        for c in range(k):
+            q = out_base + c * p + j
+            store(out, q, relu(add(rounded(mul(load(x, base + c * stride + j), v)), load(residual, q))))
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
@@ -581,7 +572,7 @@ def forward_slabs(address):
     a = carray(integers(address), (COUNT, ), np.int64)
     n_, c_, g_, h, w, grid = a[N], a[C], a[G], a[H], a[W], a[GRID]
     k, p, cells = c_ // g_, h * w, grid * grid
-    rows, cols, normalize = a[RS], a[CS], a[NORMALIZE]
+    rows, normalize = a[RS], a[NORMALIZE]
     x = carray(pointer(a[X], address), (1, ))
     y = carray(pointer(a[Y], address), (1, ))
     residual = carray(pointer(a[RESIDUAL], address), (1, ))
@@ -592,7 +583,6 @@ def forward_slabs(address):
     stats = carray(pointer(a[STATS], address), (1, ))
     matrix = carray(pointer(a[MATRIX], address), (1, ))
     row_bounds = carray(integers(a[ROWS]), (rows + 1, ), np.int64)
-    col_bounds = carray(integers(a[COLS]), (cols + 1, ), np.int64)
     floats = carray(doubles(a[FLOATS]), (4, ), np.float64)
     real = x.dtype.type
     one = real(1)
@@ -602,7 +592,6 @@ def forward_slabs(address):
     pad = (p + LANES - 1) // LANES * LANES
     wide = (w + LANES - 1) // LANES * LANES
     cell_pad = (cells + LANES - 1) // LANES * LANES
-    seg_pad = (rows * cols + LANES - 1) // LANES * LANES
     u = np.zeros(k * cell_pad + LANES, x.dtype)
     xb = np.zeros(block * k * pad + 2 * LANES, x.dtype)
     yb = np.zeros(block * k * pad + 2 * LANES if a[Y_DIRECT] == 0 or p < LANES else 1, x.dtype)
@@ -612,8 +601,7 @@ def forward_slabs(address):
     lengths = np.zeros(cells)
     pattern = np.zeros(k * pad + LANES if narrow else k * grid * wide + LANES, x.dtype)
     rows_pattern = np.zeros(k * grid * LANES + LANES if narrow else 1, x.dtype)
-    t = np.zeros(rows * wide + LANES, x.dtype)
-    sums = np.zeros(1 if narrow else k * seg_pad + LANES, x.dtype)
+    t = np.zeros(1 if narrow else k * rows * w, x.dtype)
     row_cell = np.empty(h, np.int64)
     for i in range(h):
         row_cell[i] = i * grid // h
@@ -652,9 +640,8 @@ def forward_slabs(address):
                 products(source, base, stride, pattern, 0, pad, k, p, db, a[COSINE] != 0, squares)
             else:
                 for c in range(k):
-                    segment_rows(source, base + c * stride, gate, False, h, w, row_bounds, t, wide, rows)
-                    segment_columns(t, wide, rows, col_bounds, cols, sums, c * seg_pad)
-                dense_pool(sums, 0, seg_pad, k, rows * cols, matrix, cell_pad, u)
+                    segment_rows(source, base + c * stride, gate, False, h, w, row_bounds, t, c * rows * w, rows)
+                dense_pool(t, 0, rows * w, k, rows * w, matrix, cell_pad, u)
                 for c in range(k):
                     for b in range(grid):
                         runs(u, c * cell_pad + b * grid, edges, grid, pattern, (c * grid + b) * wide)
@@ -743,7 +730,7 @@ def backward_slabs(address):
     gu = np.zeros(k * cell_pad + LANES, x.dtype)
     room = np.zeros(k * pad + LANES if narrow else 1, x.dtype)
     v = np.zeros(1 if narrow else k * seg_pad, x.dtype)
-    t = np.zeros(grid * wide + LANES, x.dtype)
+    t = np.zeros(1 if narrow else k * grid * w, x.dtype)
     u_pattern = np.zeros(k * grid * wide + LANES, x.dtype)
     v_pattern = np.zeros(1 if narrow else k * rows * wide + LANES, x.dtype)
     row_cell = np.empty(h, np.int64)
@@ -833,8 +820,8 @@ def backward_slabs(address):
                                 gxo, gx_stride)
             else:
                 for c in range(k):
-                    segment_rows(xs, xo + c * x_stride, product, True, h, w, row_edges, t, wide, grid)
-                    segment_columns(t, wide, grid, edges, grid, gu, c * cell_pad)
+                    segment_rows(xs, xo + c * x_stride, product, True, h, w, row_edges, t, c * grid * w, grid)
+                dense_pool(t, 0, grid * w, k, grid * w, cells_t, cell_pad, gu)
                 if cosine:
                     add_lengths(gu, cell_pad, per_u, context, u_base, cells, k)
                 dense_unpool(gu, cell_pad, cells, k, matrix_t, rows * cols, seg_pad, v)

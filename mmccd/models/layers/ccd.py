@@ -16,9 +16,13 @@ from mmccd.registry import MODELS
 
 from .base import AttentionLayer, check_channels
 
-# Each one node of a graph that torch.fx traces, its checks not looked into.
-torch.fx.wrap('ccd')
-torch.fx.wrap('ccd_add_relu')
+
+def gated(x: Tensor, residual: Tensor | None, *options) -> Tensor:
+    """``ccd``, or ``ccd_add_relu`` if there is a residual."""
+    return ccd(x, *options) if residual is None else ccd_add_relu(x, residual, *options)
+
+
+torch.fx.wrap('gated')  # one node of a graph that torch.fx traces, its checks not looked into
 
 
 @MODELS.register_module()
@@ -85,10 +89,8 @@ class CCD(AttentionLayer):
         With a ``residual`` of the same shape: relu(gated features + residual), the end of a residual block at once.
         """
         gain = 1 + math.exp(-1) if self.identity_init else 1.0  # 1 / sigmoid(1)
-        options = (self.groups, self.scales, self.similarity, self.normalize, self.eps, gain)
-        if residual is None:
-            return ccd(x, self.scale, self.bias, *options)
-        return ccd_add_relu(x, residual, self.scale, self.bias, *options)
+        return gated(x, residual, self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize,
+                     self.eps, gain)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, groups={self.groups}, scales={self.scales}, similarity={self.similarity!r}, '

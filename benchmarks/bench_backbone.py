@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from common import RESULTS, environment, interleaved, percentiles, write
+from common import RESULTS, add_allocator, environment, interleaved, percentiles, use_allocator, write
 
 from mmccd.models import AttentionResNet
 
@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp', action='store_true', help='autocast: float16 on a GPU, bfloat16 on a CPU')
     parser.add_argument('--channels-last', action='store_true')
     parser.add_argument('--compile', action='store_true', help='torch.compile')
+    add_allocator(parser)
     parser.add_argument('--runs', type=int, default=20, help='timed runs of each, at least 20 for results to keep')
     parser.add_argument('--out', type=Path, help='default: results/backbone_<device>[_<option>...].csv')
     return parser.parse_args()
@@ -39,6 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    use_allocator(args)
     device = torch.device(args.device)
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
     networks = {}
@@ -79,11 +81,12 @@ def main() -> None:
                 network=name, mode='train' if train else 'forward', depth=args.depth, size=args.size, batch=batch,
                 amp=args.amp, channels_last=args.channels_last, compile=args.compile, runs=args.runs, **ms,
                 images_per_s=round(1e3 * batch / ms['ms_p50'], 2), of_plain=round(ms['ms_p50'] / plain, 4),
-                peak_bytes=peak, **environment(device)))
+                peak_bytes=peak, **environment(device, args)))
             print('{network:6} {mode:8} batch {batch:<3} {ms_p50:10.2f} ms {images_per_s:9.2f} images/s  '
                   'of plain {of_plain}'.format(**rows[-1]))
     suffix = ''.join(f'_{n}' for n, on in (('amp', args.amp), ('channels-last', args.channels_last),
-                                           ('compile', args.compile)) if on)
+                                           ('compile', args.compile),
+                                           ('default-allocator', args.allocator == 'default')) if on)
     out = args.out or RESULTS / f'backbone_{device.type}{suffix}.csv'
     write(rows, out)
     print(f'{len(rows)} rows in {out}')

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import RESULTS, environment, interleaved, percentiles, write
+from common import RESULTS, add_allocator, environment, interleaved, percentiles, use_allocator, write
 
 from mmccd.models import CBAM, GC, GE, SE
 from mmccd.ops import ccd, ccd_reference
@@ -36,8 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--layout', choices=['contiguous', 'channels_last'], default='contiguous')
     parser.add_argument('--providers', nargs='+', choices=['reference', 'torch', 'cpu', 'triton', *GATES],
                         help='default: reference, torch, the kernels of the device, and the other gates')
+    add_allocator(parser)
     parser.add_argument('--runs', type=int, default=20, help='timed runs of each, at least 20 for results to keep')
-    parser.add_argument('--out', type=Path, help='default: results/op_<device>_<dtype>_<layout>.csv')
+    parser.add_argument('--out', type=Path, help='default: results/op_<device>_<dtype>_<layout>[_...].csv')
     return parser.parse_args()
 
 
@@ -84,6 +85,7 @@ def peak_bytes(function: Callable, grad_y: torch.Tensor, x: torch.Tensor) -> int
 
 def main() -> None:
     args = parse_args()
+    use_allocator(args)
     torch.manual_seed(0)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     memory_format = torch.channels_last if args.layout == 'channels_last' else torch.contiguous_format
@@ -124,7 +126,8 @@ def main() -> None:
         totals = {key: sum(v) for key, v in sums.items()}
         for (name, mode), total in totals.items():
             rows.append(row(size, batch, 'sum', 16, name, mode, dict(ms_p50=round(total, 4)), totals, args, device))
-    out = args.out or RESULTS / f'op_{device.type}_{args.dtype}_{args.layout}.csv'
+    suffix = '_default-allocator' if args.allocator == 'default' else ''
+    out = args.out or RESULTS / f'op_{device.type}_{args.dtype}_{args.layout}{suffix}.csv'
     write(rows, out)
     print(f'{len(rows)} rows in {out}')
 
@@ -140,7 +143,7 @@ def row(size, batch, shape, layers, name, mode, times, medians, args, device) ->
                   of_copy=round(ms / medians['copy', 'forward'], 2))
     print('{size:9} {shape:16} {provider:10} {mode:17} {ms_p50:9.3f} ms  of reference {of_reference:<7} '
           'of copy {of_copy}'.format(**result))
-    return {**result, **environment(device)}
+    return {**result, **environment(device, args)}
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """What the benchmarks share: the clock, percentiles, CSV rows."""
 from __future__ import annotations
 
+import argparse
 import csv
 import datetime
 import platform
@@ -10,7 +11,22 @@ from pathlib import Path
 
 import torch
 
+from mmccd.utils.launch import keep_freed_memory
+
 RESULTS = Path(__file__).parent / 'results'
+
+
+def add_allocator(parser: argparse.ArgumentParser) -> None:
+    """The option ``--allocator``."""
+    parser.add_argument('--allocator', choices=['kept', 'default'], default='kept',
+                        help="what the C library does with freed memory: keep it, as mmccd's tools have it do on the "
+                        'CPU, or its default, to give much of it back and get cleared pages anew; default: kept')
+
+
+def use_allocator(args: argparse.Namespace) -> None:
+    """Do as the option says."""
+    if args.allocator == 'kept' and torch.device(args.device).type == 'cpu':
+        keep_freed_memory()
 
 
 def device_name(device: torch.device) -> str:
@@ -56,11 +72,12 @@ def percentiles(times: list[float]) -> dict[str, float]:
     return {f'ms_p{p}': round(v, 4) for p, v in zip((20, 50, 80), q.tolist())}
 
 
-def environment(device: torch.device) -> dict[str, object]:
+def environment(device: torch.device, args: argparse.Namespace) -> dict[str, object]:
     """Columns that say where and when a row was measured."""
     return dict(
         device=device_name(device),
         threads=torch.get_num_threads() if device.type == 'cpu' else '',
+        allocator=args.allocator if device.type == 'cpu' else '',
         torch=torch.__version__,
         python=platform.python_version(),
         date=datetime.date.today().isoformat())

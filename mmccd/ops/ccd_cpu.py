@@ -134,32 +134,54 @@ def _in_place(t: Tensor) -> bool:
     return (sw == 1 or w == 1) and (sh == w or h == 1) and (sc == h * w or c == 1)
 
 
-def _arguments(x: Tensor, y: Tensor, options: CCDOptions, tables: _Tables, floats: np.ndarray) -> np.ndarray:
-    """Array of the callbacks' arguments with what forward and backward share; y is the one written to."""
-    n, c, h, w = x.shape
+class _Template(NamedTuple):
+    """What the calls for one size and layout share."""
+
+    arguments: np.ndarray  # to be copied
+    threads: int  # for which there is work
+    kept: tuple  # arrays that the addresses in it are those of
+
+
+@lru_cache(maxsize=1024)
+def _template(shape: torch.Size, x_stride: tuple[int, ...], y_stride: tuple[int, ...], x_in_place: bool,
+              y_in_place: bool, options: CCDOptions, dtype: torch.dtype) -> _Template:
+    """Arguments without the addresses of tensors; y is the one written to."""
+    n, c, h, w = shape
     from . import ccd_numba as loops
     a = np.zeros(loops.COUNT, np.int64)
-    a[loops.X], a[loops.Y] = x.data_ptr(), y.data_ptr()
+    tables = _tables(h, w, options.scales, dtype)
     for place, table in zip((loops.ROWS, loops.COLS, loops.MATRIX, loops.MATRIX_T, loops.CELLS_T), tables):
         a[place] = table.ctypes.data
+    floats = np.array([options.eps, options.gain, FLATNESS * torch.finfo(dtype).eps, MIN_NORM])
     a[loops.FLOATS] = floats.ctypes.data
     a[loops.N:loops.W + 1] = n, c, options.groups, h, w
     a[loops.GRID] = max(options.scales)
     a[loops.RS], a[loops.CS] = len(tables.rows) - 1, len(tables.cols) - 1
     a[loops.COSINE] = options.similarity == 'cosine'
     a[loops.NORMALIZE] = {None: 0, 'zscore': 1, 'minmax': 2}[options.normalize]
-    a[loops.X_DIRECT], a[loops.Y_DIRECT] = _in_place(x), _in_place(y)
+    a[loops.X_DIRECT], a[loops.Y_DIRECT] = x_in_place, y_in_place
     # A cache line of channels together, where a pixel's channels are neighbours in memory.
-    per_group = c // options.groups
-    a[loops.BLOCK] = 1 if _in_place(x) else min(options.groups, -(-64 // (per_group * x.element_size())))
-    a[loops.XN:loops.XW + 1] = x.stride()
-    a[loops.YN:loops.YW + 1] = y.stride()
-    return a
+    line = -(-64 // (c // options.groups * dtype.itemsize))
+    a[loops.BLOCK] = 1 if x_in_place else min(options.groups, line)
+    a[loops.XN:loops.XW + 1] = x_stride
+    a[loops.YN:loops.YW + 1] = y_stride
+    slabs = n * -(-options.groups // int(a[loops.BLOCK]))
+    return _Template(a, min(slabs, -(-n * c * h * w // GRAIN)), (tables, floats))
 
 
-def _threads(x: Tensor, arguments: np.ndarray, block: int, groups: int) -> int:
-    slabs = x.shape[0] * -(-groups // block)
-    return max(1, min(torch.get_num_threads(), slabs, -(-x.numel() // GRAIN)))
+def _arguments(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions) -> tuple[np.ndarray, int]:
+    """(array of the callbacks' arguments with what forward and backward share, threads); y is the one written to."""
+    template = _template(x.shape, x.stride(), y.stride(), _in_place(x), _in_place(y), options, x.dtype)
+    from . import ccd_numba as loops
+    a = template.arguments.copy()
+    a[loops.X:loops.BIAS + 1] = x.data_ptr(), y.data_ptr(), scale.data_ptr(), bias.data_ptr()
+    return a, min(torch.get_num_threads(), template.threads)
+
+
+def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """``t`` of this dtype, without a pending negation."""
+    t = t if t.dtype == dtype else t.to(dtype)
+    return t.resolve_neg() if t.is_neg() else t
 
 
 def adds_residual(x: Tensor, residual: Tensor) -> bool:
@@ -173,7 +195,7 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: b
             residual: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """See ``ccd_torch``; with a ``residual``, for which :func:`adds_residual`, y is relu(gated x + residual)."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
-    x = x.to(compute).resolve_neg()
+    x = _plain(x, compute)
     n, c, h, w = x.shape
     g, grid = options.groups, max(options.scales)
     y = torch.empty_like(x)
@@ -185,16 +207,14 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: b
         return y.to(dtype), tuple(s.zero_() for s in saved)
     callback = _compiled('forward', compute == torch.float64)
     from . import ccd_numba as loops
-    scale, bias = scale.detach().to(compute).contiguous(), bias.detach().to(compute).contiguous()
-    floats = np.array([options.eps, options.gain, FLATNESS * torch.finfo(compute).eps, MIN_NORM])
-    a = _arguments(x, y, options, _tables(h, w, options.scales, compute), floats)
-    a[loops.SCALE], a[loops.BIAS] = scale.data_ptr(), bias.data_ptr()
+    scale, bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
+    a, threads = _arguments(x, y, scale, bias, options)
     a[loops.KEEP] = keep
     a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
     if residual is not None:
         a[loops.RESIDUAL] = residual.data_ptr()
-    _run(callback, a, _threads(x, a, int(a[loops.BLOCK]), g))
-    return y.to(dtype), saved
+    _run(callback, a, threads)
+    return y if dtype == compute else y.to(dtype), saved
 
 
 def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
@@ -202,7 +222,7 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
              grad_residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """See ``ccd_torch``; with the ``y`` of a forward with a residual, ``grad_residual`` (contiguous) is written to."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
-    x, grad_y = x.to(compute).resolve_neg(), grad_y.to(compute).resolve_neg()
+    x, grad_y = _plain(x, compute), _plain(grad_y, compute)
     if y is not None:
         grad_y = grad_y.contiguous()
     g = options.groups
@@ -211,13 +231,10 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
         return grad_x.to(dtype), torch.zeros_like(scale), torch.zeros_like(bias)
     callback = _compiled('backward', compute == torch.float64)
     from . import ccd_numba as loops
-    scale32, bias32 = scale.detach().to(compute).contiguous(), bias.detach().to(compute).contiguous()
-    floats = np.array([options.eps, options.gain, FLATNESS * torch.finfo(compute).eps, MIN_NORM])
+    own_scale, own_bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
     saved = tuple(s.contiguous() for s in saved)
     sums = torch.empty(2, x.shape[0], g, dtype=torch.float64)
-    h, w = x.shape[-2:]
-    a = _arguments(x, grad_x if need_x else x, options, _tables(h, w, options.scales, compute), floats)
-    a[loops.SCALE], a[loops.BIAS] = scale32.data_ptr(), bias32.data_ptr()
+    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, options)
     a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
     a[loops.GRAD_Y], a[loops.GY_DIRECT] = grad_y.data_ptr(), _in_place(grad_y)
     a[loops.GN:loops.GW + 1] = grad_y.stride()
@@ -225,5 +242,6 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
         a[loops.OUT], a[loops.GRAD_RESIDUAL] = y.data_ptr(), grad_residual.data_ptr()
     a[loops.GRAD_SCALE], a[loops.GRAD_BIAS] = sums[0].data_ptr(), sums[1].data_ptr()
     a[loops.NEED_X] = need_x
-    _run(callback, a, _threads(x, a, int(a[loops.BLOCK]), g))
-    return grad_x.to(dtype), sums[0].sum(0).to(scale.dtype), sums[1].sum(0).to(bias.dtype)
+    _run(callback, a, threads)
+    return (grad_x if dtype == compute else grad_x.to(dtype), sums[0].sum(0).to(scale.dtype),
+            sums[1].sum(0).to(bias.dtype))

@@ -14,7 +14,7 @@ help:
 	@echo 'make lint            style and common mistakes'
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
-	@echo 'make bench           time the operator and the backbones on this CPU (half an hour on 2 cores)'
+	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
 	@echo 'make env             the virtual environment $(VENV) alone'
 	@echo 'make clean           remove the environments, the demo data and what tests leave (not work_dirs)'
 
@@ -49,6 +49,7 @@ smoke-openmmlab:
 
 bench: env
 	$(BIN)/python benchmarks/bench_op.py
+	$(BIN)/python benchmarks/bench_op.py --allocator default --providers reference torch cpu
 	$(BIN)/python benchmarks/bench_op.py --layout channels_last
 	$(BIN)/python benchmarks/bench_backbone.py
 	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv

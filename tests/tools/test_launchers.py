@@ -168,7 +168,7 @@ def test_slurm_job_that_cannot_be_requeued(interrupted):
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
 def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum):
     """dist_train.sh gets it: both processes save, the code is 85, and --resume goes on behind the last iteration."""
-    options = ['--cfg-options', 'train_cfg.max_epochs=50', 'train_dataloader.batch_size=8', 'custom_hooks=[]',
+    options = ['--cfg-options', 'train_cfg.max_epochs=50', 'train_dataloader.batch_size=8',
                'default_hooks.logger.interval=1', 'model.backbone.base_channels=16', 'model.head.in_channels=128',
                'model.backbone.attention.groups=8',
                *(f'{part}_dataloader.{key}' for part in ('train', 'val')

@@ -56,9 +56,7 @@ def test_gradient(make_runner, tmp_path, value):
 
 def test_loss_between_two_looks(make_runner, tmp_path):
     """Gradients are looked at once in 100 iterations: the loss of the next iteration tells, and nothing is saved."""
-    hook = CheckFiniteHook(interval=100)
-    runner = make_runner(hooks=(hook, ))
-    runner._hooks = [h for h in runner.hooks if not isinstance(h, CheckFiniteHook) or h is hook]
+    runner = make_runner(finite=dict(interval=100))
     runner.log.at['iter', 7] = spoil_gradient(math.nan)
     with pytest.raises(NonFiniteError, match='a loss is infinite or not a number in epoch 2, iteration 9'):
         runner.train()
@@ -70,9 +68,7 @@ def test_loss_between_two_looks(make_runner, tmp_path):
 
 def test_no_checkpoint_of_spoilt_parameters(make_runner, tmp_path):
     """Spoilt in an epoch's last iteration, unseen until the checkpoint: the one before it stays the newest."""
-    hook = CheckFiniteHook(interval=100)
-    runner = make_runner(hooks=(hook, ), checkpoint=dict(max_keep_ckpts=1))
-    runner._hooks = [h for h in runner.hooks if not isinstance(h, CheckFiniteHook) or h is hook]
+    runner = make_runner(finite=dict(interval=100), checkpoint=dict(max_keep_ckpts=1))
     runner.log.at['iter', 9] = spoil_gradient(math.nan)
     with pytest.raises(NonFiniteError, match=r'a parameter is infinite .* first in module\.fc1'):
         runner.train()
@@ -112,7 +108,6 @@ class Scaler:
 def test_steps_that_a_scaler_leaves_out(make_runner, tmp_path, scale, stops):
     """An overflow is the scaler's business, until its scale has come down to nothing."""
     runner = make_runner(epochs=1)
-    runner.log.at['epoch', 0] = lambda r: None
     hook = next(h for h in runner.hooks if isinstance(h, CheckFiniteHook))
     original = hook.before_train
 

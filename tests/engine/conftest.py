@@ -112,15 +112,20 @@ def make_runner(tmp_path) -> Callable[..., Runner]:
         loader = dict(
             dataset=dict(type=Points), batch_size=batch, num_workers=workers, persistent_workers=workers > 0,
             sampler=dict(type='DefaultSampler', shuffle=True))
+        optim_wrapper = dict(optimizer=optimizer or dict(type='SGD', lr=0.05, momentum=0.9), **(wrapper or {}))
+        train_cfg = dict(by_epoch=True, max_epochs=epochs)
         runner = Runner(
+            cfg=dict(  # what a config file would say
+                optim_wrapper=optim_wrapper, train_cfg=train_cfg,
+                train_dataloader=dict(batch_size=batch, num_workers=workers)),
             model=dict(type=Net),
             work_dir=str(work_dir or tmp_path / 'work'),
             train_dataloader=loader,
             val_dataloader=dict(loader, sampler=dict(type='DefaultSampler', shuffle=False)),
             val_evaluator=dict(type=Mean),
-            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            train_cfg=train_cfg,
             val_cfg=dict(),
-            optim_wrapper=dict(optimizer=optimizer or dict(type='SGD', lr=0.05, momentum=0.9), **(wrapper or {})),
+            optim_wrapper=optim_wrapper,
             param_scheduler=[
                 dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7),
                 dict(type='ExponentialLR', gamma=0.8, by_epoch=True),

@@ -260,7 +260,11 @@ class Torture:
         started = next((e for e in self.ledger(place)[len(before):] if e['what'] == 'started'), None)
         if started is None:
             return  # killed before
-        newest = {e['name']: e for e in before if e['what'] == 'saved'}  # of each name, the last content
+        newest: dict[str, dict] = {}  # of each name, the last content
+        for entry in (e for e in before if e['what'] == 'saved'):
+            newest[entry['name']] = entry
+            if entry['name'] != 'interrupted.pth':
+                newest.pop('interrupted.pth', None)  # it goes with the next regular checkpoint
         due = max((e for n, e in newest.items() if n not in lost), key=lambda e: e['iter'], default=None)
         self.tally.resumes += bool(before)
         if due is not None and started['iter'] < due['iter']:

@@ -101,8 +101,9 @@ class Log(Hook):
 
 
 @pytest.fixture
-def make_runner(tmp_path) -> Callable[..., Runner]:
+def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
     """A runner in ``tmp_path/work`` (``work_dir``), with ``runner.log``; ``resume`` is a path."""
+    runners = []
 
     def make(work_dir: Path | None = None, resume: Path | None = None, workers: int = 0, epochs: int = 4,
              seed: int | None = 0, checkpoint: dict | None = None, optimizer: dict | None = None,
@@ -142,9 +143,15 @@ def make_runner(tmp_path) -> Callable[..., Runner]:
             default_scope='mmengine',
             experiment_name=f'engine_{next(_numbers)}')
         runner.log = log
+        runners.append(runner)
         return runner
 
-    return make
+    yield make
+    for runner in runners:  # workers of those that were interrupted
+        for loop in (runner._train_loop, runner._val_loop):
+            iterator = getattr(getattr(loop, 'dataloader', None), '_iterator', None)
+            if iterator is not None:
+                iterator._shutdown_workers()
 
 
 @pytest.fixture(autouse=True)

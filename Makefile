@@ -3,14 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 WORKERS ?= 2
+FAULTS ?= 150
+SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env demo test lint smoke smoke-openmmlab bench clean
+.PHONY: help env demo test torture lint smoke smoke-openmmlab bench clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
 	@echo 'make test            fast and slow tests'
+	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
 	@echo 'make lint            style and common mistakes'
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
@@ -37,6 +40,9 @@ demo: env
 # Two tests at a time, each on one thread.
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+torture: env
+	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --faults $(FAULTS) --seed $(SEED)
 
 lint: env
 	$(BIN)/ruff check .

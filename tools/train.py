@@ -1,14 +1,16 @@
 """Train a detector or a classifier."""
 import argparse
+import os
+import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
+from mmccd.engine.hooks.interrupt import Interrupted
 from mmccd.utils.launch import (
     UserError,
     add_common_arguments,
     apply_common_arguments,
     build_runner,
     check_amp,
-    check_checkpoint_file,
     check_checkpoint_fits,
     check_data,
     check_init_checkpoint,
@@ -16,6 +18,7 @@ from mmccd.utils.launch import (
     load_config,
     run_tool,
 )
+from mmccd.utils.resume import set_resume
 
 EXAMPLES = """examples:
   python tools/train.py configs/retinanet_ccd_r18_fpn_digits.py
@@ -39,7 +42,7 @@ def parse_args() -> argparse.Namespace:
         nargs='?',
         const='auto',
         metavar='CKPT',
-        help='go on from this checkpoint; without a path, from the newest one in the work folder')
+        help='go on from this checkpoint; without a path, from the newest loadable one in the work folder')
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -55,18 +58,20 @@ def main() -> None:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if args.resume != 'auto':
-            check_checkpoint_file(args.resume, '--resume')
+    resumed = set_resume(cfg, args.resume) if args.resume is not None else None
     check_amp(cfg, args.amp)
     model = check_model(cfg)
     check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
-    if args.resume not in (None, 'auto'):
-        check_checkpoint_fits(args.resume, model)
-    build_runner(cfg).train()
+    if resumed is not None:
+        check_checkpoint_fits(resumed, model)
+    try:
+        build_runner(cfg).train()
+    except Interrupted as e:
+        # At once: a process that lingers is killed with the first that ended, and its exit code covers this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(e.code)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1),
+    checkpoint=dict(type='mmccd.CheckpointHook', interval=1),
+    # SIGTERM and SIGUSR1: save, end with code 85, go on with --resume.
+    interrupt=dict(type='mmccd.InterruptHook'),
+    finite=dict(type='mmccd.CheckFiniteHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'))
 env_cfg = dict(

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from .files import verify_checksum
+
 try:
     from numpy._core import multiarray
 except ImportError:  # NumPy 1
@@ -37,8 +39,10 @@ def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
     """``torch.load`` with ``weights_only=True``, for files of mmengine's runner as well.
 
     Raises:
-        ValueError: If the file is cut short, is no checkpoint, or holds objects that are not plain data.
+        ValueError: If the file differs from its checksum (``<path>.sha256``, if there is one), is cut short, is no
+            checkpoint, or holds objects that are not plain data.
     """
+    verify_checksum(path)
     try:
         with torch.serialization.safe_globals(mmengine_globals()):
             return torch.load(path, map_location=map_location, weights_only=True)

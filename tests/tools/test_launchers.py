@@ -3,11 +3,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+
+from mmccd.utils.resume import newest_checkpoint
 
 SCRIPTS = {
     'dist_train.sh': 'CONFIG GPUS [options of tools/train.py]',
@@ -64,7 +69,7 @@ def test_dist_train(tools, tmp_path):
     lines = run(tools / 'dist_train.sh', 'my config.py', '2', '--work-dir', 'a b', '--cfg-options', 'x=[1, 2]',
                 cwd=tmp_path, PORT='1234')
     assert lines == [
-        f'PYTHONPATH={tools}/..', '-m', 'torch.distributed.run', '--nnodes=1', '--node_rank=0',
+        f'PYTHONPATH={tools}/..', f'{tools}/dist_run.py', '--nnodes=1', '--node_rank=0',
         '--master_addr=127.0.0.1', '--master_port=1234', '--nproc_per_node=2', f'{tools}/train.py', 'my config.py',
         '--launcher', 'pytorch', '--work-dir', 'a b', '--cfg-options', 'x=[1, 2]'
     ]
@@ -87,17 +92,17 @@ def test_slurm(tools, tmp_path, name, files):
     tool = name.replace('slurm_', '').replace('.sh', '.py')
     assert lines == [
         f'PYTHONPATH={tools}/..', '-p', 'gpu', '--job-name=my job', '--gres=gpu:8', '--ntasks-per-node=8',
-        '--ntasks=8', '--cpus-per-task=5', '--kill-on-bad-exit=1', 'python', '-u', f'{tools}/{tool}', *files,
-        '--work-dir', 'a b', '--launcher', 'slurm'
+        '--ntasks=8', '--cpus-per-task=5', '--kill-on-bad-exit=1', *['--signal=USR1@120'] * (tool == 'train.py'),
+        'python', '-u', f'{tools}/{tool}', *files, '--work-dir', 'a b', '--launcher', 'slurm'
     ]
 
 
 def test_slurm_settings(tools, tmp_path):
     lines = run(tools / 'slurm_train.sh', 'gpu', 'j', 'c.py', cwd=tmp_path, GPUS='16', GPUS_PER_NODE='4',
                 CPUS_PER_TASK='7', SRUN_ARGS='--time=1:00 --exclusive', PYTHON='python3')
-    assert lines[1:10] == ['-p', 'gpu', '--job-name=j', '--gres=gpu:4', '--ntasks-per-node=4', '--ntasks=16',
-                           '--cpus-per-task=7', '--kill-on-bad-exit=1', '--time=1:00']
-    assert lines[10:13] == ['--exclusive', 'python3', '-u']
+    assert lines[1:11] == ['-p', 'gpu', '--job-name=j', '--gres=gpu:4', '--ntasks-per-node=4', '--ntasks=16',
+                           '--cpus-per-task=7', '--kill-on-bad-exit=1', '--signal=USR1@120', '--time=1:00']
+    assert lines[11:14] == ['--exclusive', 'python3', '-u']
 
 
 @pytest.mark.parametrize('name', ['slurm_train.sh', 'slurm_test.sh'])
@@ -111,6 +116,85 @@ def test_few_tasks_do_not_ask_for_a_whole_node(tools, tmp_path, name):
     """GPUS=2 alone is 2 tasks on 2 GPUs of one node, not 2 tasks that hold 8."""
     lines = run(tools / name, 'gpu', 'j', 'c.py', 'k.pth', cwd=tmp_path, GPUS='2')
     assert lines[4:7] == ['--gres=gpu:2', '--ntasks-per-node=2', '--ntasks=2']
+
+
+# Ends with 85, then with the code in $THEN; says how it was called.
+SRUN = """#!/usr/bin/env bash
+echo "srun ${*: -4}"
+if [ -e called ]; then exit "$THEN"; fi
+touch called
+exit 85
+"""
+
+
+@pytest.fixture
+def interrupted(tools, tmp_path):
+    """Runs slurm_train.sh where the training is interrupted once; returns exit code and lines."""
+    (tmp_path / 'bin' / 'srun').write_text(SRUN)
+
+    def call(scontrol: str = 'exit 0', **env: str) -> tuple[int, list[str]]:
+        (tmp_path / 'bin' / 'scontrol').write_text(f'#!/bin/sh\necho "scontrol $*"\n{scontrol}\n')
+        (tmp_path / 'bin' / 'scontrol').chmod(0o755)
+        clean = {k: v for k, v in os.environ.items() if not k.startswith('SLURM')}
+        done = subprocess.run([tools / 'slurm_train.sh', 'p', 'j', 'c.py', '--amp'], cwd=tmp_path,
+                              env={**clean, **env}, capture_output=True, text=True)
+        return done.returncode, done.stdout.splitlines()
+
+    return call
+
+
+@pytest.mark.parametrize('then', ['0', '3'])
+def test_slurm_starts_again_after_an_interruption(interrupted, then):
+    """Another srun with --resume, whose code is the script's."""
+    code, lines = interrupted(THEN=then)
+    assert code == int(then)
+    assert lines == ['srun c.py --amp --launcher slurm', 'srun --amp --resume --launcher slurm']
+
+
+def test_slurm_requeues_a_batch_job(interrupted):
+    """The job goes back into the queue; started again, slurm counts it, and the training resumes at once."""
+    code, lines = interrupted(SLURM_JOB_ID='7', THEN='0')
+    assert (code, lines) == (0, ['srun c.py --amp --launcher slurm', 'scontrol requeue 7'])
+    code, lines = interrupted(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1', THEN='0')
+    assert (code, lines) == (0, ['srun --amp --resume --launcher slurm'])
+
+
+def test_slurm_job_that_cannot_be_requeued(interrupted):
+    code, lines = interrupted('exit 1', SLURM_JOB_ID='7')
+    assert (code, lines[1:]) == (85, ['scontrol requeue 7'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
+def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum):
+    """dist_train.sh gets it: both processes save, the code is 85, and --resume goes on behind the last iteration."""
+    options = ['--cfg-options', 'train_cfg.max_epochs=50', 'train_dataloader.batch_size=8',
+               'default_hooks.logger.interval=1', 'model.backbone.base_channels=16', 'model.head.in_channels=128',
+               'model.backbone.attention.groups=8',
+               *(f'{part}_dataloader.{key}' for part in ('train', 'val')
+                 for key in ('num_workers=1', 'persistent_workers=True'))]
+    command = [root / 'tools' / 'dist_train.sh', root / 'configs' / 'ccd_r18_digits.py', '2', '--work-dir', 'work']
+    with open('output.txt', 'w') as output:
+        training = subprocess.Popen([*command, *options], env={**cpu_env, 'PORT': free_port()}, cwd=workplace,
+                                    stdout=output, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + 120
+        while 'Epoch(train)' not in Path('output.txt').read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        training.send_signal(signum)
+        assert training.wait(60) == 85, Path('output.txt').read_text()[-3000:]
+    path, skipped = newest_checkpoint('work')
+    assert skipped == {}
+    content = torch.load(path, weights_only=False)
+    assert content['resume']['processes'] == 2
+    assert len(content['resume']['random_states']) == 2
+    epoch, iteration = content['meta']['epoch'], content['meta']['iter']
+    done = run_tool('dist_train.sh', root / 'configs' / 'ccd_r18_digits.py', 2, '--work-dir', 'work', '--resume',
+                    *options[:1], f'train_cfg.max_epochs={epoch + 1}', *options[2:], cwd=workplace, PORT=free_port())
+    assert f'--resume: going on from {path}' in done.stdout
+    assert f'resumed epoch: {epoch}, iter: {iteration}' in done.stdout
+    assert (workplace / 'work' / f'epoch_{epoch + 1}.pth').is_file()
+    last = torch.load(workplace / 'work' / f'epoch_{epoch + 1}.pth', weights_only=False)
+    assert last['meta']['iter'] == 5 * (epoch + 1)
 
 
 # What a tool does up to its runner, then a sum over the processes.

@@ -1,0 +1,4 @@
+"""What extends mmengine's runner: hooks."""
+from .hooks import CheckFiniteHook, CheckpointHook, InterruptHook
+
+__all__ = ['CheckFiniteHook', 'CheckpointHook', 'InterruptHook']

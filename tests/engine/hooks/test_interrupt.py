@@ -1,0 +1,130 @@
+"""Signals: saved, ended with the code, gone on as if nothing had happened."""
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from mmccd.engine.hooks.interrupt import EXIT_CODE, Interrupted, _WorkerOutlives
+from mmccd.utils.resume import newest_checkpoint
+
+
+def send(signum):
+    return lambda runner: os.kill(os.getpid(), signum)
+
+
+def interrupt_at(runner, place, number, signum=signal.SIGUSR1):
+    runner.log.at[place, number] = send(signum)
+    with pytest.raises(Interrupted) as caught:
+        runner.train()
+    assert caught.value.code == EXIT_CODE == 85
+
+
+@pytest.fixture
+def untouched(make_runner, tmp_path):
+    runner = make_runner(tmp_path / 'untouched')
+    runner.train()
+    return tmp_path / 'untouched', runner.log
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
+def test_within_an_epoch(make_runner, untouched, assert_same, tmp_path, monkeypatch, signum, workers):
+    """After the iteration that ran; the rest of the epoch has the samples that it would have had."""
+    monkeypatch.setenv('MMCCD_INTERRUPTED', str(tmp_path / 'marker'))
+    before = signal.getsignal(signum)
+    runner = make_runner(workers=workers)
+    interrupt_at(runner, 'iter', 7, signum)
+    assert signal.getsignal(signum) is before
+    assert (tmp_path / 'marker').read_text() == '85'
+    assert sorted(runner.log.batches) == list(range(8))
+    path, skipped = newest_checkpoint(str(tmp_path / 'work'))
+    assert (path, skipped) == (str(tmp_path / 'work' / 'interrupted.pth'), {})
+    content = torch.load(path, weights_only=False)
+    assert (content['meta']['epoch'], content['meta']['iter']) == (1, 8)
+    resumed = make_runner(resume=path, workers=workers)
+    resumed.train()
+    assert {**runner.log.batches, **resumed.log.batches} == untouched[1].batches
+    assert sorted(resumed.log.batches) == list(range(8, 20))
+    assert_same(tmp_path / 'work' / 'epoch_4.pth', untouched[0] / 'epoch_4.pth')
+    assert not (tmp_path / 'work' / 'interrupted.pth').exists()
+    assert not (tmp_path / 'work' / 'interrupted.pth.sha256').exists()
+
+
+def test_twice_within_an_epoch(make_runner, untouched, assert_same, tmp_path):
+    for at in (6, 7):
+        work = tmp_path / 'work'
+        path = work / 'interrupted.pth'
+        interrupt_at(make_runner(resume=path if path.exists() else None), 'iter', at)
+    make_runner(resume=path).train()
+    assert_same(work / 'epoch_4.pth', untouched[0] / 'epoch_4.pth')
+
+
+@pytest.mark.parametrize(('place', 'number', 'epoch'), [('iter', 9, 2), ('val', 2, 2)])
+def test_at_an_epochs_end(make_runner, untouched, assert_same, tmp_path, place, number, epoch):
+    """In the last iteration or in the validation: the regular checkpoint does, and the validation is made up for."""
+    interrupt_at(make_runner(), place, number)
+    assert not (tmp_path / 'work' / 'interrupted.pth').exists()
+    resumed = make_runner(resume=tmp_path / 'work' / f'epoch_{epoch}.pth')
+    resumed.train()
+    assert resumed.log.scores == {e: s for e, s in untouched[1].scores.items() if e >= 2}
+    assert_same(tmp_path / 'work' / 'epoch_4.pth', untouched[0] / 'epoch_4.pth')
+
+
+@pytest.mark.parametrize(('place', 'number'), [('iter', 9), ('val', 2)])
+def test_at_the_end_of_an_epoch_that_is_not_saved(make_runner, untouched, assert_same, tmp_path, place, number):
+    """During validation the model has the EMA's parameters: that is waited for."""
+    options = dict(checkpoint=dict(interval=4))
+    interrupt_at(make_runner(**options), place, number)
+    path = tmp_path / 'work' / 'interrupted.pth'
+    content = torch.load(path, weights_only=False)
+    assert (content['meta']['epoch'], content['meta']['iter']) == (2, 10)
+    make_runner(resume=path, **options).train()
+    assert_same(tmp_path / 'work' / 'epoch_4.pth', untouched[0] / 'epoch_4.pth')
+
+
+def test_gradients_that_are_being_collected_are_used_first(make_runner, tmp_path):
+    """Three batches make a step: the signal in the 7th waits for the 9th."""
+    runner = make_runner(wrapper=dict(accumulative_counts=3))
+    interrupt_at(runner, 'iter', 6)
+    assert max(runner.log.batches) == 8
+
+
+def test_signals_do_what_they_did_after_a_training(make_runner):
+    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    make_runner(epochs=1).train()
+    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == before
+
+
+def test_without_our_checkpoint_hook(make_runner):
+    runner = make_runner(epochs=1, checkpoint=dict(type='CheckpointHook'))
+    messages = []
+    runner.logger.warning = messages.append
+    before = signal.getsignal(signal.SIGTERM)
+    runner.log.at['iter', 2] = lambda r: messages.append(signal.getsignal(signal.SIGTERM))
+    runner.train()
+    assert any(str(m).startswith('SIGTERM and SIGUSR1 end this training without saving') for m in messages)
+    assert before in messages
+
+
+def test_workers_outlive_the_first_signal():
+    """A worker goes on after SIGTERM and SIGUSR1, and ends after a second SIGTERM."""
+    assert _WorkerOutlives(None).seconds == 60
+    code = ('import time\nfrom mmccd.engine.hooks.interrupt import _WorkerOutlives\n'
+            "_WorkerOutlives(lambda i: print('ready', i, flush=True))(3)\nfor _ in range(600): time.sleep(0.1)\n")
+    worker = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert worker.stdout.readline() == 'ready 3\n'
+        for signum in (signal.SIGUSR1, signal.SIGTERM):
+            worker.send_signal(signum)
+            time.sleep(0.3)
+            assert worker.poll() is None
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(20) == -signal.SIGTERM
+    finally:
+        worker.kill()

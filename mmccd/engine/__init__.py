@@ -1,0 +1,4 @@
+"""What acts on a running training."""
+from .hooks import BrokenPicturesHook
+
+__all__ = ['BrokenPicturesHook']

@@ -1,8 +1,8 @@
 """Whether a file holds a whole picture.
 
-OpenCV, which the pipelines decode with, makes a grey half out of a JPEG that is cut short, and says nothing; Pillow
-tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks wrong
-there is decoded once more, by :func:`why_broken`.
+OpenCV, which the pipelines decode with, makes a half grey picture of a JPEG that is cut short, in some of its versions;
+Pillow tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks
+wrong there is decoded once more, by :func:`why_broken`.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmengine import fileio
 from PIL import Image
 
 # What pictures to train on come in. Pillow knows more, and starts Ghostscript for one of them.
-FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'MPO', 'PNG', 'PPM', 'TIFF', 'WEBP')
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 _ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xaeB`\x82'}  # first bytes of JPEG and PNG: last ones
 MISSING = 'there is no such file'
 _TAIL = 64  # bytes; cameras and tools put a little of their own behind the end

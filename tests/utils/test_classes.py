@@ -78,7 +78,7 @@ def test_class_names(tmp_path):
     assert class_names({}, object) is None
     assert class_names(dict(metainfo=dict(classes=('a', ))), cls) == ['a']
     assert class_names(dict(classes=str(tmp_path / 'names.txt')), cls) == ['a', 'b']
-    with pytest.raises(ValueError, match=r"classes must be a list of names, got 'cat': a comma is missing, \('cat', \)"):
+    with pytest.raises(ValueError, match=r"must be a list of names, got 'cat': a comma is missing, \('cat', \)"):
         class_names(dict(metainfo=dict(classes='cat')), cls)
     with pytest.raises(ValueError, match=r'classes must be a list of names, got \[1\]'):
         class_names(dict(metainfo=dict(classes=[1])), cls)

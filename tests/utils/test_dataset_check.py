@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from collections import defaultdict
 
@@ -22,7 +23,8 @@ def config(root, scope='mmdet', **options) -> Config:
     """A config of the toy sets; ``options`` go into every set."""
     cfg = {
         f'{part}_dataloader':
-        dict(dataset=dict(SET, data_root=str(root), ann_file=f'{name}.json', data_prefix=dict(img=f'{name}/'), **options))
+        dict(dataset=dict(
+            SET, data_root=str(root), ann_file=f'{name}.json', data_prefix=dict(img=f'{name}/'), **options))
         for part, name in (('train', 'train'), ('val', 'val'), ('test', 'val'))
     }
     return Config(dict(cfg, default_scope=scope, val_evaluator=dict(type='CocoMetric', ann_file=f'{root}/val.json')))
@@ -63,22 +65,19 @@ def test_pictures(toy_coco, workers):
     exif[0x0112] = 6
     Image.new('RGB', (40, 30)).save(folder / '5.jpg', exif=exif)
     report = check_config(config(toy_coco), workers=workers)
-    assert {k: [w.replace(str(folder), '') for w in v] for k, v in found(report).items()} == {
+    assert {k: [re.sub(r'^.*/train| \(.* not processed\)', '', w) for w in v] for k, v in found(report).items()} == {
         'picture-missing': ['/1.jpg'],
-        'picture-broken': ['/2.jpg: image file is truncated (2 bytes not processed)'] if '(2 ' in str(
-            report.findings) else [report.findings['picture-broken'][0][1].replace(str(folder), ''),
-                                   '/3.jpg: the file is empty'],
+        'picture-broken': ['/2.jpg: image file is truncated', '/3.jpg: the file is empty'],
         'picture-size': ['/4.jpg has 30 x 40, the annotations say 40 x 30',
                          '/5.jpg has 30 x 40, turned by its EXIF orientation, the annotations say 40 x 30'],
     }
     assert report.count('error') == 5
-    assert '/2.jpg: image file is truncated' in report.findings['picture-broken'][0][1]
     assert f'error          1  picture-missing: {KINDS["picture-missing"][1]}\n' in report.text()
 
 
 def test_huge(toy_coco):
     report = check_config(config(toy_coco), max_pixels=1199)
-    assert [w for _, w in report.findings['picture-huge']][0] == f'{toy_coco}/train/1.jpg has 40 x 30'
+    assert report.findings['picture-huge'][0] == ('train', f'{toy_coco}/train/1.jpg has 40 x 30')
     assert (report.count('error'), report.count('warning')) == (0, 9)
 
 
@@ -279,9 +278,9 @@ def test_list(toy_folders):
 def test_configs_without_data(toy_coco):
     with pytest.raises(UserError, match='the config has no data set for train, val, test'):
         check_config(Config(dict()))
-    cfg = config(toy_coco, )
+    cfg = config(toy_coco)
     cfg.train_dataloader.dataset.type = 'CooDataset'
-    with pytest.raises(UserError, match="train_dataloader.dataset.type: there is no data set 'CooDataset'"):
+    with pytest.raises(UserError, match=r"train_dataloader\.dataset\.type: there is no data set 'CooDataset'"):
         check_config(cfg)
 
 
@@ -316,7 +315,7 @@ def test_write_clean(toy_coco):
     assert check_config(config(toy_coco), ('train', )).count('error') == 0
     with pytest.raises(UserError, match=r'clean\.json is there, and nothing is overwritten'):
         write_clean(report, str(out))
-    with pytest.raises(UserError, match=r'needs one readable COCO annotation file, found 2: .* Name its set with --sets'):
+    with pytest.raises(UserError, match=r'needs one readable COCO annotation file, found 2: .* with --sets'):
         write_clean(check_config(config(toy_coco)), str(out) + '2')
 
 
@@ -380,7 +379,7 @@ def test_fuzz_changed_annotations(data):
     """A valid file with one to three of its values replaced, doubled or removed."""
     content = copy.deepcopy(VALID)
     for _ in range(data.draw(st.integers(1, 3))):
-        path = data.draw(st.sampled_from([p for p in places(content) if p]))
+        path = data.draw(st.sampled_from([p for p in places(content) if p] or [('images', )]))
         inner = content
         for key in path[:-1]:
             inner = inner[key]
@@ -391,8 +390,6 @@ def test_fuzz_changed_annotations(data):
             inner.append(copy.deepcopy(inner[path[-1]]))
         else:
             inner[path[-1]] = data.draw(VALUES)
-        if not any(True for p in places(content) if p):
-            break
     doctor(content)
 
 

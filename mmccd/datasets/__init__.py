@@ -1,11 +1,11 @@
 """MMDetection's and MMPretrain's data sets, guarded against broken pictures and annotations."""
-from importlib.util import find_spec
+from contextlib import suppress
 
 from .guarded import BrokenPictureError, CocoDataset, GuardedDataset
 
 __all__ = ['BrokenPictureError', 'CocoDataset', 'GuardedDataset']
 
-if find_spec('mmpretrain') is not None:  # detection does without
+with suppress(ImportError):  # detection does without MMPretrain
     from .guarded_cls import CustomDataset, ImageNet
 
     __all__ += ['CustomDataset', 'ImageNet']

@@ -95,7 +95,8 @@ def test_too_many(toy_coco, workers):
         paths(dataset, workers)  # should another one have taken the place of all three
     assert re.fullmatch(
         r'3 of 6 training pictures cannot be used, more than max_broken=0\.4 of the data set allows, '
-        r'\S+/train/[123]\.jpg among them; tools/misc/check_dataset\.py CONFIG says what else is wrong with the data', str(error.value))
+        r'\S+/train/[123]\.jpg among them; tools/misc/check_dataset\.py CONFIG says what else is wrong with the data',
+        str(error.value))
 
 
 def test_all_are_broken(toy_coco):

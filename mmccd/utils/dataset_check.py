@@ -69,6 +69,7 @@ KINDS = {
 }
 SEVERITIES = ('error', 'warning', 'note')
 Add = Callable[[str, str], None]
+UNREADABLE = object()  # None is a JSON file's content too
 
 
 @dataclass
@@ -338,13 +339,13 @@ def short(value: Any) -> str:
 
 
 def read_json(path: str, add: Add) -> Any:
-    """The content of a JSON file; None, and a finding, if it has none."""
+    """The content of a JSON file; ``UNREADABLE``, and a finding, if it has none."""
     try:
         with open(path, 'rb') as f:
             return parse_json(f.read())
     except (OSError, ValueError) as e:  # a UnicodeDecodeError is one
         add('annotation-file', f'{readable(path)}: {e}')
-        return None
+        return UNREADABLE
 
 
 def check_coco(checked: Checked, dataset: Mapping, cls: type, report: Report, evaluated: bool) -> None:
@@ -354,7 +355,7 @@ def check_coco(checked: Checked, dataset: Mapping, cls: type, report: Report, ev
     prefix = osp.join(root, (dataset.get('data_prefix') or {}).get('img', ''))
     path = osp.join(root, dataset.get('ann_file') or '')
     content = read_json(path, add)
-    if content is None:
+    if content is UNREADABLE:
         return
 
     def locate(name: str) -> str | None:
@@ -471,6 +472,7 @@ def check_pictures(sets: list[Checked], report: Report, max_pixels: int, workers
     """Decode the pictures of all sets, each once; sizes, and what training and evaluation share."""
     paths = list(dict.fromkeys(p for s in sets for p in s.paths))
     train_paths = {p for s in sets if s.name == 'train' for p in s.paths}
+    train_files = set(map(_real, train_paths))
     train_contents: dict[str, str] = {}
     for path, picture, digest in look_at_all(paths, max_pixels, workers):
         for checked in sets:
@@ -486,10 +488,18 @@ def check_pictures(sets: list[Checked], report: Report, max_pixels: int, workers
         for checked in sets:
             if checked.name == 'train' or path not in checked.paths:
                 continue
-            if path in train_paths:
+            if _real(path) in train_files:
                 report.add(checked.name, 'picture-shared', readable(path))
             elif digest in train_contents:  # training's paths came first
                 report.add(checked.name, 'content-shared', f'{readable(path)} and {readable(train_contents[digest])}')
+
+
+def _real(path: str) -> str:
+    """The file behind a path; the path itself if it cannot be one."""
+    try:
+        return osp.realpath(path)
+    except (OSError, ValueError):
+        return path
 
 
 def _picture_problem(picture: Picture, expected: tuple[float, float] | None, max_pixels: int) -> tuple[str, str]:
@@ -522,7 +532,7 @@ def check_evaluators(cfg: Config, sets: tuple[str, ...], report: Report) -> None
             add('evaluator-file', f'{path}, the loader has {", ".join(files)}')
             content = read_json(path, add)
             loaded = [read_json(f, lambda *_: None) for f in files]
-            if content is not None:
+            if content is not UNREADABLE:
                 other = _image_ids(content) ^ set().union(*map(_image_ids, loaded))
                 if other:
                     add('evaluator', f'{path} and {", ".join(files)} differ in {len(other)} image ids, e.g. '

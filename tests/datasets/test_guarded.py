@@ -53,8 +53,12 @@ def cut(path):
 
 
 def paths(dataset, workers=0) -> list[str]:
-    loader = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=lambda x: x)
-    return [sample['data_samples'].metainfo['img_path'] for [sample] in loader]
+    loader = iter(DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=lambda x: x))
+    try:
+        return [sample['data_samples'].metainfo['img_path'] for [sample] in loader]
+    finally:
+        if workers:
+            loader._shutdown_workers()  # not only when pytest lets go of the error
 
 
 @pytest.mark.parametrize('workers', [0, 2])

@@ -1,6 +1,8 @@
 """Seeds and paths that every test shares. mmccd comes first: it has to be there before mmdet.models."""
 import json
+import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """What a test's tools set in the environment goes with it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope='session')

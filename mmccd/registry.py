@@ -5,6 +5,7 @@ and mmengine alike and cannot collide with a class of the same name there. mmeng
 when it meets the prefix and hides an ImportError while it does so: keep it free of heavy imports. The modules that
 hold the classes are imported on first use (``locations``).
 """
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -20,3 +21,4 @@ TASK_UTILS = Registry(
     'task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.compat.mmdet_v06_metric'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmccd', locations=['mmccd.datasets'])

@@ -1,8 +1,13 @@
 """Seeds and paths that every test shares. mmccd comes first: it has to be there before mmdet.models."""
+import json
+import os
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mmccd  # noqa: F401
 
@@ -12,6 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def environment():
+    """What a test's tools set in the environment goes with it."""
+    with mock.patch.dict(os.environ):
+        yield
 
 
 @pytest.fixture(scope='session')
@@ -24,3 +36,22 @@ def root() -> Path:
 def golden() -> Path:
     """Folder of the original implementation's numbers."""
     return ROOT / 'tests' / 'data' / 'golden'
+
+
+@pytest.fixture
+def toy_coco(tmp_path) -> Path:
+    """A COCO set of 6 + 3 pictures of noise (JPEG), 40 x 30 pixels, a cat and a dog in each."""
+    rng = np.random.default_rng(0)
+    for part, n in (('train', 6), ('val', 3)):
+        (tmp_path / part).mkdir()
+        content = dict(
+            images=[dict(id=i, file_name=f'{i}.jpg', width=40, height=30) for i in range(1, n + 1)],
+            annotations=[
+                dict(id=2 * i + k, image_id=i, category_id=10 * (k + 1), bbox=[4 * k, 3, 20, 10], area=200, iscrowd=0)
+                for i in range(1, n + 1) for k in (0, 1)
+            ],
+            categories=[dict(id=10, name='cat'), dict(id=20, name='dog')])
+        for image in content['images']:
+            Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(tmp_path / part / image['file_name'])
+        (tmp_path / f'{part}.json').write_text(json.dumps(content))
+    return tmp_path

@@ -1,6 +1,7 @@
 """Reading checkpoint files without running code from them."""
 from __future__ import annotations
 
+import os
 import pickle
 from typing import Any
 
@@ -33,6 +34,15 @@ def mmengine_globals() -> list:
     dtypes = [type(np.dtype(t)) for t in (np.float64, np.float32, np.int64, np.int32, np.bool_)]
     restricted = [(_history_method, f'{module}.getattr') for module in ('builtins', '__builtin__')]
     return [HistoryBuffer, *restricted, *arrays, np.ndarray, np.dtype, *dtypes]
+
+
+def forbid_unpickling() -> None:
+    """From now on ``torch.load`` runs no code from a file in this process, whoever calls it.
+
+    mmengine's maintained line falls back to ``weights_only=False`` when safe loading fails, and so do downloads.
+    """
+    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)  # torch refuses both at once
+    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
 def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:

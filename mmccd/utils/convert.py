@@ -169,9 +169,13 @@ def state_dict_of(checkpoint: Any) -> dict[str, Tensor]:
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
         raise ValueError('it holds no state dict of tensors')
-    others = [f'{k} ({type(v).__name__})' for k, v in state.items() if not isinstance(v, Tensor)]
-    if others:
-        raise ValueError(f'{len(others)} entries of its state dict are no tensors: {_shown(others)}')
+    for what, others in (
+        ('tensors', [f'{k} ({type(v).__name__})' for k, v in state.items() if not isinstance(v, Tensor)]),
+        ('dense tensors', [f'{k} ({str(v.layout).rpartition(".")[2]})' for k, v in state.items()
+                           if isinstance(v, Tensor) and v.layout is not torch.strided]),
+    ):
+        if others:
+            raise ValueError(f'{len(others)} entries of its state dict are no {what}: {_shown(others)}')
     prefix = 'module.' if all(str(k).startswith('module.') for k in state) else ''
     return {str(k)[len(prefix):]: v for k, v in state.items()}
 
@@ -341,6 +345,8 @@ def _new_value(name: str, value: Tensor) -> Tensor:
         return value.flatten()
     if '.se_layer.' in name and value.dim() == 2:  # a linear layer's (out, in) -> a 1x1 convolution's (out, in, 1, 1)
         return value[:, :, None, None]
+    if re.search(r'\.fc_(cls|reg)\.(weight|bias)$', name) and value.dim() == 0:
+        raise ValueError('must have at least one dimension, is a single number')
     if re.search(r'\.fc_cls\.(weight|bias)$', name):  # background from first to last
         return torch.cat([value[1:], value[:1]])
     if re.search(r'\.fc_reg\.(weight|bias)$', name) and value.shape[0] != 4:

@@ -15,7 +15,7 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -26,20 +26,38 @@ from torch import nn
 
 from mmccd.models.pretrained import PretrainedBackbone, is_local, missing_checkpoint_message
 
-from .checkpoint import load_local_checkpoint, mmengine_globals
+from .checkpoint import forbid_unpickling, load_local_checkpoint, mmengine_globals
+from .classes import (
+    category_problems,
+    class_folders,
+    class_names,
+    dataset_class,
+    folder_problems,
+    head_classes,
+    is_a,
+    read_categories,
+)
 from .requirements import check_requirements
 
 
 class UserError(Exception):
-    """Something in the command or the config that its author has to change; the message is all he needs."""
+    """Something in the command or the config that its author has to change; the message is all he needs.
+
+    Attributes:
+        everywhere (bool): Whether all processes of a run raise it alike, so that one message a machine will do.
+    """
+
+    everywhere = True
 
 
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's ``main``; a :class:`UserError` ends it with one message and exit code 2."""
+    forbid_unpickling()
     try:
         main()
     except UserError as e:
-        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0':  # once a machine
+        first = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0'
+        if first or not e.everywhere:
             print(f'error: {e}', file=sys.stderr)
         sys.exit(2)
 
@@ -111,15 +129,15 @@ def check_amp(cfg: Config, asked: bool) -> None:
                         f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})')
 
 
-def _datasets(cfg: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
+def datasets_of(cfg: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
     """(key, config) of every dataset below ``cfg``, wrappers unpacked."""
     for inner in ('dataset', 'datasets'):
         below = cfg.get(inner)
         if isinstance(below, dict):
-            yield from _datasets(below, f'{key}.{inner}')
+            yield from datasets_of(below, f'{key}.{inner}')
         elif isinstance(below, (list, tuple)):
             for i, item in enumerate(below):
-                yield from _datasets(item, f'{key}.{inner}.{i}')
+                yield from datasets_of(item, f'{key}.{inner}.{i}')
     if 'dataset' not in cfg and 'datasets' not in cfg:
         yield key, cfg
 
@@ -142,11 +160,11 @@ def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Every annotation file and picture folder of the loaders, and of their evaluators, has to be there."""
+    """Annotation files and picture folders of the loaders and their evaluators have to be there, with our classes."""
     missing = []
     for loader in loaders:
         if cfg.get(f'{loader}_dataloader') is not None:
-            for key, dataset in _datasets(cfg[f'{loader}_dataloader'], f'{loader}_dataloader'):
+            for key, dataset in datasets_of(cfg[f'{loader}_dataloader'], f'{loader}_dataloader'):
                 missing += _missing_paths(key, dataset)
         evaluators = cfg.get(f'{loader}_evaluator') or []
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
@@ -159,6 +177,47 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                 '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
                 f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH')
         raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
+    problems = class_problems(cfg, loaders)
+    if problems:
+        raise UserError('the classes do not fit, and nothing would say so later:\n  ' + '\n  '.join(problems))
+
+
+def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
+    """Where the classes of config, annotations and model differ, a line each. Takes no time with large sets either."""
+    problems, folders_of = [], {}
+    for loader in loaders:
+        for key, dataset in datasets_of(cfg.get(f'{loader}_dataloader') or ConfigDict(), f'{loader}_dataloader'):
+            cls = dataset_class(dataset, cfg.get('default_scope'))
+            if cls is None:
+                continue  # the runner says it
+            try:
+                classes = class_names(dataset, cls)
+            except ValueError as e:
+                problems.append(f'{key}.metainfo.{e}')
+                continue
+            root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file')
+            if is_a(cls, 'CocoDataset') and ann_file and classes and osp.isfile(osp.join(root, ann_file)):
+                ann_file = osp.join(root, ann_file)
+                try:
+                    found = category_problems(classes, read_categories(ann_file), ann_file)
+                except ValueError as e:
+                    raise UserError(f'annotation file {ann_file} ({key}.ann_file) cannot be used: {e}') from e
+                problems += [f'{key}.metainfo.classes: {p}' for p in found]
+            elif is_a(cls, 'CustomDataset'):
+                folders = class_folders(dataset)
+                if folders is not None:
+                    problems += [f'{key}.metainfo.classes: {p}' for p in folder_problems(classes, folders, root)]
+                    folders_of[key] = folders
+                    classes = classes or folders
+            if classes:
+                problems += [f'{head} is {n}, {key} has {len(classes)} classes'
+                             for head, n in head_classes(cfg.get('model')) if n != len(classes)]
+    first = next(iter(folders_of), None)
+    for key, folders in folders_of.items():
+        if folders != folders_of[first]:
+            other = sorted(set(folders) ^ set(folders_of[first]))
+            problems.append(f'{key} has other class folders than {first}: {", ".join(other[:10])}')
+    return problems
 
 
 def check_model(cfg: Config) -> nn.Module:

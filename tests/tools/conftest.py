@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 from PIL import Image
@@ -155,11 +156,12 @@ def call_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
     def call(name: str, *args: object) -> tuple[int, str]:
         path = str(ROOT / 'tools' / name)
         monkeypatch.setattr(sys, 'argv', [path, *map(str, args)])
-        monkeypatch.setenv('LOCAL_RANK', '0')  # the tool sets it
+        monkeypatch.delenv('LOCAL_RANK', raising=False)
         capsys.readouterr()
         code = 0
         try:
-            runpy.run_path(path, run_name='__main__')
+            with mock.patch.dict(os.environ):  # what the tool sets there goes with it
+                runpy.run_path(path, run_name='__main__')
         except SystemExit as e:
             code = e.code
         captured = capsys.readouterr()

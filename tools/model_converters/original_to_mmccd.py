@@ -119,7 +119,7 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
         arch=str(found),
         converted_from=osp.basename(in_file),
         # mmdet's and mmpretrain's inferencers take the classes from here.
-        dataset_meta=dict(DATASETS.get(f'{cfg.default_scope}.{cfg.test_dataloader.dataset.type}').METAINFO))
+        dataset_meta=dict(DATASETS.get(cfg.test_dataloader.dataset.type).METAINFO))
     if isinstance(checkpoint.get('epoch'), int):
         meta['epoch'] = checkpoint['epoch']
     os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)

@@ -1,5 +1,5 @@
 # 5,000 handwritten digits (MNIST), 28 x 28 grey: tools/dataset_converters/make_digits.py
-dataset_type = 'CustomDataset'
+dataset_type = 'mmccd.CustomDataset'
 data_root = 'data/digits/cls'
 classes = tuple('0123456789')
 
@@ -27,6 +27,7 @@ train_dataloader = dict(
         data_root=data_root,
         data_prefix='train',
         metainfo=dict(classes=classes),
+        max_broken=0.01,  # share of broken pictures that training skips, and stops above
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=100,

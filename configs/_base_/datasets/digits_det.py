@@ -1,5 +1,5 @@
 # 128 x 128 scenes of 1 to 6 handwritten digits in COCO format: tools/dataset_converters/make_digits.py
-dataset_type = 'CocoDataset'
+dataset_type = 'mmccd.CocoDataset'
 data_root = 'data/digits/det/'
 metainfo = dict(classes=tuple('0123456789'))
 
@@ -28,6 +28,7 @@ train_dataloader = dict(
         data_prefix=dict(img='train/'),
         metainfo=metainfo,
         filter_cfg=dict(filter_empty_gt=True, min_size=1),
+        max_broken=0.01,  # share of broken pictures that training skips, and stops above
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=16,

@@ -1,4 +1,4 @@
-dataset_type = 'ImageNet'
+dataset_type = 'mmccd.ImageNet'
 data_root = 'data/imagenet'
 
 train_pipeline = [
@@ -22,7 +22,12 @@ train_dataloader = dict(
     # mmpretrain's tools put this in; here, so that any runner can use the config.
     collate_fn=dict(type='default_collate'),
     sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type=dataset_type, data_root=data_root, split='train', pipeline=train_pipeline))
+    dataset=dict(
+        type=dataset_type,
+        data_root=data_root,
+        split='train',
+        max_broken=0.01,  # share of broken pictures that training skips, and stops above
+        pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=32,
     num_workers=5,

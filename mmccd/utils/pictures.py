@@ -1,0 +1,98 @@
+"""Whether a file holds a whole picture.
+
+OpenCV, which the pipelines decode with, makes a half grey picture of a JPEG that is cut short, in some of its versions;
+Pillow tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks
+wrong there is decoded once more, by :func:`why_broken`.
+"""
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from typing import NamedTuple
+
+import mmcv
+from mmengine import fileio
+from PIL import Image
+
+# What pictures to train on come in. Pillow knows more, and starts Ghostscript for one of them.
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+_ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xaeB`\x82'}  # first bytes of JPEG and PNG: last ones
+MISSING = 'there is no such file'
+_TAIL = 64  # bytes; cameras and tools put a little of their own behind the end
+_ORIENTATION, _BY_A_QUARTER = 0x0112, (5, 6, 7, 8)  # EXIF
+
+
+class Picture(NamedTuple):
+    """What :func:`read_picture` found.
+
+    Attributes:
+        size (tuple[int, int]): Width and height as the pipelines see it, in pixels; (0, 0) if they cannot be read.
+        turned (bool): Whether an EXIF orientation swaps the width and the height that stand in the file.
+        problem (str): Why it cannot be used; empty if it can.
+    """
+
+    size: tuple[int, int] = (0, 0)
+    turned: bool = False
+    problem: str = ''
+
+
+def looks_cut(path: str) -> bool:
+    """Whether a local JPEG or PNG lacks its end. It need not be broken: something long may stand behind the end."""
+    with open(path, 'rb') as f:
+        end = _ENDS.get(f.read(2))
+        f.seek(max(os.fstat(f.fileno()).st_size - _TAIL, 0))
+        return end is not None and end not in f.read()
+
+
+def read_picture(content: bytes, max_pixels: int | None = None) -> Picture:
+    """Decode a picture, all of it.
+
+    Args:
+        content (bytes): The file.
+        max_pixels (int | None): Do not decode larger ones. Default: no limit.
+    """
+    if not content:
+        return Picture(problem='the file is empty')
+    size, turned = (0, 0), False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # Pillow's own limit, odd EXIF entries
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+            size = picture.size
+            turned = picture.getexif().get(_ORIENTATION) in _BY_A_QUARTER
+            if turned:
+                size = size[::-1]
+            if max_pixels is not None and size[0] * size[1] > max_pixels:
+                return Picture(size, turned)
+            picture.load()
+        if mmcv.imfrombytes(content) is None:
+            return Picture(size, turned, 'OpenCV cannot decode it')
+    except Exception as e:  # damaged files raise nearly anything, from OSError to struct.error and SyntaxError
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        if isinstance(e, Image.UnidentifiedImageError):
+            reason = 'it is no picture'
+        return Picture(size, turned, reason)
+    return Picture(size, turned)
+
+
+def read_file(path: str, max_pixels: int | None = None, backend_args: dict | None = None) -> tuple[Picture, bytes]:
+    """Read and decode a file; what goes wrong with either is the picture's ``problem``.
+
+    Args:
+        path (str): Path or URL.
+        max_pixels (int | None): As for :func:`read_picture`.
+        backend_args (dict | None): How mmengine reads it. Default: by the path.
+    """
+    try:
+        content = fileio.get(path, backend_args=backend_args)
+    except FileNotFoundError:
+        return Picture(problem=MISSING), b''
+    except Exception as e:  # any backend's
+        return Picture(problem=f'it cannot be read: {str(e) or type(e).__name__}'), b''
+    return read_picture(content, max_pixels), content
+
+
+def why_broken(path: str, backend_args: dict | None = None) -> str:
+    """Why a picture cannot be used; empty if it can."""
+    return read_file(path, backend_args=backend_args)[0].problem

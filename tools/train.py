@@ -13,8 +13,11 @@ from mmccd.utils.launch import (
     check_data,
     check_init_checkpoint,
     check_model,
+    check_sync_bn,
     load_config,
+    log_scaling,
     run_tool,
+    uses_fsdp,
 )
 
 EXAMPLES = """examples:
@@ -40,6 +43,10 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         metavar='CKPT',
         help='go on from this checkpoint; without a path, from the newest one in the work folder')
+    parser.add_argument(
+        '--sync-bn',
+        action='store_true',
+        help='BatchNorm over the batches of all processes (several GPUs); no effect on norms in evaluation mode')
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -51,10 +58,14 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        if uses_fsdp(cfg):
+            cfg.optim_wrapper.use_fsdp = True
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
         cfg.auto_scale_lr.enable = True
+    if args.sync_bn:
+        cfg.sync_bn = 'torch'
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
@@ -62,11 +73,14 @@ def main() -> None:
             check_checkpoint_file(args.resume, '--resume')
     check_amp(cfg, args.amp)
     model = check_model(cfg)
+    check_sync_bn(cfg, model)
     check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
     if args.resume not in (None, 'auto'):
         check_checkpoint_fits(args.resume, model)
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    log_scaling(runner)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -54,8 +54,8 @@ def test_good_environments(problems, versions):
     (dict(versions={'onedl-mmpretrain': None}), 'mmpretrain is not installed (classification needs it)',
      'pip install "onedl-mmpretrain>=1.2.0"', False),
     (dict(versions={'packaging': None}), 'packaging is not installed', 'pip install packaging', True),
-    (dict(versions={'torch': '2.5.1', 'torchvision': None}), 'torch 2.5.1 is too old, 2.6.0 is the oldest that works',
-     'pip install "torch>=2.6.0"', True),
+    (dict(versions={'torchvision': '0.20.1'}), 'torchvision 0.20.1 is too old, 0.21.0 is the oldest that works',
+     'pip install "torchvision>=0.21.0"', True),
     (dict(versions={'mmcv': '2.1.0'}), 'onedl-mmcv 2.3.6 and mmcv 2.1.0 share the folder mmcv/',
      'pip uninstall -y onedl-mmcv mmcv && pip install --no-deps "onedl-mmcv==2.3.6"', True),
     (dict(versions={'mmengine': '0.10.7'}), 'onedl-mmengine 0.10.12 and mmengine 0.10.7 share the folder mmengine/',
@@ -90,6 +90,13 @@ def test_known_bad_pairs(problems, fake, text, command, broken):
     assert problem.text.startswith(text)
     assert problem.command.startswith(command)
     assert problem.broken is broken
+
+
+def test_torch_that_is_too_old(problems):
+    """Then torchvision, which is built for a newer one, does not fit either."""
+    old, pair = problems({'torch': '2.5.1'})
+    assert old == ('torch 2.5.1 is too old, 2.6.0 is the oldest that works', 'pip install "torch>=2.6.0"', True)
+    assert pair.command == 'pip install "torchvision==0.20.1"'
 
 
 @pytest.mark.parametrize(('mode', 'texts'), [

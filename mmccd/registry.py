@@ -7,6 +7,7 @@ hold the classes are imported on first use (``locations``).
 """
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
@@ -18,3 +19,4 @@ WEIGHT_INITIALIZERS = Registry(
 TASK_UTILS = Registry(
     'task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.compat.mmdet_v06_metric'])
+STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmccd', locations=['mmccd.utils.fsdp'])

@@ -205,7 +205,7 @@ def test_other_schedules_have_the_same_model():
 
 def test_sharded_training_differs_in_the_runner_alone():
     ours, plain = (load(f'retinanet_ccd_r50_fpn_{s}_coco').to_dict() for s in ('fsdp-1x', '1x'))
-    assert (ours.pop('runner_type'), ours.pop('strategy')['type']) == ('FlexibleRunner', 'FSDPStrategy')
+    assert (ours.pop('runner_type'), ours.pop('strategy')['type']) == ('FlexibleRunner', 'mmccd.FSDPStrategy')
     assert (ours['optim_wrapper'].pop('clip_grad'), plain['optim_wrapper'].pop('clip_grad')['max_norm']) == (None, 35)
     assert ours == plain
 

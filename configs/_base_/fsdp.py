@@ -1,7 +1,7 @@
 # Experimental: parameters, gradients and optimizer states sharded over the processes (docs/distributed.md).
 runner_type = 'FlexibleRunner'
 strategy = dict(
-    type='FSDPStrategy',
+    type='mmccd.FSDPStrategy',
     model_wrapper=dict(
         type='MMFullyShardedDataParallel', auto_wrap_policy='mmccd.utils.fsdp.wrap_residual_blocks'),
     # Whole checkpoints, with the names and shapes of unsharded training. mmengine's short form, 'full', offloads to

@@ -277,7 +277,8 @@ def check_checkpoint_fits(path: str, model: nn.Module) -> None:
 
 def uses_fsdp(cfg: Config) -> bool:
     """Whether the config shards parameters over the processes (mmengine's FlexibleRunner with FSDPStrategy)."""
-    return cfg.get('runner_type') == 'FlexibleRunner' and (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy'
+    strategy = (cfg.get('strategy') or {}).get('type')
+    return cfg.get('runner_type') == 'FlexibleRunner' and strategy in ('mmccd.FSDPStrategy', 'FSDPStrategy')
 
 
 def init_cpu_distributed(cfg: Config) -> None:

@@ -121,7 +121,7 @@ def test_sync_bn_on_gpus(monkeypatch):
 
 
 def test_sharding_needs_processes():
-    cfg = Config(dict(runner_type='FlexibleRunner', strategy=dict(type='FSDPStrategy'), launcher='none'))
+    cfg = Config(dict(runner_type='FlexibleRunner', strategy=dict(type='mmccd.FSDPStrategy'), launcher='none'))
     with pytest.raises(UserError, match=r'train with tools/dist_train\.sh, and test'):
         launch.build_runner(cfg)
 

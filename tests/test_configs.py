@@ -13,10 +13,11 @@ from mmengine.structures import InstanceData
 CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
 NAMES = [p.stem for p in CONFIGS]
 ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')
-# [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge
+# [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge;
+# how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
 RULE = re.compile(r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
                   r'(?:(?P<attention>se|ge|cbam|sk|gc|ccd|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
-                  r'(?P<fpn>_fpn)?(?:_(?P<schedule>8xb32|1x|2x|24e)(?:_legacy)?)?_(?P<dataset>in1k|coco|digits)')
+                  r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x|24e))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits)')
 # Table 1's exact integers (facts of the published models).
 PARAMETERS = {None: 25_557_032, 'se': 28_088_024, 'ge': 25_557_032, 'cbam': 28_089_624, 'sk': 26_154_496,
               'gc': 28_105_032, 'ccd': 25_559_080}
@@ -193,13 +194,20 @@ def batch(cfg, size=64):
 
 # The two schedules of a detector have one and the same model.
 TRAINED = [n for n in NAMES if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco'))
-           and '_r101_' not in n and not n.startswith(('ccd-', 'sge'))]
+           and '_r101_' not in n and '_fsdp-' not in n and not n.startswith(('ccd-', 'sge'))]
 
 
-def test_longer_schedules_have_the_same_model():
+def test_other_schedules_have_the_same_model():
     for name in NAMES:
-        if name.endswith(('_2x_coco', '_24e_coco')):
-            assert load(name).model.to_dict() == load(re.sub('_(2x|24e)_', '_1x_', name)).model.to_dict()
+        if name.endswith(('_2x_coco', '_24e_coco', '_fsdp-1x_coco')):
+            assert load(name).model.to_dict() == load(re.sub('_(2x|24e|fsdp-1x)_', '_1x_', name)).model.to_dict()
+
+
+def test_sharded_training_differs_in_the_runner_alone():
+    ours, plain = (load(f'retinanet_ccd_r50_fpn_{s}_coco').to_dict() for s in ('fsdp-1x', '1x'))
+    assert (ours.pop('runner_type'), ours.pop('strategy')['type']) == ('FlexibleRunner', 'mmccd.FSDPStrategy')
+    assert (ours['optim_wrapper'].pop('clip_grad'), plain['optim_wrapper'].pop('clip_grad')['max_norm']) == (None, 35)
+    assert ours == plain
 
 
 @pytest.mark.slow

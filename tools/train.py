@@ -15,8 +15,11 @@ from mmccd.utils.launch import (
     check_data,
     check_init_checkpoint,
     check_model,
+    check_sync_bn,
     load_config,
+    log_scaling,
     run_tool,
+    uses_fsdp,
 )
 from mmccd.utils.resume import set_resume
 
@@ -43,6 +46,10 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         metavar='CKPT',
         help='go on from this checkpoint; without a path, from the newest loadable one in the work folder')
+    parser.add_argument(
+        '--sync-bn',
+        action='store_true',
+        help='BatchNorm over the batches of all processes (several GPUs); no effect on norms in evaluation mode')
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -54,19 +61,26 @@ def main() -> None:
     if args.amp:
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
         cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        if uses_fsdp(cfg):
+            cfg.optim_wrapper.use_fsdp = True
     if args.auto_scale_lr:
         if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
             raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
         cfg.auto_scale_lr.enable = True
+    if args.sync_bn:
+        cfg.sync_bn = 'torch'
     resumed = set_resume(cfg, args.resume) if args.resume is not None else None
     check_amp(cfg, args.amp)
     model = check_model(cfg)
+    check_sync_bn(cfg, model)
     check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
     if resumed is not None:
         check_checkpoint_fits(resumed, model)
     try:
-        build_runner(cfg).train()
+        runner = build_runner(cfg)
+        log_scaling(runner)
+        runner.train()
     except Interrupted as e:
         # At once: a process that lingers is killed with the first that ended, and its exit code covers this one.
         sys.stdout.flush()

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 import copy
-import ctypes
 import difflib
+import inspect
 import os
 import os.path as osp
-import platform
 import re
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from mmengine.registry import MODELS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmccd.compat import mmcv_ops
 from mmccd.models.pretrained import PretrainedBackbone, is_local, missing_checkpoint_message
 
 from .checkpoint import forbid_unpickling, load_local_checkpoint, mmengine_globals
@@ -37,7 +37,14 @@ from .classes import (
     is_a,
     read_categories,
 )
+from .memory import keep_freed_memory
 from .requirements import check_requirements
+
+# Top-level keys that mmengine's runners and tools/test.py read beside the arguments of Runner.
+_OTHER_KEYS = {
+    'sync_bn', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'compile', 'tta_model',
+    'tta_pipeline'
+}
 
 
 class UserError(Exception):
@@ -99,11 +106,29 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError) as e:  # the latter: a base
         raise UserError(f'config {path!r} cannot be read: {e}') from e
+    _check_option_keys(cfg, options or {})
     try:
         cfg.merge_from_dict(options or {})
-    except (TypeError, KeyError, ValueError) as e:
+    except (TypeError, KeyError, ValueError, IndexError) as e:
         raise UserError(f'--cfg-options does not fit {path}: {e.args[0]}') from e
     return cfg
+
+
+def _check_option_keys(cfg: Config, options: dict) -> None:
+    """Refuse options that nothing would read: mmengine accepts any top-level key without a word."""
+    read = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _OTHER_KEYS
+    for option in options:
+        key = option.split('.')[0]
+        if key in read:
+            continue
+        if key not in cfg:
+            close = difflib.get_close_matches(key, sorted(read | set(cfg)), n=1)
+            raise UserError(f'--cfg-options {option}: the config has no key {key!r}, and nothing would read it' +
+                            (f'; did you mean {close[0]!r}?' if close else ''))
+        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0':
+            print(f'warning: --cfg-options {option}: {key!r} is a variable of the config files, used when they were '
+                  'read; changing it changes nothing that was made from it (set the entries themselves, e.g. '
+                  'train_dataloader.dataset.data_root)', file=sys.stderr)
 
 
 def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
@@ -127,6 +152,24 @@ def check_amp(cfg: Config, asked: bool) -> None:
         raise UserError('--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out for '
                         'float32 on the CPU, or check the driver and CUDA_VISIBLE_DEVICES '
                         f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})')
+
+
+def check_sync_bn(cfg: Config, model: nn.Module) -> None:
+    """Norms that processes share need GPUs; with one process, mmengine turns them into ordinary ones."""
+    kind = cfg.get('sync_bn')
+    if kind not in (None, 'torch', 'mmcv'):
+        raise UserError(f"sync_bn must be 'torch', 'mmcv' or None, got {kind!r}")
+    if cfg.launcher == 'none' or not (kind or any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())):
+        return
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        raise UserError('--sync-bn (sync_bn) is read by the ordinary runner; FlexibleRunner takes strategy.sync_bn, '
+                        'and FSDPStrategy has none')
+    if get_device() == 'cpu':
+        raise UserError("synchronised BatchNorm (--sync-bn, sync_bn, or norm_cfg.type='SyncBN') needs GPUs, and "
+                        'PyTorch sees none: leave it out, or take larger batches a process')
+    if kind == 'mmcv' and mmcv_ops.in_use() != 'compiled':
+        raise UserError("sync_bn='mmcv' needs mmcv's compiled operators, which are not installed: use sync_bn='torch' "
+                        '(--sync-bn)')
 
 
 def datasets_of(cfg: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
@@ -292,6 +335,12 @@ def check_checkpoint_fits(path: str, model: nn.Module) -> None:
         raise UserError(f'checkpoint {path} does not fit the config, nothing was done:\n  ' + '\n  '.join(problems))
 
 
+def uses_fsdp(cfg: Config) -> bool:
+    """Whether the config shards parameters over the processes (mmengine's FlexibleRunner with FSDPStrategy)."""
+    strategy = (cfg.get('strategy') or {}).get('type')
+    return cfg.get('runner_type') == 'FlexibleRunner' and strategy in ('mmccd.FSDPStrategy', 'FSDPStrategy')
+
+
 def init_cpu_distributed(cfg: Config) -> None:
     """Start gloo where there is no GPU: mmengine's own start calls ``torch.cuda.set_device``."""
     if cfg.launcher == 'none' or get_device() != 'cpu':
@@ -310,6 +359,9 @@ def init_cpu_distributed(cfg: Config) -> None:
                         'or tools/dist_test.sh')
     torch.distributed.init_process_group('gloo')
     cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    if uses_fsdp(cfg):
+        cfg.strategy.setdefault('model_wrapper', {}).setdefault('device_id', 'cpu')
+        return
     cfg.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
         device_ids=None,
@@ -317,22 +369,49 @@ def init_cpu_distributed(cfg: Config) -> None:
         find_unused_parameters=cfg.get('find_unused_parameters', False))
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: returned to the system, every large tensor's pages are cleared and mapped anew.
-
-    An eighth of a training step on the CPU. Other C libraries are left as they are.
-    """
-    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if platform.libc_ver()[0] == 'glibc' else None
-    if mallopt is not None:
-        for parameter, value in ((-4, 0), (-1, -1)):  # M_MMAP_MAX: nothing by mmap; M_TRIM_THRESHOLD: never
-            mallopt(parameter, value)
-
-
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
+    if uses_fsdp(cfg) and cfg.launcher == 'none':
+        raise UserError('FSDPStrategy shards over several processes: train with tools/dist_train.sh, and test its '
+                        'checkpoints with the config that this one is made from')
     init_cpu_distributed(cfg)
     if get_device() == 'cpu':
         keep_freed_memory()
     # mmengine 0.10.7 loads with PyTorch's default, weights_only=True, and then refuses its own checkpoints.
     torch.serialization.add_safe_globals(mmengine_globals())
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+
+
+def log_scaling(runner: Runner) -> None:
+    """Log processes, global batch and learning rate before training, with a warning where rate and batch do not fit.
+
+    Linear scaling: the rate grows with the number of pictures of an optimizer step, from the batch that the config's
+    rate was chosen for (``auto_scale_lr.base_batch_size``). What ``paramwise_cfg`` makes of it scales along.
+    """
+    cfg, processes = runner.cfg, runner.world_size
+    loader, wrapper, scaling = (cfg.get(k) or {} for k in ('train_dataloader', 'optim_wrapper', 'auto_scale_lr'))
+    batch = (loader.get('batch_sampler') or {}).get('batch_size', loader.get('batch_size', 1))
+    accumulated = wrapper.get('accumulative_counts', 1)
+    total = processes * batch * accumulated
+    text = f'{processes} process{"es" if processes > 1 else ""} x {batch} pictures'
+    text += f' x {accumulated} accumulated' if accumulated > 1 else ''
+    text += f' = global batch {total}'
+    lr, base = (wrapper.get('optimizer') or {}).get('lr'), scaling.get('base_batch_size')
+    if lr is None:
+        runner.logger.info(f'{text}; the config gives no single learning rate')
+        return
+    if not base:
+        runner.logger.info(f'{text}; learning rate {lr:.6g} (no auto_scale_lr.base_batch_size to scale it from)')
+        return
+    linear = lr * total / base
+    used = lr * processes * batch / base if scaling.get('enable') else lr  # mmengine's scaling knows no accumulation
+    runner.logger.info(f'{text}; learning rate {used:.6g}, by linear scaling from {lr:.6g} at batch {base}: '
+                       f'{linear:.6g}')
+    if abs(used - linear) <= 1e-6 * linear:
+        return
+    if accumulated > 1:
+        advice = f'set optim_wrapper.optimizer.lr={linear:.6g} without --auto-scale-lr, which ignores accumulation'
+    else:
+        advice = f'add --auto-scale-lr for {linear:.6g}'
+    runner.logger.warning(f'the learning rate {used:.6g} does not follow the global batch of {total}: {advice}, or '
+                          'leave it if it is meant')

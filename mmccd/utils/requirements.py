@@ -3,8 +3,6 @@ from __future__ import annotations
 
 from importlib import metadata, util
 
-from packaging.version import Version
-
 # import name: (oldest version that is tested, distributions that provide it, the maintained one first)
 REQUIRED = {
     'torch': ('2.6.0', ('torch', )),
@@ -35,6 +33,8 @@ def check_requirements(*optional: str) -> None:
     Args:
         *optional (str): Import names out of ``OPTIONAL`` that are needed now as well, e.g. ``'mmpretrain'``.
     """
+    from packaging.version import Version  # not at the top: the table above is read where packages are missing, too
+
     problems = []
     for name in (*REQUIRED, *optional):
         oldest, distributions = {**REQUIRED, **OPTIONAL}[name]
@@ -47,4 +47,5 @@ def check_requirements(*optional: str) -> None:
                             f'pip install "{found[0]}>={oldest}"')
     if problems:
         raise ImportError('mmccd needs other packages:\n  ' + '\n  '.join(problems) +
-                          '\nThe set that is tested together is in requirements.txt.')
+                          '\nThe set that is tested together is in requirements.txt; tools/misc/check_env.py looks '
+                          'into the whole environment.')

@@ -1,37 +1,162 @@
-"""What launch does to the process; its checks of the user's input are tested in tests/tools/test_bad_input.py."""
-import platform
-import subprocess
-import sys
+"""What tools say and refuse before they start, where a whole tool would be too slow to ask."""
+from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
+import torch
+from mmengine.config import Config
 
-FREED = """
-import resource, sys
-import mmccd, torch
-from mmccd.utils.launch import keep_freed_memory
-
-if sys.argv[1] == 'keep':
-    keep_freed_memory()
-torch.set_num_threads(1)
-
-def make():
-    for size in (40_000_000, 90_000_000):
-        torch.ones(size, dtype=torch.uint8)
-
-make()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-make()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
+from mmccd.utils import launch
+from mmccd.utils.launch import UserError
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='acts on glibc alone')
-def test_freed_memory_is_kept():
-    """Memory that was freed is used again without the system clearing it page by page."""
-    faults = {}
-    for word in ('keep', 'default'):
-        done = subprocess.run([sys.executable, '-c', FREED, word], capture_output=True, text=True, check=True)
-        faults[word] = int(done.stdout)
-    assert faults['keep'] < 100
-    assert faults['default'] > 1000 or faults['default'] > 10 * faults['keep']  # huge pages make it fewer
+class Log(list):
+    """A logger that keeps (level, message)."""
+
+    def info(self, message: str) -> None:
+        self.append(('info', message))
+
+    def warning(self, message: str) -> None:
+        self.append(('warning', message))
+
+
+def scaling(processes, batch=2, base=16, enable=False, lr=0.02, loader=(), wrapper=()):
+    logger = Log()
+    cfg = Config(dict(
+        train_dataloader=dict(batch_size=batch, **dict(loader)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr), **dict(wrapper)),
+        auto_scale_lr=dict(enable=enable, base_batch_size=base)))
+    launch.log_scaling(SimpleNamespace(cfg=cfg, world_size=processes, logger=logger))
+    return list(logger)
+
+
+def test_batch_that_the_rate_was_made_for():
+    assert scaling(8) == [('info', '8 processes x 2 pictures = global batch 16; learning rate 0.02, by linear scaling '
+                           'from 0.02 at batch 16: 0.02')]
+
+
+def test_another_batch():
+    [info, warning] = scaling(1, batch=4)
+    assert info == ('info', '1 process x 4 pictures = global batch 4; learning rate 0.02, by linear scaling from 0.02 '
+                    'at batch 16: 0.005')
+    assert warning == ('warning', 'the learning rate 0.02 does not follow the global batch of 4: add --auto-scale-lr '
+                       'for 0.005, or leave it if it is meant')
+
+
+def test_scaled():
+    assert scaling(4, enable=True) == [('info', '4 processes x 2 pictures = global batch 8; learning rate 0.01, by '
+                                        'linear scaling from 0.02 at batch 16: 0.01')]
+
+
+def test_accumulated_gradients():
+    assert len(scaling(4, wrapper=dict(accumulative_counts=2))) == 1
+    [info, warning] = scaling(8, enable=True, wrapper=dict(accumulative_counts=2))
+    assert info[1].startswith('8 processes x 2 pictures x 2 accumulated = global batch 32; learning rate 0.02, ')
+    assert info[1].endswith('0.04')
+    assert 'set optim_wrapper.optimizer.lr=0.04 without --auto-scale-lr, which ignores accumulation' in warning[1]
+
+
+def test_batch_sampler_with_a_size_of_its_own():
+    assert scaling(2, loader=dict(batch_sampler=dict(type='X', batch_size=8)))[0][1].startswith(
+        '2 processes x 8 pictures = global batch 16;')
+    assert scaling(8, loader=dict(batch_sampler=dict(type='AspectRatioBatchSampler')))[0][1].startswith(
+        '8 processes x 2 pictures = global batch 16;')
+
+
+@pytest.mark.parametrize('base', [None, 0])
+def test_nothing_to_scale_from(base):
+    assert scaling(2, base=base) == [('info', '2 processes x 2 pictures = global batch 4; learning rate 0.02 (no '
+                                      'auto_scale_lr.base_batch_size to scale it from)')]
+
+
+def test_no_single_rate():
+    """Several optimizers, or one without a rate in the config."""
+    logger = Log()
+    cfg = Config(dict(train_dataloader=dict(batch_size=2), auto_scale_lr=None,
+                      optim_wrapper=dict(constructor='X', g=dict(optimizer=dict(lr=1.)))))
+    launch.log_scaling(SimpleNamespace(cfg=cfg, world_size=1, logger=logger))
+    assert logger == [('info', '1 process x 2 pictures = global batch 2; the config gives no single learning rate')]
+
+
+def test_what_is_logged_is_what_mmengine_does(monkeypatch):
+    """The rate that the line states against mmengine's scaling of two parameter groups."""
+    from mmengine.optim import OptimWrapper
+    from mmengine.runner import Runner
+    groups = [dict(params=[torch.nn.Parameter(torch.ones(1))], lr=lr) for lr in (0.02, 0.2)]
+    wrapper = OptimWrapper(torch.optim.SGD(groups, lr=0.02))
+    runner = SimpleNamespace(_train_dataloader=dict(batch_size=2), world_size=4, logger=Log(), param_schedulers=None)
+    Runner.scale_lr(runner, wrapper, dict(enable=True, base_batch_size=16))
+    assert [g['lr'] for g in wrapper.optimizer.param_groups] == pytest.approx([0.01, 0.1])
+    assert 'learning rate 0.01,' in scaling(4, enable=True)[0][1]
+
+
+@pytest.mark.parametrize(('cfg', 'norm', 'rule'), [
+    (dict(sync_bn='yes'), 'BatchNorm2d', "sync_bn must be 'torch', 'mmcv' or None, got 'yes'"),
+    (dict(sync_bn='torch', launcher='pytorch'), 'BatchNorm2d', 'needs GPUs, and PyTorch sees none'),
+    (dict(launcher='slurm'), 'SyncBatchNorm', 'needs GPUs, and PyTorch sees none'),
+    (dict(sync_bn='torch', launcher='pytorch', runner_type='FlexibleRunner'), 'BatchNorm2d', 'FSDPStrategy has none'),
+])
+def test_sync_bn_that_cannot_work(monkeypatch, cfg, norm, rule):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    with pytest.raises(UserError) as e:
+        launch.check_sync_bn(Config(dict(dict(launcher='none'), **cfg)), getattr(torch.nn, norm)(4))
+    assert rule in str(e.value)
+
+
+@pytest.mark.parametrize(('cfg', 'norm'), [
+    (dict(sync_bn='torch'), 'BatchNorm2d'), (dict(), 'SyncBatchNorm'), (dict(launcher='pytorch'), 'BatchNorm2d')])
+def test_sync_bn_that_does_no_harm(monkeypatch, cfg, norm):
+    """One process: mmengine turns the norms into ordinary ones."""
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    launch.check_sync_bn(Config(dict(dict(launcher='none'), **cfg)), getattr(torch.nn, norm)(4))
+
+
+def test_sync_bn_on_gpus(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    launch.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='torch')), torch.nn.BatchNorm2d(4))
+    monkeypatch.setattr(launch.mmcv_ops, 'in_use', lambda: 'stand-in')
+    with pytest.raises(UserError, match="needs mmcv's compiled operators"):
+        launch.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='mmcv')), torch.nn.BatchNorm2d(4))
+
+
+def test_sharding_needs_processes():
+    cfg = Config(dict(runner_type='FlexibleRunner', strategy=dict(type='mmccd.FSDPStrategy'), launcher='none'))
+    with pytest.raises(UserError, match=r'train with tools/dist_train\.sh, and test'):
+        launch.build_runner(cfg)
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text("data_root = 'a/'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(('option', 'near'), [
+    ('train_dataloder.batch_size', "'train_dataloader'"), ('optim_wraper.optimizer.lr', "'optim_wrapper'"),
+    ('resum', "'resume'"), ('default_hook.logger.interval', "'default_hooks'"), ('auto_scale.enable', None)])
+def test_option_that_nothing_reads(config, option, near):
+    with pytest.raises(UserError) as e:
+        launch.load_config(config, {option: 1})
+    hint = str(e.value)
+    assert hint.startswith(f'--cfg-options {option}: the config has no key {option.split(".")[0]!r}, and nothing would '
+                           'read it')
+    assert near is None or hint.endswith(f'did you mean {near}?')
+
+
+def test_options_that_are_new(config):
+    """New keys below an existing one, and keys that the runner reads though the config does not have them."""
+    cfg = launch.load_config(config, {'train_dataloader.dataset.indices': 4, 'sync_bn': 'torch', 'work_dir': 'x',
+                                      'custom_hooks': [], 'find_unused_parameters': True, 'load_from': 'x.pth'})
+    assert (cfg.train_dataloader.dataset.indices, cfg.sync_bn, cfg.work_dir) == (4, 'torch', 'x')
+
+
+def test_variable_that_was_used_already(config, capsys, monkeypatch):
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    cfg = launch.load_config(config, {'data_root': 'b/'})
+    assert cfg.train_dataloader.dataset.data_root == 'a/'
+    assert capsys.readouterr().err.startswith("warning: --cfg-options data_root: 'data_root' is a variable")
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    launch.load_config(config, {'data_root': 'b/'})
+    assert capsys.readouterr().err == ''

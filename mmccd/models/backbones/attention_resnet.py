@@ -6,6 +6,7 @@ attention's. Added: ``attention``; plugins in BasicBlock (ResNet-18 and -34); a 
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Sequence
 
 import torch.utils.checkpoint
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from ..layers.base import AttentionLayer
+from ..layers.base import AttentionLayer, check_int
 from ..pretrained import PretrainedBackbone, as_names, is_named
 
 REPLACE_CONV = 'replace_conv3x3'
@@ -145,6 +146,43 @@ def _resolve_attention(name: str | type) -> type:
                      f'{name!r}{hint}')
 
 
+def _check_layer_options(name: str, cfg: dict, layer: type) -> None:
+    """Raise TypeError for an option that the layer does not have; a registry would say so less clearly, and later."""
+    known = inspect.signature(layer).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+        return
+    for option in cfg:
+        if option != 'type' and option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f'; did you mean {close[0]!r}?' if close else f', which has {", ".join(known)}'
+            raise TypeError(f'{name} has an option {option!r} that {layer.__name__} does not know{hint}')
+
+
+def _check_stages(num_stages: int = 4,
+                  strides: Sequence[int] = (1, 2, 2, 2),
+                  dilations: Sequence[int] = (1, 1, 1, 1),
+                  out_indices: Sequence[int] = (0, 1, 2, 3),
+                  frozen_stages: int = -1,
+                  **others) -> None:
+    """What mmdet's ResNet asserts without a word, or does not look at."""
+    check_int('num_stages', num_stages)
+    if num_stages > 4:
+        raise ValueError(f'num_stages must be at most 4, got {num_stages}')
+    for name, value in (('strides', strides), ('dilations', dilations), ('out_indices', out_indices)):
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise TypeError(f'{name} must be a sequence of ints, got {value!r}')
+        for number in value:
+            check_int(name, number, least=int(name != 'out_indices'))
+    for name, value in (('strides', strides), ('dilations', dilations)):
+        if len(value) != num_stages:
+            raise ValueError(f'{name} must have one entry for each of the {num_stages} stages, got {value}')
+    if not out_indices or max(out_indices) >= num_stages:
+        raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, got {out_indices}')
+    check_int('frozen_stages', frozen_stages, least=-1)
+    if frozen_stages > num_stages:
+        raise ValueError(f'frozen_stages must be at most num_stages={num_stages}, got {frozen_stages}')
+
+
 def _is_pretrained_backbone(cfg: dict) -> bool:
     return cfg.get('type') in ('mmccd.PretrainedBackbone', 'PretrainedBackbone', PretrainedBackbone)
 
@@ -167,7 +205,7 @@ class AttentionResNet(ResNet):
             classification: ``norm_eval=True`` freezes the norms' statistics, and ``zero_init_residual=True``.
 
     Raises:
-        ValueError: If the attention, a stage or a position does not exist.
+        TypeError, ValueError: If the attention, one of its options, a stage or a position does not exist.
         KeyError: If the depth does not exist.
 
     Example:
@@ -185,6 +223,8 @@ class AttentionResNet(ResNet):
         positions = _BLOCKS[self.arch_settings[depth][0]].positions
         plugins = [dict(p) for p in plugins or ()]
         for plugin in plugins:
+            if not isinstance(plugin.get('cfg'), dict) or 'type' not in plugin['cfg']:
+                raise TypeError(f"every plugin must have a dict 'cfg' with the key 'type', got {plugin!r}")
             if plugin.get('position') not in positions:
                 raise ValueError(f'position of a plugin must be one of {positions} at depth {depth}, '
                                  f'got {plugin.get("position")!r}')
@@ -192,8 +232,11 @@ class AttentionResNet(ResNet):
         if attention is not None:
             plugins.append(self._attention_plugin(attention, positions[-1], kwargs))
         num_stages = kwargs.get('num_stages', 4)
+        _check_stages(**kwargs)
         for plugin in plugins:
             stages = plugin.get('stages')
+            if stages is not None and (isinstance(stages, str) or not isinstance(stages, Sequence)):
+                raise TypeError(f'stages must be a sequence of bools, one a stage, got {stages!r}')
             if stages is not None and len(stages) != num_stages:
                 raise ValueError(f'stages must have one entry for each of the {num_stages} stages, got {stages}')
         super().__init__(depth, *args, plugins=plugins or None, **kwargs)
@@ -210,6 +253,7 @@ class AttentionResNet(ResNet):
         cfg = dict(attention)
         stages = cfg.pop('stages', None)
         layer = cfg['type'] = _resolve_attention(cfg['type'])
+        _check_layer_options('attention', cfg, layer)
         if not getattr(layer, 'replaces_conv', False):
             return dict(cfg=cfg, stages=stages, position=last_position)
         for key in ('conv_cfg', 'norm_cfg'):  # convolutions and norms like those around them

@@ -1,22 +1,51 @@
-"""What the attention layers have in common: checks of their arguments, and a start that a backbone cannot overwrite."""
+"""What the attention layers have in common: checks of arguments, statistics in float32, and a start of their own."""
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 
+import torch
 from mmengine.model import BaseModule, initialize
+from torch import Tensor, nn
+
+
+def check_int(name: str, value: int, least: int = 1) -> None:
+    """Raise TypeError or ValueError unless ``value`` is an int of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f'{name} must be an int, got {value!r}')
+    if value < least:
+        raise ValueError(f'{name} must be at least {least}, got {value}')
 
 
 def check_channels(in_channels: int, ratio: int | None = None) -> None:
     """Raise TypeError or ValueError unless ``in_channels`` is a positive int and ``ratio`` leaves a channel of it."""
-    for name, value in (('in_channels', in_channels), ('ratio', ratio)):
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, Integral):
-            raise TypeError(f'{name} must be an int, got {value!r}')
-        if value < 1:
-            raise ValueError(f'{name} must be at least 1, got {value}')
-    if ratio is not None and ratio > in_channels:
+    check_int('in_channels', in_channels)
+    if ratio is None:
+        return
+    check_int('ratio', ratio)
+    if ratio > in_channels:
         raise ValueError(f'ratio must be at most in_channels={in_channels}, got {ratio}')
+
+
+def statistics_dtype(x: Tensor) -> torch.dtype:
+    """Dtype of what is summed up over ``x``: float32 for half precision, whose sums overflow, else its own."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Where a gate is computed: its small layers see sums of large features, which overflow in autocast's float16."""
+    return nullcontext() if x.device.type == 'meta' else torch.autocast(x.device.type, enabled=False)
+
+
+class GlobalAvgPool(nn.AdaptiveAvgPool2d):
+    """Mean over space, (N, C, H, W) to (N, C, 1, 1), in float32 for half precision."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = statistics_dtype(x)
+        return super().forward(x) if dtype == x.dtype else x.mean((2, 3), keepdim=True, dtype=dtype)
 
 
 class AttentionLayer(BaseModule):

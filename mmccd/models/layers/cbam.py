@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, check_channels, check_int, statistics_dtype, without_autocast
 
 
 class ChannelGate(nn.Module):
@@ -24,9 +24,11 @@ class ChannelGate(nn.Module):
         self.fc2 = nn.Linear(in_channels // ratio, in_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.stack((x.mean((2, 3)), x.amax((2, 3))))  # (2, N, C)
-        logit = self.fc2(self.relu(self.fc1(pooled))).sum(0)
-        return torch.sigmoid(logit)[:, :, None, None]
+        with without_autocast(x):
+            mean = x.mean((2, 3), dtype=statistics_dtype(x))
+            pooled = torch.stack((mean, x.amax((2, 3)).to(mean.dtype)))  # (2, N, C)
+            logit = self.fc2(self.relu(self.fc1(pooled.to(self.fc1.weight.dtype)))).sum(0)
+            return torch.sigmoid(logit)[:, :, None, None].to(x.dtype)
 
 
 class SpatialGate(nn.Module):
@@ -38,8 +40,10 @@ class SpatialGate(nn.Module):
         self.bn = nn.BatchNorm2d(1, momentum=0.01)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat((x.amax(1, keepdim=True), x.mean(1, keepdim=True)), 1)  # (N, 2, H, W)
-        return torch.sigmoid(self.bn(self.conv(pooled)))
+        with without_autocast(x):
+            mean = x.mean(1, keepdim=True, dtype=statistics_dtype(x))
+            pooled = torch.cat((x.amax(1, keepdim=True).to(mean.dtype), mean), 1)  # (N, 2, H, W)
+            return torch.sigmoid(self.bn(self.conv(pooled.to(self.conv.weight.dtype)))).to(x.dtype)
 
 
 @MODELS.register_module()
@@ -71,8 +75,9 @@ class CBAM(AttentionLayer):
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
         check_channels(in_channels, ratio)
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size must be odd and at least 1, got {kernel_size}')
+        check_int('kernel_size', kernel_size)
+        if kernel_size % 2 == 0:
+            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
         self.identity_init = identity_init
         self.channel_gate = ChannelGate(in_channels, ratio)
         self.spatial_gate = SpatialGate(kernel_size)

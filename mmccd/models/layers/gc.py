@@ -1,8 +1,8 @@
 """GC: Global Context block (GCNet, ICCVW 2019, arXiv:1904.11492), as an mmcv plugin layer.
 
 The layer is mmcv's ``ContextBlock`` with attention pooling and channel addition, so the keys are its keys. Different
-here: ``ratio`` is the reduction (16), as in the other layers; it takes channels_last and any other strided input; and
-its start, identity, survives a backbone's ``init_cfg``.
+here: ``ratio`` is the reduction (16), as in the other layers; it takes channels_last and any other strided input; the
+context is computed in float32 under autocast; and its start, identity, survives a backbone's ``init_cfg``.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, check_channels, without_autocast
 
 
 @MODELS.register_module()
@@ -52,3 +52,9 @@ class GC(ContextBlock, AttentionLayer):
         weight = self.softmax(self.conv_mask(x).flatten(2))  # (N, 1, H * W)
         context = x.flatten(2) @ weight.transpose(1, 2)  # (N, C, 1)
         return context.unsqueeze(-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the context to features of shape (N, in_channels, H, W)."""
+        with without_autocast(x):
+            term = self.channel_add_conv(self.spatial_pool(x.to(self.conv_mask.weight.dtype)))  # (N, C, 1, 1)
+        return x + term.to(x.dtype)

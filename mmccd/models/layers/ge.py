@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, check_channels, check_int, statistics_dtype, without_autocast
 
 EXTENTS = (0, 2, 4, 8)
 
@@ -56,14 +56,21 @@ class GE(AttentionLayer):
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
         check_channels(in_channels, ratio if mlp else None)
+        check_int('extent', extent, least=0)
         if extent not in EXTENTS:
             raise ValueError(f'extent must be one of {EXTENTS} (0: the whole map), got {extent!r}')
         if (feat_size is not None) != (extra_params and extent == 0):
             raise ValueError('feat_size must be given for extent=0 with extra_params=True, and for nothing else; got '
                              f'extent={extent}, extra_params={extra_params}, feat_size={feat_size}')
+        if feat_size is not None:
+            feat_size = tuple(feat_size) if isinstance(feat_size, (list, tuple)) else (feat_size, feat_size)
+            if len(feat_size) != 2:
+                raise ValueError(f'feat_size must be one int or two, got {feat_size}')
+            for size in feat_size:
+                check_int('feat_size', size)
         self.extent = extent
         self.extra_params = extra_params
-        self.feat_size = (feat_size, feat_size) if isinstance(feat_size, int) else feat_size
+        self.feat_size = feat_size
         self.gather = self._make_gather(in_channels) if extra_params else None
         self.mlp = None
         if mlp:
@@ -94,21 +101,23 @@ class GE(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1) for a global extent, else (N, C, H, W)."""
-        if self.gather is not None:
-            if self.feat_size is not None and tuple(x.shape[-2:]) != tuple(self.feat_size):
-                raise ValueError(f'input must have the size feat_size={self.feat_size}, got {tuple(x.shape[-2:])}')
-            context = self.gather(x)
-        elif self.extent == 0:
-            context = x.mean((2, 3), keepdim=True)
-        else:
-            # Windows of 2 * extent - 1 around every extent-th position, the border's cut off at the border.
-            context = F.avg_pool2d(
-                x, 2 * self.extent - 1, self.extent, padding=self.extent - 1, count_include_pad=False)
-        if self.mlp is not None:
-            context = self.mlp(context)
-        if self.extent:
-            context = F.interpolate(context, size=x.shape[-2:])  # nearest
-        return torch.sigmoid(context)
+        dtype = statistics_dtype(x)
+        with without_autocast(x):
+            if self.gather is not None:
+                if self.feat_size is not None and tuple(x.shape[-2:]) != self.feat_size:
+                    raise ValueError(f'input must have the size feat_size={self.feat_size}, got {tuple(x.shape[-2:])}')
+                context = self.gather(x.to(self.gather[0].weight.dtype))
+            elif self.extent == 0:
+                context = x.mean((2, 3), keepdim=True, dtype=dtype)
+            else:
+                # Windows of 2 * extent - 1 around every extent-th position, the border's cut off at the border.
+                context = F.avg_pool2d(
+                    x.to(dtype), 2 * self.extent - 1, self.extent, padding=self.extent - 1, count_include_pad=False)
+            if self.mlp is not None:
+                context = self.mlp(context.to(self.mlp[0].weight.dtype))
+            if self.extent:
+                context = F.interpolate(context, size=x.shape[-2:])  # nearest
+            return torch.sigmoid(context).to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate features of shape (N, in_channels, H, W)."""

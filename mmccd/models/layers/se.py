@@ -1,7 +1,8 @@
 """SE: Squeeze-and-Excitation (CVPR 2018, arXiv:1709.01507), as an mmcv plugin layer.
 
 The layer is mmdet's ``SELayer``: two fully connected layers with bias, as 1x1 convolutions, so that MMPretrain's
-SE-ResNet checkpoints have the same keys. Added here: the ratio in the plugin contract, and ``identity_init``.
+SE-ResNet checkpoints have the same keys. Added here: the ratio in the plugin contract, ``identity_init``, and a gate
+computed in float32 under autocast.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, GlobalAvgPool, check_channels, without_autocast
 
 
 @MODELS.register_module()
@@ -40,6 +41,7 @@ class SE(AttentionLayer, SELayer):
                  init_cfg: dict | list[dict] | None = None) -> None:
         check_channels(in_channels, ratio)
         SELayer.__init__(self, in_channels, ratio=ratio, init_cfg=init_cfg)
+        self.global_avgpool = GlobalAvgPool()
         self.identity_init = identity_init
         self.reset_parameters()
 
@@ -52,7 +54,9 @@ class SE(AttentionLayer, SELayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1)."""
-        gate = self.conv2(self.conv1(self.global_avgpool(x)))
+        with without_autocast(x):
+            context = self.global_avgpool(x).to(self.conv1.conv.weight.dtype)
+            gate = self.conv2(self.conv1(context)).to(x.dtype)
         return gate * 2 if self.identity_init else gate
 
     def forward(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, check_channels, check_int, statistics_dtype, without_autocast
 
 
 @MODELS.register_module()
@@ -56,7 +56,10 @@ class SK(AttentionLayer):
         out_channels = in_channels if out_channels is None else out_channels
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
         check_channels(in_channels)
+        check_int('out_channels', out_channels)
         check_channels(out_channels, ratio)
+        for name, value in (('stride', stride), ('dilation', dilation), ('groups', groups)):
+            check_int(name, value)
         for name, value in (('in_channels', in_channels), ('out_channels', out_channels)):
             if value % groups:
                 raise ValueError(f'groups must divide {name}={value}, got groups={groups}')
@@ -71,7 +74,9 @@ class SK(AttentionLayer):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         first, second = (branch(x) for branch in self.branches)
-        context = (first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True))  # (N, C, 1, 1)
-        logit = self.fc2(self.fc1(context)).unflatten(1, (2, -1))  # (N, 2, C, 1, 1)
-        weight = torch.softmax(logit, 1)
+        with without_autocast(x):
+            dtype = statistics_dtype(first)
+            context = sum(b.mean((2, 3), keepdim=True, dtype=dtype) for b in (first, second))  # (N, C, 1, 1)
+            logit = self.fc2(self.fc1(context.to(self.fc2.weight.dtype))).unflatten(1, (2, -1))  # (N, 2, C, 1, 1)
+            weight = torch.softmax(logit, 1).to(first.dtype)
         return first * weight[:, 0] + second * weight[:, 1]

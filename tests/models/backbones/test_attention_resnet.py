@@ -143,6 +143,34 @@ def test_only_a_last_ccd_is_fused():
     assert AttentionResNet(18, attention=dict(type='mmccd.SE')).layer1[0].fused is None
 
 
+# How detectors and classifiers are trained; and a detector whose checkpoint has no gates: those of frozen stages learn.
+RECIPES = {
+    'detector': dict(frozen_stages=1, norm_eval=True),
+    'detector with new gates': dict(frozen_stages=1, norm_eval=True,
+                                    init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint='none.pth', allow_new=[
+                                        'ccd', 'se_layer', 'cbam', 'context_block', 'branches', 'fc1', 'fc2'])),
+    'classifier': dict(norm_eval=False, zero_init_residual=False),
+}
+
+
+@pytest.mark.parametrize('recipe', RECIPES)
+@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('attention', [None, *ATTENTIONS])
+def test_all_that_is_trained_gets_a_gradient(attention, depth, recipe):
+    """DistributedDataParallel needs no find_unused_parameters, whichever outputs a neck leaves alone."""
+    net = AttentionResNet(depth, attention=attention and dict(type=f'mmccd.{attention}'), **RECIPES[recipe]).train()
+    net(torch.randn(2, 3, 64, 64))[-1].square().mean().backward()
+    trained = {n for n, p in net.named_parameters() if p.requires_grad}
+    assert {n for n, p in net.named_parameters() if p.grad is not None} == trained
+    if recipe == 'classifier':
+        assert trained == {n for n, _ in net.named_parameters()}
+    elif recipe == 'detector':
+        assert {n.split('.')[0] for n in trained} == {'layer2', 'layer3', 'layer4'}
+    else:
+        in_layer1 = {n for n in trained if n.startswith('layer1.')}
+        assert bool(in_layer1) == (attention not in (None, 'GE'))
+
+
 @pytest.mark.parametrize('attention', ATTENTIONS)
 def test_checkpointing_and_gradients(attention):
     net = AttentionResNet(18, norm_eval=False, attention=dict(type=f'mmccd.{attention}'))
@@ -169,6 +197,16 @@ def test_checkpointing_and_gradients(attention):
      'stages must have one entry for each of the 4'),
     (dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv3')]), ValueError,
      r"position of a plugin must be one of \('after_conv1', 'after_conv2'\) at depth 18, got 'after_conv3'"),
+    (dict(plugins=[dict(position='after_conv1')]), TypeError,
+     "every plugin must have a dict 'cfg' with the key 'type'"),
+    (dict(attention=dict(type='mmccd.CCD', stages=True)), TypeError, 'stages must be a sequence of bools'),
+    (dict(attention=dict(type='mmccd.SE', ration=4)), TypeError,
+     "'ration' that SE does not know; did you mean 'ratio'"),
+    (dict(num_stages=3), ValueError, 'strides must have one entry for each of the 3 stages'),
+    (dict(num_stages=0), ValueError, 'num_stages must be at least 1, got 0'),
+    (dict(out_indices=(0, 4)), ValueError, r'out_indices must name stages from 0 to 3, got \(0, 4\)'),
+    (dict(out_indices=3), TypeError, 'out_indices must be a sequence of ints, got 3'),
+    (dict(frozen_stages=1.5), TypeError, r'frozen_stages must be an int, got 1\.5'),
     (dict(depth=20), KeyError, r'depth must be one of \(18, 34, 50, 101, 152\), got 20'),
 ])
 def test_bad_arguments(options, error, message):

@@ -103,9 +103,16 @@ def test_init_weights_twice_keeps_what_was_trained():
     (SE, dict(in_channels=8), ValueError, 'ratio must be at most in_channels=8, got 16'),
     (SE, dict(in_channels=64, ratio=0), ValueError, 'ratio must be at least 1, got 0'),
     (GC, dict(in_channels=64, ratio=0.5), TypeError, r'ratio must be an int, got 0\.5'),
-    (CBAM, dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd and at least 1, got 4'),
+    (CBAM, dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd, got 4'),
     (GE, dict(in_channels=64, extent=3), ValueError, r'extent must be one of \(0, 2, 4, 8\).*got 3'),
     (GE, dict(in_channels=64, extra_params=True), ValueError, 'feat_size must be given for extent=0'),
+    (CBAM, dict(in_channels=64, kernel_size=(3, 3)), TypeError, r'kernel_size must be an int, got \(3, 3\)'),
+    (GE, dict(in_channels=64, extent=2.0), TypeError, r'extent must be an int, got 2\.0'),
+    (GE, dict(in_channels=64, extra_params=True, feat_size=(7, )), ValueError, 'feat_size must be one int or two'),
+    (GE, dict(in_channels=64, extra_params=True, feat_size=0), ValueError, 'feat_size must be at least 1, got 0'),
+    (SK, dict(in_channels=64, groups=0), ValueError, 'groups must be at least 1, got 0'),
+    (SK, dict(in_channels=64, stride=0), ValueError, 'stride must be at least 1, got 0'),
+    (SK, dict(in_channels=64, out_channels='64'), TypeError, "out_channels must be an int, got '64'"),
     (SK, dict(in_channels=48), ValueError, 'groups must divide in_channels=48, got groups=32'),
 ])
 def test_bad_arguments(layer, options, error, message):

@@ -1,0 +1,106 @@
+"""Processes, nodes and shards: however a training is divided, its result is the same."""
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+CLASSIFIER = 'ccd_r18_digits'
+# 16 digits, 8 a process: two steps an epoch with a batch of 4. Momentum SGD: AdamW amplifies rounding errors of small
+# gradients to whole steps.
+OPTIONS = [
+    *(f'{part}_dataloader.{key}' for part in ('train', 'val', 'test')
+      for key in ('num_workers=0', 'persistent_workers=False')),
+    'train_dataloader.batch_size=4', 'train_dataloader.dataset.indices=16', 'default_hooks.logger.interval=1',
+    'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.01'
+]
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def last_run(work_dir: Path) -> Path:
+    return max(p for p in work_dir.iterdir() if (p / 'vis_data').is_dir())
+
+
+def log(work_dir: Path) -> str:
+    run = last_run(work_dir)
+    return (run / f'{run.name}.log').read_text()
+
+
+def losses(work_dir: Path) -> list[float]:
+    run = last_run(work_dir)
+    rows = map(json.loads, (run / 'vis_data' / 'scalars.json').read_text().splitlines())
+    return [row['loss'] for row in rows if 'loss' in row]
+
+
+@pytest.fixture(scope='module')
+def place(folder, digits) -> Path:
+    (folder / 'data').mkdir()
+    (folder / 'data' / 'digits').symlink_to(digits)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def one_node(run_tool, free_port, root, place) -> Path:
+    """Work folder of two epochs by two processes of one node."""
+    run_tool('dist_train.sh', root / f'configs/{CLASSIFIER}.py', 2, '--work-dir', 'one_node', '--cfg-options', *OPTIONS,
+             'train_cfg.max_epochs=2', cwd=place, PORT=free_port())
+    return place / 'one_node'
+
+
+@pytest.mark.slow
+def test_batch_and_learning_rate_in_the_log(one_node):
+    text = log(one_node)
+    assert '2 processes x 4 pictures = global batch 8; learning rate 0.01, by linear scaling from 0.01 at batch 64: ' \
+           '0.00125\n' in text
+    assert text.count('the learning rate 0.01 does not follow the global batch of 8: add --auto-scale-lr') == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_train_as_one(one_node, root, place, cpu_env, free_port):
+    """Two torchrun agents with a process each, on this machine: bit for bit what one agent with two processes gives."""
+    env = {**cpu_env, 'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': free_port()}
+    command = ['bash', root / 'tools/dist_train.sh', root / f'configs/{CLASSIFIER}.py', '1', '--work-dir', 'two_nodes',
+               '--cfg-options', *OPTIONS, 'train_cfg.max_epochs=2']
+    nodes = [
+        subprocess.Popen(command, env={**env, 'NODE_RANK': str(rank)}, cwd=place, text=True, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT) for rank in range(2)
+    ]
+    outputs = [node.communicate(timeout=600)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
+    assert '2 processes x 4 pictures = global batch 8' in outputs[0]
+    assert 'global batch' not in outputs[1]
+    expected, found = (state(path / 'epoch_2.pth') for path in (one_node, place / 'two_nodes'))
+    assert list(found) == list(expected)
+    assert [k for k in expected if not torch.equal(found[k], expected[k])] == []
+    assert losses(place / 'two_nodes') == losses(one_node)
+
+
+@pytest.fixture(scope='module')
+def sharded(run_tool, free_port, root, place) -> Path:
+    """Work folder of the same two epochs, sharded, and resumed in between."""
+    (place / 'sharded.py').write_text(
+        f"_base_ = ['{root}/configs/{CLASSIFIER}.py', '{root}/configs/_base_/fsdp.py']\n")
+    for epochs, resume in ((1, []), (2, ['--resume'])):
+        run_tool('dist_train.sh', 'sharded.py', 2, *resume, '--work-dir', 'sharded', '--cfg-options', *OPTIONS,
+                 f'train_cfg.max_epochs={epochs}', cwd=place, PORT=free_port())
+    return place / 'sharded'
+
+
+@pytest.mark.slow
+def test_sharded_training(one_node, sharded, root):
+    """Whole checkpoints, of the names and shapes that tools/test.py wants, with the weights of unsharded training."""
+    from mmccd.utils.launch import check_checkpoint_fits, check_model, load_config
+    model = check_model(load_config(str(root / f'configs/{CLASSIFIER}.py')))
+    check_checkpoint_fits(str(sharded / 'epoch_2.pth'), model)
+    expected, found = (state(path / 'epoch_2.pth') for path in (one_node, sharded))
+    start = state(one_node / 'epoch_1.pth')
+    for key in (k for k in expected if 'running' not in k and 'num_batches' not in k):
+        assert not torch.equal(expected[key], start[key]), key
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5, msg=key)
+    assert losses(sharded) == pytest.approx(losses(one_node)[2:], rel=1e-4)

@@ -210,12 +210,14 @@ class Torture:
         pid = start(place, full)
         self.tally.starts += 1
         done = max((e['iter'] for e in before if e['what'] == 'saved'), default=0) / (EPOCHS * SCENES / BATCH)
-        delay = self.rng.uniform(0, 0.3 + 0.7 * (1 - done)) * self.duration
+        # One in five at any moment, the others while it trains.
+        anywhere = self.rng.random() < 0.2
+        delay = self.rng.uniform(0, (1 if anywhere else 0.8) * (1 - done) + 0.05) * self.duration
         if fault == 'SIGKILL while a checkpoint is written':
             self.kill_writing(place, pid, self.rng.randrange(3))
         elif fault in ('SIGKILL at a random moment', 'SIGTERM', 'SIGUSR1'):
             signum = getattr(signal, fault.split()[0])
-            self.after(pid, delay, signum)
+            self.after(pid, delay, signum, place, None if anywhere else len(before))
         code = self.wait(pid)
         if fault is not None and code != 0:
             self.tally.faults[fault] += 1
@@ -231,13 +233,14 @@ class Torture:
             self.damage(place, lost)
         return code
 
-    @staticmethod
-    def after(pid: int, delay: float, signum: int) -> None:
-        """Send a signal after a while, unless the process has ended."""
-        end = time.monotonic() + delay
-        while time.monotonic() < end:
+    def after(self, pid: int, delay: float, signum: int, place: Path, lines: int | None) -> None:
+        """Send a signal after a while, from now or once the ledger has more lines, unless the process has ended."""
+        end = None if lines is not None else time.monotonic() + delay
+        while end is None or time.monotonic() < end:
             if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
                 return
+            if end is None and len(self.ledger(place)) > lines:
+                end = time.monotonic() + delay
             time.sleep(0.005)
         os.kill(pid, signum)
 

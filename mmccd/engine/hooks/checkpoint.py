@@ -7,7 +7,7 @@ import os.path as osp
 from collections.abc import Iterator
 from typing import Any
 
-from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
+from mmengine.dist import all_gather_object, barrier, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
@@ -288,6 +288,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             interrupted = self.file_backend.join_path(self.out_dir, INTERRUPTED)
             if filename != INTERRUPTED and self.file_backend.isfile(interrupted):
                 self.file_backend.remove(interrupted)
+        barrier()  # no process goes on, or ends, before the file is there
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """mmengine's, but the outdated checkpoint goes after the new one has come, and no file is ever half written."""

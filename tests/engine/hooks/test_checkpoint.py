@@ -215,7 +215,7 @@ def test_changes_are_named(make_runner, tmp_path, caplog):
                  '  optim_wrapper.optimizer.lr: 0.05 -> 0.01'):
         assert line in text.splitlines()
     assert 'workers' not in text
-    assert 'processes was' not in text
+    assert 'The number of processes was' not in text
 
 
 def test_nothing_to_name(make_runner, tmp_path):

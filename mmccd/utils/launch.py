@@ -273,6 +273,8 @@ def check_model(cfg: Config) -> nn.Module:
             return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.get('default_scope')))
     except (TypeError, ValueError, KeyError) as e:
         own = _raised_in_mmccd(e)
+        if own is None and isinstance(e, TypeError) and 'unexpected keyword argument' in str(e):
+            own = e  # whichever class it is, the config misspells an option
         if own is None:
             raise
         raise UserError(f'the model of the config cannot be built: {own.args[0]}') from e
@@ -374,6 +376,9 @@ def build_runner(cfg: Config) -> Runner:
     if uses_fsdp(cfg) and cfg.launcher == 'none':
         raise UserError('FSDPStrategy shards over several processes: train with tools/dist_train.sh, and test its '
                         'checkpoints with the config that this one is made from')
+    if uses_fsdp(cfg) and cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best'):
+        raise UserError("FSDPStrategy's runner counts an epoch too many in a checkpoint that it saves again for "
+                        'save_best, and would skip one on resuming: set default_hooks.checkpoint.save_best=None')
     init_cpu_distributed(cfg)
     if get_device() == 'cpu':
         keep_freed_memory()

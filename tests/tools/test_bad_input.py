@@ -227,6 +227,7 @@ def test_auto_scale_lr_without_a_batch_size(refused, config, option):
     (['model.backbone.strides=1,2'], 'strides must have one entry for each of the 4 stages, got [1, 2]'),
     (['model.backbone.frozen_stages=5'], 'frozen_stages must be at most num_stages=4, got 5'),
     (['model.backbone.frozn_stages=1'], "unexpected keyword argument 'frozn_stages'"),
+    (['model.backbon.depth=18'], "unexpected keyword argument 'backbon'"),
     (['model.backbone.depth=19'], 'depth must be one of (18, 34, 50, 101, 152), got 19'),
 ])
 @pytest.mark.parametrize('name', [CLASSIFIER, DETECTOR])

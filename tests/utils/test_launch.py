@@ -126,6 +126,13 @@ def test_sharding_needs_processes():
         launch.build_runner(cfg)
 
 
+def test_sharding_with_save_best():
+    cfg = Config(dict(runner_type='FlexibleRunner', strategy=dict(type='FSDPStrategy'), launcher='pytorch',
+                      default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best='auto'))))
+    with pytest.raises(UserError, match=r'set default_hooks\.checkpoint\.save_best=None'):
+        launch.build_runner(cfg)
+
+
 @pytest.fixture
 def config(tmp_path):
     path = tmp_path / 'mine.py'

@@ -10,15 +10,15 @@ from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmccd.datasets import GuardedDataset
 from mmccd.registry import HOOKS
 from mmccd.utils.pictures import why_broken
 
 FILE = 'broken_pictures.txt'
 
 
-def guarded_datasets(dataset: Any) -> Iterator[GuardedDataset]:
+def guarded_datasets(dataset: Any) -> Iterator[Any]:
     """Every guarded data set inside a data set and its wrappers."""
+    from mmccd.datasets import GuardedDataset  # imports both tasks' packages: not before there is a data set
     if isinstance(dataset, GuardedDataset):
         yield dataset
     for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):

@@ -50,9 +50,13 @@ class Complexity:
 
 
 def build_on_meta(cfg: Config) -> nn.Module:
-    """Model of a config without memory for its weights."""
+    """Model of a config without memory for its weights, and without fused layers: every ReLU counts as a module."""
     with torch.device('meta'):
-        return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.default_scope)).eval()
+        model = MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.default_scope)).eval()
+    for block in model.modules():
+        if getattr(block, 'fused', None) is not None:
+            block.fused = None
+    return model
 
 
 def _macs(module: nn.Module, out: Tensor) -> int:

@@ -64,3 +64,17 @@ def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
     except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f'{path} cannot be read as a checkpoint (cut short?): {reason}') from e
+
+
+def load_remote_checkpoint(url: str, map_location: str = 'cpu') -> Any:
+    """Download to PyTorch's hub folder, once, and load with ``weights_only=True``, as :func:`load_local_checkpoint`.
+
+    Raises:
+        ValueError: If it cannot be had or read, or holds objects that are not plain data.
+    """
+    try:
+        with torch.serialization.safe_globals(mmengine_globals()):
+            return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+    except Exception as e:  # anything from URLError to what damaged files raise
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(f'{url} cannot be loaded as a checkpoint: {reason}') from e

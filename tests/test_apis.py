@@ -156,6 +156,19 @@ def test_bad_input(checkpoints, tmp_path):
             mmccd.init_model(*arguments, **({} if len(arguments) == 3 else dict(device='cpu')))
 
 
+def test_reading_a_checkpoint_leaves_what_get_config_allowed(checkpoints):
+    """mmengine 0.10.7 reads its own checkpoints only where PyTorch was told that their histories are plain data."""
+    before = torch.serialization.get_safe_globals()
+    try:
+        mmccd.get_config(CLASSIFIER)
+        mmccd.init_model(CLASSIFIER, checkpoints / f'{CLASSIFIER}.pth', 'cpu')
+        assert HistoryBuffer in torch.serialization.get_safe_globals()
+        assert torch.load(checkpoints / f'{CLASSIFIER}.pth', weights_only=True)['meta']['epoch'] == 5
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
 class Trap:
 
     def __reduce__(self):

@@ -3,12 +3,34 @@
 ``import mmccd`` is all that a config or a script needs: it checks what is installed, puts the stand-in for mmcv's
 compiled operators in place where they are missing (:mod:`mmccd.compat`), and from then on ``type='mmccd.CCD'`` and
 the other names resolve in every OpenMMLab scope. It has to come before ``mmdet.models`` is imported.
+
+``list_configs``, ``get_config`` and ``init_model`` are imported when they are first asked for.
 """
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .compat import mmcv_ops
 from .utils.requirements import check_requirements
 from .version import __version__
 
+if TYPE_CHECKING:
+    from .apis import get_config, init_model
+    from .utils.configs import list_configs
+
 check_requirements()
 mmcv_ops.install()
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'get_config', 'init_model', 'list_configs']
+_HOMES = {'get_config': 'mmccd.apis', 'init_model': 'mmccd.apis', 'list_configs': 'mmccd.utils.configs'}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

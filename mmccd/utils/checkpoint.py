@@ -45,6 +45,11 @@ def forbid_unpickling() -> None:
     os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
 
 
+def _mmengine_allowed() -> torch.serialization.safe_globals:
+    known = torch.serialization.get_safe_globals()  # leaving the context would forbid these again
+    return torch.serialization.safe_globals([g for g in mmengine_globals() if g not in known])
+
+
 def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
     """``torch.load`` with ``weights_only=True``, for files of mmengine's runner as well.
 
@@ -54,7 +59,7 @@ def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
     """
     verify_checksum(path)
     try:
-        with torch.serialization.safe_globals(mmengine_globals()):
+        with _mmengine_allowed():
             return torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as e:
         reason = str(e).splitlines()[0]
@@ -64,3 +69,17 @@ def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
     except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise ValueError(f'{path} cannot be read as a checkpoint (cut short?): {reason}') from e
+
+
+def load_remote_checkpoint(url: str, map_location: str = 'cpu') -> Any:
+    """Download to PyTorch's hub folder, once, and load with ``weights_only=True``, as :func:`load_local_checkpoint`.
+
+    Raises:
+        ValueError: If it cannot be had or read, or holds objects that are not plain data.
+    """
+    try:
+        with _mmengine_allowed():
+            return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+    except Exception as e:  # anything from URLError to what damaged files raise
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise ValueError(f'{url} cannot be loaded as a checkpoint: {reason}') from e

@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
@@ -26,7 +27,7 @@ from torch import nn
 from mmccd.compat import mmcv_ops
 from mmccd.models.pretrained import PretrainedBackbone, is_local, missing_checkpoint_message
 
-from .checkpoint import forbid_unpickling, load_local_checkpoint, mmengine_globals
+from .checkpoint import forbid_unpickling, load_local_checkpoint, load_remote_checkpoint, mmengine_globals
 from .classes import (
     category_problems,
     class_folders,
@@ -47,7 +48,7 @@ _OTHER_KEYS = {
 }
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Something in the command or the config that its author has to change; the message is all he needs.
 
     Attributes:
@@ -263,13 +264,14 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
     return problems
 
 
-def check_model(cfg: Config) -> nn.Module:
+def check_model(cfg: Config, device: str = 'meta') -> nn.Module:
     """Build the model, without memory for its weights: what mmccd finds wrong with it becomes a :class:`UserError`.
 
-    The runner builds its own, after it has set the seed; this one has the names and shapes of the tensors.
+    The runner builds its own, after it has set the seed; this one has the names and shapes of the tensors. On
+    another ``device`` it has weights, too.
     """
     try:
-        with torch.device('meta'):
+        with torch.device(device):
             return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.get('default_scope')))
     except (TypeError, ValueError, KeyError) as e:
         own = _raised_in_mmccd(e)
@@ -314,14 +316,8 @@ def check_checkpoint_file(path: str, argument: str) -> None:
         raise UserError(f'{argument} {path!r} does not exist (looked for {osp.abspath(path)})')
 
 
-def check_checkpoint_fits(path: str, model: nn.Module) -> None:
-    """A local checkpoint has to hold exactly the model's tensors: a half-loaded model tests without a complaint."""
-    if not is_local(path):
-        return
-    try:
-        loaded = load_local_checkpoint(path)
-    except ValueError as e:
-        raise UserError(str(e)) from e
+def _whole_state(path: str, loaded: Any, model: nn.Module) -> dict[str, torch.Tensor]:
+    """The model's tensors in a checkpoint that was read from ``path``; others or fewer are an error."""
     state = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else {}
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
     target = model.state_dict()
@@ -335,6 +331,29 @@ def check_checkpoint_fits(path: str, model: nn.Module) -> None:
             problems.append(f'{len(keys)} tensors {text}: {", ".join(keys[:6])}{" ..." if len(keys) > 6 else ""}')
     if problems:
         raise UserError(f'checkpoint {path} does not fit the config, nothing was done:\n  ' + '\n  '.join(problems))
+    return state
+
+
+def check_checkpoint_fits(path: str, model: nn.Module) -> None:
+    """A local checkpoint has to hold exactly the model's tensors: a half-loaded model tests without a complaint."""
+    if not is_local(path):
+        return
+    try:
+        loaded = load_local_checkpoint(path)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    _whole_state(path, loaded, model)
+
+
+def load_whole_checkpoint(path: str, model: nn.Module) -> dict:
+    """Load a checkpoint, a file or a URL, that holds exactly the model's tensors; returns all that it holds."""
+    check_checkpoint_file(path, 'checkpoint')
+    try:
+        loaded = load_local_checkpoint(path) if is_local(path) else load_remote_checkpoint(path)
+    except ValueError as e:
+        raise UserError(str(e)) from e
+    model.load_state_dict(_whole_state(path, loaded, model))
+    return loaded
 
 
 def uses_fsdp(cfg: Config) -> bool:

@@ -13,7 +13,8 @@ def main() -> int:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     # The package without its __init__.py, which refuses to be imported where something is missing.
     package = ModuleType('mmccd')
-    package.__path__ = [str(Path(__file__).resolve().parents[2] / 'mmccd')]
+    root = Path(__file__).resolve().parents[2]
+    package.__path__ = [str(root.parent if root.name == '.mim' else root / 'mmccd')]
     sys.modules['mmccd'] = package
     from mmccd.utils.collect_env import main as report
     return report()

@@ -1,0 +1,241 @@
+"""mmccd from Python, and the libraries' own inferencers with our configs."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+from mmengine.registry import DefaultScope
+
+import mmccd
+from mmccd.apis import _dataset_meta
+from mmccd.utils.launch import UserError
+
+DIGITS = tuple('0123456789')
+CLASSIFIER, DETECTOR = 'ccd_r18_digits', 'retinanet_ccd_r18_fpn_digits'
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """The current default scope goes with the test."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture(scope='module')
+def checkpoints(tmp_path_factory):
+    """Checkpoints of both tasks as mmengine's runner writes them, histories included; the classes are renamed."""
+    folder = tmp_path_factory.mktemp('checkpoints')
+    for name in (CLASSIFIER, DETECTOR):
+        torch.manual_seed(1)
+        model = mmccd.init_model(name, device='cpu')
+        if name == DETECTOR:
+            model.bbox_head.retina_cls.bias.data.fill_(2.)  # detections without training
+        torch.save(
+            dict(
+                meta=dict(dataset_meta=dict(classes=tuple(f'n{i}' for i in range(10))), epoch=5),
+                state_dict=model.state_dict(),
+                message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.], [1])})), folder / f'{name}.pth')
+    DefaultScope._instance_dict.clear()
+    yield folder
+    for path in folder.glob('*.pth'):
+        path.unlink()
+
+
+@pytest.fixture
+def picture():
+    return np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+
+
+def test_list(root):
+    everything = mmccd.list_configs()
+    assert everything == sorted(p.stem for p in (root / 'configs').glob('*.py'))
+    assert mmccd.list_configs('retinanet_*_digits') == ['retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits']
+    assert mmccd.list_configs('nothing*') == []
+
+
+def test_list_stays_light(tmp_path):
+    out = subprocess.run([sys.executable, '-c', 'import sys, mmccd; print(len(mmccd.list_configs()) > 50, '
+                          '"get_config" in dir(mmccd), "torch" in sys.modules)'],
+                         cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert out.stdout.split() == ['True', 'True', 'False'], out.stderr
+    with pytest.raises(AttributeError, match="module 'mmccd' has no attribute 'init_detector'"):
+        _ = mmccd.init_detector
+
+
+@pytest.mark.parametrize('suffix', ['', '.py'])
+def test_get(root, tmp_path, monkeypatch, suffix):
+    monkeypatch.chdir(tmp_path)
+    cfg = mmccd.get_config(DETECTOR + suffix)
+    assert isinstance(cfg, Config)
+    assert cfg.filename == str(root / 'configs' / f'{DETECTOR}.py')
+    assert cfg.model.backbone.attention.type == 'mmccd.CCD'
+
+
+@pytest.mark.parametrize(('name', 'message'), [
+    ('ccd_r50_8xb32_in1', r"no config of mmccd is called 'ccd_r50_8xb32_in1'; near: ccd_r50_8xb32_in1k, .*"),
+    ('_base_/attention/ccd', r"no config of mmccd is called '_base_/attention/ccd'; .*"),
+    ('', r"no config of mmccd is called ''; mmccd\.list_configs\(\) names all"),
+])
+def test_no_such_config(name, message):
+    for function in (mmccd.get_config, mmccd.init_model)[:1 if '/' in name else 2]:
+        with pytest.raises(UserError, match=f'^{message}$'):
+            function(name)
+
+
+def test_init_without_checkpoint():
+    model = mmccd.init_model(DETECTOR, device='cpu')  # though its backbone's checkpoint is not there
+    assert not model.training
+    assert model.dataset_meta['classes'] == DIGITS
+    assert DefaultScope.get_current_instance().scope_name == 'mmdet'
+    model = mmccd.init_model('retinanet_ccd_r50_fpn_1x_coco', device='meta')
+    assert (len(model.dataset_meta['classes']), len(model.dataset_meta['palette'])) == (80, 80)
+    model = mmccd.init_model('ccd_r50_8xb32_in1k', device='meta')
+    assert len(model.dataset_meta['classes']) == 1000
+    assert 'goldfish' in model.dataset_meta['classes'][1]
+    assert model._dataset_meta is model.dataset_meta
+    assert DefaultScope.get_current_instance().scope_name == 'mmpretrain'
+
+
+def test_init_loads_every_tensor_and_the_classes(checkpoints, monkeypatch):
+    path = checkpoints / f'{CLASSIFIER}.pth'
+    model = mmccd.init_model(CLASSIFIER, path, 'cpu')
+    saved = torch.load(path, weights_only=False)['state_dict']
+    state = model.state_dict()
+    assert state.keys() == saved.keys()
+    assert all(torch.equal(state[k], saved[k]) for k in saved)
+    assert model.dataset_meta['classes'] == tuple(f'n{i}' for i in range(10))
+    monkeypatch.setenv('TORCH_HOME', str(checkpoints))
+    again = mmccd.init_model(CLASSIFIER, path.as_uri(), 'cpu')
+    assert all(torch.equal(v, saved[k]) for k, v in again.state_dict().items())
+    (checkpoints / 'hub' / 'checkpoints' / path.name).unlink()
+
+
+@pytest.mark.parametrize('meta', [dict(CLASSES=['a', 'b']), dict(dataset_meta=dict(CLASSES=('a', 'b')))])
+def test_classes_of_older_checkpoints(meta):
+    assert _dataset_meta(mmccd.get_config(DETECTOR), meta)['classes'] == ('a', 'b')
+    assert _dataset_meta(Config(dict(default_scope='mmdet')), meta) == dict(classes=meta.get('CLASSES', ('a', 'b')),
+                                                                            palette='random')
+
+
+def test_init_takes_a_file_and_a_config(root, tmp_path):
+    path = tmp_path / 'mine.py'
+    path.write_text(f"_base_ = '{root}/configs/{CLASSIFIER}.py'\nmodel = dict(head=dict(num_classes=3))\n"
+                    "test_dataloader = dict(dataset=dict(metainfo=dict(classes=['a', 'b', 'c'])))\n")
+    cfg = Config.fromfile(path)
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')  # where MMPretrain's configs have it
+    before = cfg.to_dict()
+    for config in (path, str(path), cfg):
+        model = mmccd.init_model(config, device='cpu')
+        assert model.head.fc.out_features == 3
+        assert model.dataset_meta['classes'] == ('a', 'b', 'c')
+        assert model.data_preprocessor.mean.flatten().tolist() == pytest.approx([123.675, 116.28, 103.53])
+    assert cfg.to_dict() == before
+
+
+def test_bad_input(checkpoints, tmp_path):
+    refusals = [
+        ((f'{tmp_path}/no.py', ), rf"config '{tmp_path}/no\.py' does not exist\."),
+        ((Config(dict(a=1)), ), 'config has no model'),
+        ((CLASSIFIER, tmp_path / 'no.pth'), rf"checkpoint '{tmp_path}/no\.pth' does not exist"),
+        ((CLASSIFIER, (tmp_path / 'no.pth').as_uri()), r'file:///.*no\.pth cannot be loaded as a checkpoint: '),
+        (('r18_digits', checkpoints / f'{CLASSIFIER}.pth'),
+         r'checkpoint \S+ does not fit the config, nothing was done:\n  16 tensors have no place in the model: '
+         r'backbone\.layer1\.0\.ccd\.scale, '),
+        ((DETECTOR, checkpoints / f'{CLASSIFIER}.pth'), r'does not fit the config(?s:.*) tensors are missing in it: '),
+        ((CLASSIFIER, None, 'cpu:x'), r"device 'cpu:x' cannot be used: Invalid device string"),
+        ((CLASSIFIER, None, 'cuda:99'), r"device 'cuda:99' cannot be used: "),
+        ((CLASSIFIER, None, 'gpu'), r"device 'gpu' cannot be used: "),
+    ]
+    for arguments, message in refusals:
+        with pytest.raises(UserError, match=message):
+            mmccd.init_model(*arguments, **({} if len(arguments) == 3 else dict(device='cpu')))
+
+
+def test_reading_a_checkpoint_leaves_what_get_config_allowed(checkpoints):
+    """mmengine 0.10.7 reads its own checkpoints only where PyTorch was told that their histories are plain data."""
+    before = torch.serialization.get_safe_globals()
+    try:
+        mmccd.get_config(CLASSIFIER)
+        mmccd.init_model(CLASSIFIER, checkpoints / f'{CLASSIFIER}.pth', 'cpu')
+        assert HistoryBuffer in torch.serialization.get_safe_globals()
+        assert torch.load(checkpoints / f'{CLASSIFIER}.pth', weights_only=True)['meta']['epoch'] == 5
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(before)
+
+
+class Trap:
+
+    def __reduce__(self):
+        return open, (self.path, 'w')
+
+
+def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
+    trap = Trap()
+    trap.path = str(tmp_path / 'sprung')
+    torch.save(dict(state_dict={}, meta=trap), tmp_path / 'bad.pth')
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    for checkpoint in (tmp_path / 'bad.pth', (tmp_path / 'bad.pth').as_uri()):
+        with pytest.raises(UserError, match=r'bad\.pth'):
+            mmccd.init_model(CLASSIFIER, checkpoint, 'cpu')
+    assert not (tmp_path / 'sprung').exists()
+
+
+def test_stock_detection_inferencer(checkpoints, picture):
+    """By path, as MMDetection's users call it, and by config; both with the checkpoint of a training."""
+    from mmdet.apis import DetInferencer, inference_detector
+    weights = str(checkpoints / f'{DETECTOR}.pth')
+    cfg = mmccd.get_config(DETECTOR)
+    results = []
+    for model in (cfg.filename, cfg):
+        inferencer = DetInferencer(model, weights, device='cpu', show_progress=False)
+        assert inferencer.model.dataset_meta['classes'][3] == 'n3'
+        assert type(inferencer.model.backbone.layer1[0].ccd).__module__ == 'mmccd.models.layers.ccd'
+        [found] = inferencer(picture, no_save_vis=True)['predictions']
+        results.append(found)
+    assert results[0] == results[1]
+    assert len(found['bboxes']) == 100
+    model = mmccd.init_model(DETECTOR, weights, 'cpu')
+    assert model.dataset_meta == inferencer.model.dataset_meta
+    ours = inference_detector(model, picture).pred_instances
+    assert ours.labels.tolist() == found['labels']
+    np.testing.assert_allclose(ours.scores.numpy(), found['scores'], rtol=1e-5)
+    np.testing.assert_allclose(ours.bboxes.numpy(), found['bboxes'], atol=1e-3)
+
+
+def test_stock_classification_inferencer(checkpoints, picture):
+    """By path, by config and by model; after a detector in the same process, too."""
+    from mmpretrain import ImageClassificationInferencer
+    weights = str(checkpoints / f'{CLASSIFIER}.pth')
+    cfg = mmccd.get_config(CLASSIFIER)
+    alone = ImageClassificationInferencer(cfg.filename, weights)(picture)[0]
+    mmccd.init_model(DETECTOR, device='cpu')
+    ours = ImageClassificationInferencer(mmccd.init_model(CLASSIFIER, weights, 'cpu'))(picture)[0]
+    for found in (alone, ours, ImageClassificationInferencer(cfg, weights)(picture)[0]):
+        assert found['pred_label'] == alone['pred_label']
+        assert found['pred_class'] == f'n{found["pred_label"]}'
+        np.testing.assert_array_equal(found['pred_scores'], alone['pred_scores'])
+    assert sum(alone['pred_scores']) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_inferencers_need_nothing_but_the_import(checkpoints, tmp_path):
+    """In a process of its own, where no test has imported anything before."""
+    code = ('import mmccd, numpy\n'
+            'from mmdet.apis import DetInferencer\n'
+            'from mmpretrain import ImageClassificationInferencer\n'
+            'picture = numpy.zeros((128, 128, 3), "uint8")\n'
+            f'd, c = mmccd.get_config("{DETECTOR}"), mmccd.get_config("{CLASSIFIER}")\n'
+            f'c = ImageClassificationInferencer(c, r"{checkpoints}/{CLASSIFIER}.pth", device="cpu")(picture)\n'
+            f'd = DetInferencer(d, r"{checkpoints}/{DETECTOR}.pth", device="cpu")(picture, no_save_vis=True)\n'
+            'print(c[0]["pred_class"], len(d["predictions"][0]["scores"]))\n')
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    name, found = done.stdout.split()[-2:]
+    assert name.startswith('n') and found == '100'
+    assert list(tmp_path.iterdir()) == []

@@ -81,11 +81,11 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
         (('none.jpg', config, checkpoint), "picture 'none.jpg' cannot be used: there is no such file\n"),
         (('empty', config, checkpoint), "folder 'empty' has no picture in it (a file named "),
         (('mixed', config, checkpoint), "picture 'mixed/b.png' cannot be used: "),
-        ((picture, config, checkpoint, '--stages', 5), 'stage 5 has no attention, or does not exist; there are 1, 2, 3, '
-         '4\n'),
+        ((picture, config, checkpoint, '--stages', 5), 'stage 5 has no attention, or does not exist; there are '
+         '1, 2, 3, 4\n'),
         ((picture, config, checkpoint, '--blocks', 2), 'there are, in stage 1: 0, 1; stage 2: 0, 1; stage 3: 0, 1; '),
-        ((picture, config, checkpoint, '--groups', 'mean', 64), 'group 64 does not exist: layer1.0.ccd (CCD) has groups '
-         '0 to 63\n'),
+        ((picture, config, checkpoint, '--groups', 'mean', 64), 'group 64 does not exist: layer1.0.ccd (CCD) has '
+         'groups 0 to 63\n'),
         ((picture, config, checkpoint, '--range', 1, 0), '--range must have LOW below HIGH, got 1 0\n'),
         ((picture, config, checkpoint, '--device', 'gpu'), "--device 'gpu' cannot be used: "),
         ((picture, config, 'none.pth'), "checkpoint 'none.pth' does not exist"),

@@ -346,18 +346,17 @@ def _normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tenso
     return torch.where(flat, 0, (d - low) / torch.where(flat, 1, high - low))
 
 
-def ccd_reference(x: Tensor,
-                  scale: Tensor,
-                  bias: Tensor,
-                  groups: int,
-                  scales: Sequence[int] = (1, 2, 4),
-                  similarity: str = 'dot',
-                  normalize: str | None = 'zscore',
-                  eps: float = 1e-7,
-                  gain: float = 1.0) -> Tensor:
-    """The textbook composition of stock operators; defines what is correct. Arguments as :func:`ccd`, unchecked."""
-    dtype = x.dtype
-    compute = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+def ccd_gate(x: Tensor,
+             scale: Tensor,
+             bias: Tensor,
+             groups: int,
+             scales: Sequence[int] = (1, 2, 4),
+             similarity: str = 'dot',
+             normalize: str | None = 'zscore',
+             eps: float = 1e-7,
+             gain: float = 1.0) -> Tensor:
+    """What :func:`ccd` multiplies by: (N, groups, H, W), float32 for half precision. Arguments as there, unchecked."""
+    compute = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     grid = max(scales)
     height, width = x.shape[-2:]
     z = x.to(compute)
@@ -373,9 +372,21 @@ def ccd_reference(x: Tensor,
     d = _normalize_over_space(d, normalize, eps)
     logit = scale.to(compute).view(1, -1, 1, 1) * d + bias.to(compute).view(1, -1, 1, 1)
     gate = torch.sigmoid(logit)
-    if gain != 1:
-        gate = gate * gain
-    return (x.unflatten(1, (groups, -1)) * gate.unsqueeze(2).to(dtype)).flatten(1, 2)
+    return gate * gain if gain != 1 else gate
+
+
+def ccd_reference(x: Tensor,
+                  scale: Tensor,
+                  bias: Tensor,
+                  groups: int,
+                  scales: Sequence[int] = (1, 2, 4),
+                  similarity: str = 'dot',
+                  normalize: str | None = 'zscore',
+                  eps: float = 1e-7,
+                  gain: float = 1.0) -> Tensor:
+    """The textbook composition of stock operators; defines what is correct. Arguments as :func:`ccd`, unchecked."""
+    gate = ccd_gate(x, scale, bias, groups, scales, similarity, normalize, eps, gain)
+    return (x.unflatten(1, (groups, -1)) * gate.unsqueeze(2).to(x.dtype)).flatten(1, 2)
 
 
 _HAS_CUSTOM_OPS = hasattr(torch.library, 'custom_op') and hasattr(torch.library, 'register_autograd')

@@ -78,6 +78,7 @@ class CBAM(AttentionLayer):
         check_int('kernel_size', kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        self.gain = 2 if identity_init else 1
         self.identity_init = identity_init
         self.channel_gate = ChannelGate(in_channels, ratio)
         self.spatial_gate = SpatialGate(kernel_size)
@@ -93,6 +94,9 @@ class CBAM(AttentionLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate features of shape (N, in_channels, H, W)."""
-        gain = 2 if self.identity_init else 1
-        x = x * (self.channel_gate(x) * gain)
-        return x * (self.spatial_gate(x) * gain)
+        x = x * (self.channel_gate(x) * self.gain)
+        return x * (self.spatial_gate(x) * self.gain)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        channel = self.channel_gate(x) * self.gain
+        return dict(spatial=self.spatial_gate(x * channel) * self.gain, channel=channel.flatten(1))

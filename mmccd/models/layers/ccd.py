@@ -11,7 +11,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from mmccd.ops import ccd, ccd_add_relu, check_ccd_options
+from mmccd.ops import ccd, ccd_add_relu, ccd_gate, check_ccd_options
 from mmccd.registry import MODELS
 
 from .base import AttentionLayer, check_channels
@@ -88,9 +88,18 @@ class CCD(AttentionLayer):
 
         With a ``residual`` of the same shape: relu(gated features + residual), the end of a residual block at once.
         """
+        return gated(x, residual, *self._operands())
+
+    def gate(self, x: Tensor) -> Tensor:
+        """Gate of shape (N, groups, H, W), by the textbook composition."""
+        return ccd_gate(x, *self._operands())
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(spatial=self.gate(x))
+
+    def _operands(self) -> tuple:
         gain = 1 + math.exp(-1) if self.identity_init else 1.0  # 1 / sigmoid(1)
-        return gated(x, residual, self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize,
-                     self.eps, gain)
+        return (self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize, self.eps, gain)
 
     def extra_repr(self) -> str:
         return (f'{self.in_channels}, groups={self.groups}, scales={self.scales}, similarity={self.similarity!r}, '

@@ -34,6 +34,7 @@ class GC(ContextBlock, AttentionLayer):
     """
 
     _abbr_ = 'context_block'
+    gate_labels = dict(spatial='weight in the context, mean 1', channel='added to the channel')
 
     def __init__(self, in_channels: int, ratio: int = 16, init_cfg: dict | list[dict] | None = None) -> None:
         check_channels(in_channels, ratio)
@@ -49,12 +50,23 @@ class GC(ContextBlock, AttentionLayer):
 
     def spatial_pool(self, x: Tensor) -> Tensor:
         """Context of shape (N, C, 1, 1): positions weighted by a softmax over space."""
-        weight = self.softmax(self.conv_mask(x).flatten(2))  # (N, 1, H * W)
-        context = x.flatten(2) @ weight.transpose(1, 2)  # (N, C, 1)
+        context = x.flatten(2) @ self._weight(x).transpose(1, 2)  # (N, C, 1)
         return context.unsqueeze(-1)
+
+    def _weight(self, x: Tensor) -> Tensor:
+        return self.softmax(self.conv_mask(x).flatten(2))  # (N, 1, H * W)
+
+    def _term(self, x: Tensor) -> Tensor:
+        with without_autocast(x):
+            return self.channel_add_conv(self.spatial_pool(x.to(self.conv_mask.weight.dtype)))  # (N, C, 1, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the context to features of shape (N, in_channels, H, W)."""
+        return x + self._term(x).to(x.dtype)
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Weights of the pooling, times H * W so that their mean is 1 at any size; what is added to each channel."""
         with without_autocast(x):
-            term = self.channel_add_conv(self.spatial_pool(x.to(self.conv_mask.weight.dtype)))  # (N, C, 1, 1)
-        return x + term.to(x.dtype)
+            weight = self._weight(x.to(self.conv_mask.weight.dtype))
+        positions = x.shape[-2:]
+        return dict(spatial=weight.unflatten(2, positions) * positions.numel(), channel=self._term(x).flatten(1))

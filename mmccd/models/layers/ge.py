@@ -119,6 +119,10 @@ class GE(AttentionLayer):
                 context = F.interpolate(context, size=x.shape[-2:])  # nearest
             return torch.sigmoid(context).to(x.dtype)
 
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        gate = self.gate(x)
+        return dict(spatial=gate) if self.extent else dict(channel=gate.flatten(1))
+
     def forward(self, x: Tensor) -> Tensor:
         """Gate features of shape (N, in_channels, H, W)."""
         return x * self.gate(x)

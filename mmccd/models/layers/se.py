@@ -59,6 +59,9 @@ class SE(AttentionLayer, SELayer):
             gate = self.conv2(self.conv1(context)).to(x.dtype)
         return gate * 2 if self.identity_init else gate
 
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        return dict(channel=self.gate(x).flatten(1))
+
     def forward(self, x: Tensor) -> Tensor:
         """Gate features of shape (N, in_channels, H, W)."""
         return x * self.gate(x)

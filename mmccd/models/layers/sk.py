@@ -41,6 +41,7 @@ class SK(AttentionLayer):
 
     # How AttentionResNet places a layer: a plugin goes behind a convolution, this one replaces it.
     replaces_conv = True
+    gate_labels = dict(channel='weight of the dense convolution')
 
     def __init__(self,
                  in_channels: int,
@@ -73,10 +74,18 @@ class SK(AttentionLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        first, second, weight = self._select(x)
+        return first * weight[:, 0] + second * weight[:, 1]
+
+    def gates(self, x: Tensor) -> dict[str, Tensor]:
+        """Weight of the dense convolution, one for each output channel; the other one has the rest to 1."""
+        return dict(channel=self._select(x)[2][:, 0].flatten(1))
+
+    def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Both branches, (N, C, h, w), and their weights, (N, 2, C, 1, 1)."""
         first, second = (branch(x) for branch in self.branches)
         with without_autocast(x):
             dtype = statistics_dtype(first)
             context = sum(b.mean((2, 3), keepdim=True, dtype=dtype) for b in (first, second))  # (N, C, 1, 1)
             logit = self.fc2(self.fc1(context.to(self.fc2.weight.dtype))).unflatten(1, (2, -1))  # (N, 2, C, 1, 1)
-            weight = torch.softmax(logit, 1).to(first.dtype)
-        return first * weight[:, 0] + second * weight[:, 1]
+            return first, second, torch.softmax(logit, 1).to(first.dtype)

@@ -127,3 +127,51 @@ def test_copies_and_state_dicts(layer):
     assert twin.load_state_dict(m.state_dict()).missing_keys == []
     x = torch.randn(1, 64, 4, 4)
     assert torch.equal(twin.eval()(x), m.eval()(x))
+
+
+@pytest.mark.parametrize(('layer', 'options'), [
+    (CCD, dict(groups=8)),
+    (CCD, dict(groups=64, identity_init=True, similarity='cosine', normalize='minmax')),
+    (SE, {}),
+    (SE, dict(identity_init=True)),
+    (GE, {}),
+    (GE, dict(extent=4, extra_params=True)),
+    (CBAM, {}),
+    (CBAM, dict(identity_init=True)),
+])
+def test_gates_are_what_the_layer_multiplies_by(layer, options):
+    m = layer(64, **options).double().eval()
+    for p in m.parameters():
+        torch.nn.init.normal_(p)
+    x = 1 + torch.rand(2, 64, 6, 5, dtype=torch.float64)  # no zero to divide by
+    product = torch.ones_like(x)
+    for kind, gate in m.gates(x).items():
+        if kind == 'spatial':  # maps of neighbouring channels
+            assert gate.shape == (2, 64 if layer is GE else options.get('groups', 1), 6, 5)
+            product *= gate.repeat_interleave(64 // gate.shape[1], 1)
+        else:
+            assert gate.shape == (2, 64)
+            product *= gate[:, :, None, None]
+    assert torch.allclose(product, m(x) / x, rtol=1e-10)
+    assert product.std() > 1e-3  # or nothing would have been compared
+
+
+def test_gates_of_gc_are_the_pooling_and_what_is_added():
+    m = GC(64).double()
+    for p in m.parameters():
+        torch.nn.init.normal_(p)
+    x = torch.randn(2, 64, 6, 5, dtype=torch.float64)
+    gates = m.gates(x)
+    assert torch.allclose((m(x) - x), gates['channel'][:, :, None, None].expand_as(x))
+    assert torch.allclose(gates['spatial'].mean((2, 3)), torch.ones(2, 1, dtype=torch.float64))
+    assert torch.allclose((x * gates['spatial']).mean((2, 3), keepdim=True), m.spatial_pool(x))
+
+
+def test_gates_of_sk_mix_the_branches():
+    m = SK(64, 128, stride=2).double().eval()
+    x = torch.randn(2, 64, 6, 6, dtype=torch.float64)
+    weight = m.gates(x)['channel'][:, :, None, None]
+    dense, grouped = (branch(x) for branch in m.branches)
+    assert weight.shape == (2, 128, 1, 1)
+    assert weight.std() > 0.001
+    assert torch.allclose(m(x), weight * dense + (1 - weight) * grouped)

@@ -1,0 +1,268 @@
+"""Contact sheets of gates: maps as colours over the picture, channels as bars, one scale a sheet."""
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .gates import KINDS, Gate, SeenPicture
+
+# Inches.
+PANEL = 1.5
+MIN_CELL = 1.2  # captions need that
+BARS = 0.8
+SIDE = 2.0  # picture and legend, at the left
+MARGIN, GAP = 0.15, 0.12
+TITLE, CAPTION, LINE, LEGEND = 0.24, 0.17, 0.15, 0.55
+AXIS = 0.3  # numbers beside bars
+MIN_COLUMNS, MAX_COLUMNS = 4, 8
+WRAP = 32  # letters of a line beside the panels
+DPI = 150
+
+COLORS = 'RdYlBu_r'  # its ends differ for everybody, also mixed with grey
+ALPHA = 0.65
+BAR, GREY, DARK = '#4575b4', '0.45', '0.1'
+MIN_SPREAD = 1e-3  # a gate that is the same everywhere varies by its rounding
+CLIP = (1, 99)  # percentiles
+
+
+@dataclass
+class _Section:
+    """Panels under one title: (caption, map (H, W) or channels (C,))."""
+
+    title: str
+    kind: str
+    label: str
+    panels: list[tuple[str, np.ndarray]]
+
+    @property
+    def scale(self) -> tuple[str, str]:
+        """What shares its limits."""
+        return self.kind, self.label
+
+
+def draw_sheet(seen: SeenPicture,
+               title: str,
+               lines: Sequence[str] = (),
+               groups: Sequence[int | str] = ('mean', ),
+               limits: tuple[float, float] | None = None) -> bytes:
+    """Draw all gates of a picture.
+
+    Args:
+        seen (SeenPicture): Picture and gates.
+        title (str): Name of the picture.
+        lines (Sequence[str]): What else is to be said, below the picture.
+        groups (Sequence[int | str]): Maps of the spatial gates: indices, ``'mean'`` over all, or both. Default: the
+            mean, with the blocks of a stage side by side.
+        limits (tuple[float, float] | None): Ends of the colour scale. Default: None, the 1st and the 99th percentile
+            over all maps on the sheet. Bars go from 0 to the largest, or from the smallest if that is below 0.
+
+    Returns:
+        bytes: The sheet as PNG.
+
+    Raises:
+        ValueError: If a layer has no map of one of these indices, or there are no maps for indices or ``limits``.
+    """
+    sections = _sections(seen.gates, groups)
+    if limits is not None and not any(s.kind == 'spatial' for s in sections):
+        raise ValueError(f'there are no maps to colour: {seen.gates[0].layer} gates channels alone')
+    scales = {}
+    for scale in dict.fromkeys(s.scale for s in sections):
+        shown = [v for s in sections if s.scale == scale for _, v in s.panels]
+        scales[scale] = _bar_limits(shown) if scale[0] == 'channel' else limits or _map_limits(shown)
+    with matplotlib.style.context('default'):
+        return _draw(seen, (title, *lines), sections, scales)
+
+
+def _sections(gates: list[Gate], groups: Sequence[int | str]) -> list[_Section]:
+    """Of means and of channels, the blocks of a stage side by side; else the maps of a layer."""
+    only_mean = set(groups) == {'mean'}
+    if not only_mean and all(g.kind == 'channel' for g in gates):
+        raise ValueError(f'there are no groups to choose from: {gates[0].layer} gates channels alone')
+    counts = {len(g.values) for g in gates if g.kind == 'spatial'}
+    label_of_mean = '' if counts == {1} else f', mean of {counts.pop()} groups' if len(counts) == 1 else ', mean of all'
+    sections = {}
+    for gate in gates:
+        key, title, label = (gate.stage, gate.layer, gate.kind), f'stage {gate.stage}', gate.label
+        if gate.kind == 'channel':
+            title += f': {len(gate.values)} channels'
+            panels = [(f'block {gate.block}', gate.values)]
+        else:
+            _check_groups(gate, groups)
+            size = '{} × {}'.format(*gate.values.shape[1:])  # noqa: RUF001
+            mean = gate.values.mean(0)
+            if only_mean:
+                title, label = f'{title}: {size}', label + label_of_mean
+                panels = [(f'block {gate.block}', mean)]
+            else:
+                key, title = (gate.name, gate.kind), f'{title}, block {gate.block}: {size}'
+                panels = [('mean', mean) if i == 'mean' else (f'group {i}', gate.values[i]) for i in groups]
+        sections.setdefault(key, _Section(title, gate.kind, label, [])).panels.extend(panels)
+    return sorted(sections.values(), key=lambda s: KINDS.index(s.kind))
+
+
+def _check_groups(gate: Gate, groups: Sequence[int | str]) -> None:
+    for i in groups:
+        if i != 'mean' and not 0 <= i < len(gate.values):
+            known = f'groups 0 to {len(gate.values) - 1}' if len(gate.values) > 1 else 'one map, 0'
+            raise ValueError(f'group {i} does not exist: {gate.name} ({gate.layer}) has {known}')
+
+
+def _map_limits(maps: list[np.ndarray]) -> tuple[float, float]:
+    """Percentiles over all maps, of which a small one counts as much as a large one."""
+    levels = [np.percentile(m[np.isfinite(m)], np.arange(101)) for m in maps if np.isfinite(m).any()]
+    low, high = np.percentile(levels, CLIP) if levels else (0, 1)
+    missing = max(MIN_SPREAD - (high - low), 0) / 2
+    return float(low - missing), float(high + missing)
+
+
+def _bar_limits(bars: list[np.ndarray]) -> tuple[float, float]:
+    values = np.concatenate(bars)
+    values = values[np.isfinite(values)]
+    low, high = values.min(initial=0), values.max(initial=0)
+    return float(low), float(high if high > low else low + 1)
+
+
+class _Canvas:
+    """A figure whose axes and texts are placed in inches from its upper left corner."""
+
+    def __init__(self, width: float, height: float) -> None:
+        self.width, self.height = width, height
+        self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor='white')
+
+    def axes(self, x: float, y: float, w: float, h: float) -> Axes:
+        return self.figure.add_axes((x / self.width, 1 - (y + h) / self.height, w / self.width, h / self.height))
+
+    def text(self, x: float, y: float, text: str, **options) -> None:
+        options = {'fontsize': 7, 'color': DARK, 'va': 'center', 'parse_math': False, **options}
+        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
+
+
+def _panel_size(seen: SeenPicture) -> tuple[float, float]:
+    """Width and height of a panel with the picture's aspect, at most PANEL wide and high."""
+    h, w = seen.pixels.shape[:2]
+    return PANEL * min(w / h, 1), PANEL * min(h / w, 1)
+
+
+class _Grid:
+    """Sizes of the panels, and sections in rows: as many side by side as fit into the widest one's columns."""
+
+    def __init__(self, seen: SeenPicture, sections: list[_Section]) -> None:
+        self.panel = _panel_size(seen)
+        self.has_bars = any(s.kind == 'channel' for s in sections)
+        self.cell = PANEL if self.has_bars else max(self.panel[0], MIN_CELL)
+        self.columns = min(max(MIN_COLUMNS, *(len(s.panels) for s in sections)), MAX_COLUMNS)
+        self.rows: list[list[_Section]] = []
+        used, kind = 0, None
+        for section in sections:
+            if section.kind != kind or used + len(section.panels) > self.columns:
+                self.rows.append([])
+                used = 0
+            self.rows[-1].append(section)
+            used += len(section.panels)
+            kind = section.kind
+        self.columns = max(min(sum(len(s.panels) for s in row), self.columns) for row in self.rows)
+
+    def step(self, section: _Section) -> float:
+        """Height of a line of panels."""
+        return CAPTION + GAP + (self.panel[1] if section.kind == 'spatial' else min(self.panel[1], BARS))
+
+    def height(self, row: list[_Section]) -> float:
+        return TITLE + max(self.step(s) * -(-len(s.panels) // self.columns) for s in row)
+
+
+def _draw(seen: SeenPicture, lines: Sequence[str], sections: list[_Section], scales: dict) -> bytes:
+    grid = _Grid(seen, sections)
+    lines = [(part, i == 0) for i, line in enumerate(lines) for part in textwrap.wrap(line, WRAP)]
+    for kind, label in scales:
+        if kind == 'channel':
+            lines += [(part, False) for part in textwrap.wrap(f'bars: {label}, channels sorted', WRAP)]
+    maps = {label: limits for (kind, label), limits in scales.items() if kind == 'spatial'}
+    picture = [s / PANEL * SIDE for s in grid.panel]
+    side = picture[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
+    left = SIDE + 2 * MARGIN + GAP + (AXIS if grid.has_bars else 0)
+    canvas = _Canvas(left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
+                     2 * MARGIN + max(side, sum(map(grid.height, grid.rows)) - GAP))
+
+    axes = canvas.axes(MARGIN, MARGIN, *picture)
+    axes.imshow(seen.pixels)
+    axes.set_axis_off()
+    y = MARGIN + picture[1] + GAP
+    for text, first in lines:
+        canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
+        y += LINE
+    for label, limits in maps.items():
+        _legend(canvas, y + GAP, label, limits)
+        y += LEGEND
+
+    y = MARGIN
+    for row in grid.rows:
+        column = 0
+        for section in row:
+            x = left + column * (grid.cell + GAP)
+            canvas.text(x, y + TITLE * 0.4, section.title, fontsize=8, weight='bold')
+            for i, (caption, values) in enumerate(section.panels):
+                _panel(canvas, grid, seen, section, scales[section.scale], caption, values,
+                       x + i % grid.columns * (grid.cell + GAP), y + TITLE + i // grid.columns * grid.step(section),
+                       column == 0 and i % grid.columns == 0)
+            column += len(section.panels)
+        y += grid.height(row)
+    out = io.BytesIO()
+    canvas.figure.savefig(out, format='png', metadata=dict(Software=None))
+    return out.getvalue()
+
+
+def _panel(canvas: _Canvas, grid: _Grid, seen: SeenPicture, section: _Section, limits: tuple[float, float],
+           caption: str, values: np.ndarray, x: float, y: float, first: bool) -> None:
+    width = max(grid.panel[0], MIN_CELL) if section.kind == 'spatial' else grid.cell
+    canvas.text(x, y + CAPTION * 0.4, caption)
+    canvas.text(x + width, y + CAPTION * 0.4, f'{values.min():#.3g} to {values.max():#.3g}', ha='right', color=GREY,
+                fontsize=6)
+    if section.kind == 'spatial':
+        _map(canvas.axes(x, y + CAPTION, *grid.panel), seen, values, limits)
+    else:
+        _bars(canvas.axes(x, y + CAPTION, grid.cell, grid.step(section) - CAPTION - GAP), values, limits, first)
+
+
+def _legend(canvas: _Canvas, y: float, label: str, limits: tuple[float, float]) -> None:
+    axes = canvas.axes(MARGIN, y, SIDE, 0.12)
+    axes.set_facecolor('0.7')  # as in the maps, mixed with grey
+    bar = canvas.figure.colorbar(
+        ScalarMappable(Normalize(*limits), COLORS), cax=axes, orientation='horizontal', alpha=ALPHA)
+    bar.outline.set_visible(False)
+    bar.set_ticks(np.linspace(*limits, 3))
+    bar.ax.xaxis.set_major_formatter('{x:#.3g}')
+    bar.ax.tick_params(labelsize=6, length=2, pad=1)
+    for text, side in zip(bar.ax.get_xticklabels()[::2], ('left', 'right')):
+        text.set_horizontalalignment(side)
+    bar.set_label(label, fontsize=7, labelpad=2)
+
+
+def _map(axes: Axes, seen: SeenPicture, values: np.ndarray, limits: tuple[float, float]) -> None:
+    h, w = seen.pixels.shape[:2]
+    # Dark pictures in lighter greys, for the colours' sake.
+    axes.imshow(seen.pixels.mean(2), cmap='gray', vmin=-170, vmax=255, extent=(0, w, h, 0))
+    # Nearest: the cells are all that the network has.
+    axes.imshow(values, cmap=COLORS, norm=Normalize(*limits), alpha=ALPHA, interpolation='nearest',
+                extent=(0, seen.padded[1], seen.padded[0], 0))
+    axes.set(xlim=(0, w), ylim=(h, 0))
+    axes.set_axis_off()
+
+
+def _bars(axes: Axes, values: np.ndarray, limits: tuple[float, float], numbers: bool) -> None:
+    axes.stairs(np.sort(values)[::-1], fill=True, color=BAR)
+    axes.axhline(0, color=GREY, linewidth=0.5)
+    axes.set(xlim=(0, len(values)), ylim=limits, xticks=[])
+    axes.yaxis.set_major_locator(MaxNLocator(3))
+    axes.tick_params(labelsize=6, length=2, pad=1, labelleft=numbers)
+    for side in ('top', 'right', 'bottom'):
+        axes.spines[side].set_visible(False)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmccd.ops import ccd, check_ccd_options
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, check_int
 
 torch.fx.wrap('ccd')  # one node of a graph that torch.fx traces, its checks not looked into
 
@@ -60,7 +60,7 @@ class CCD(AttentionLayer):
                  identity_init: bool = False,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
-        check_channels(in_channels)
+        check_int('in_channels', in_channels)
         self.scales = check_ccd_options(groups, scales, similarity, normalize, eps, channels=in_channels)
         self.in_channels = in_channels
         self.groups = groups

@@ -18,7 +18,7 @@ def check_int(name: str, value: int, least: int = 1) -> None:
 
 
 def check_ratio(ratio: int, channels: int, name: str = 'in_channels') -> None:
-    """Raise TypeError or ValueError unless ``channels``, called ``name``, and ``ratio`` are ints that leave a channel."""
+    """Raise TypeError or ValueError unless both are ints and a channel is left; ``name`` is that of ``channels``."""
     check_int(name, channels)
     check_int('ratio', ratio)
     if ratio > channels:

@@ -152,7 +152,7 @@ def _check_layer_options(name: str, cfg: dict, layer: type) -> None:
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):
         return
     for option in cfg:
-        if option != 'type' and option not in known:
+        if option not in ('type', 'postfix', *known):
             close = difflib.get_close_matches(option, known, n=1)
             hint = f'; did you mean {close[0]!r}?' if close else f', which has {", ".join(known)}'
             raise TypeError(f'{name} has an option {option!r} that {layer.__name__} does not know{hint}')
@@ -239,12 +239,26 @@ class AttentionResNet(ResNet):
                 raise TypeError(f'stages must be a sequence of bools, one a stage, got {stages!r}')
             if stages is not None and len(stages) != num_stages:
                 raise ValueError(f'stages must have one entry for each of the {num_stages} stages, got {stages}')
+        self._check_names(plugins, num_stages)
         super().__init__(depth, *args, plugins=plugins or None, **kwargs)
         self.attention = attention
         if fuse:
             for block in self.modules():
                 if isinstance(block, _BlockWithAttention):
                     block.fuse()
+
+    @staticmethod
+    def _check_names(plugins: list[dict], num_stages: int) -> None:
+        """Raise ValueError if two plugins of a block would have one name in it, and in checkpoints."""
+        taken = set()
+        for plugin in plugins:
+            layer = _resolve_attention(plugin['cfg']['type'])
+            name = getattr(layer, '_abbr_', layer.__name__) + str(plugin['cfg'].get('postfix', ''))
+            stages = plugin.get('stages')
+            names = {(i, name) for i in range(num_stages) if stages is None or stages[i]}
+            if plugin['position'] != REPLACE_CONV and names & taken:
+                raise ValueError(f"plugins and attention have {name!r} twice in a block: give one a 'postfix'")
+            taken |= names
 
     @staticmethod
     def _attention_plugin(attention: dict, last_position: str, backbone: dict) -> dict:

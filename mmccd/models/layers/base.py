@@ -17,14 +17,12 @@ def check_int(name: str, value: int, least: int = 1) -> None:
         raise ValueError(f'{name} must be at least {least}, got {value}')
 
 
-def check_channels(in_channels: int, ratio: int | None = None) -> None:
-    """Raise TypeError or ValueError unless ``in_channels`` is a positive int and ``ratio`` leaves a channel of it."""
-    check_int('in_channels', in_channels)
-    if ratio is None:
-        return
+def check_ratio(ratio: int, channels: int, name: str = 'in_channels') -> None:
+    """Raise TypeError or ValueError unless both are ints and a channel is left; ``name`` is that of ``channels``."""
+    check_int(name, channels)
     check_int('ratio', ratio)
-    if ratio > in_channels:
-        raise ValueError(f'ratio must be at most in_channels={in_channels}, got {ratio}')
+    if ratio > channels:
+        raise ValueError(f'ratio must be at most {name}={channels}, got {ratio}')
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:

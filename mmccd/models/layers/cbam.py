@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels, check_int, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, check_ratio, statistics_dtype, without_autocast
 
 
 class ChannelGate(nn.Module):
@@ -74,7 +74,7 @@ class CBAM(AttentionLayer):
                  identity_init: bool = False,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
-        check_channels(in_channels, ratio)
+        check_ratio(ratio, in_channels)
         check_int('kernel_size', kernel_size)
         if kernel_size % 2 == 0:
             raise ValueError(f'kernel_size must be odd, got {kernel_size}')

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmccd.ops import ccd, ccd_add_relu, ccd_gate, check_ccd_options
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels
+from .base import AttentionLayer, check_int
 
 
 def gated(x: Tensor, residual: Tensor | None, *options) -> Tensor:
@@ -67,7 +67,7 @@ class CCD(AttentionLayer):
                  identity_init: bool = False,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
-        check_channels(in_channels)
+        check_int('in_channels', in_channels)
         self.scales = check_ccd_options(groups, scales, similarity, normalize, eps, channels=in_channels)
         self.in_channels = in_channels
         self.groups = groups

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels, without_autocast
+from .base import AttentionLayer, check_ratio, without_autocast
 
 
 @MODELS.register_module()
@@ -37,7 +37,7 @@ class GC(ContextBlock, AttentionLayer):
     gate_labels = dict(spatial='weight in the context, mean 1', channel='added to the channel')
 
     def __init__(self, in_channels: int, ratio: int = 16, init_cfg: dict | list[dict] | None = None) -> None:
-        check_channels(in_channels, ratio)
+        check_ratio(ratio, in_channels)
         # ContextBlock truncates in_channels * ratio: aim at the middle, where rounding cannot lose a channel.
         super().__init__(in_channels, ratio=(in_channels // ratio + 0.5) / in_channels)
         self.ratio = ratio

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels, check_int, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, check_ratio, statistics_dtype, without_autocast
 
 EXTENTS = (0, 2, 4, 8)
 
@@ -55,7 +55,9 @@ class GE(AttentionLayer):
                  ratio: int = 16,
                  init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
-        check_channels(in_channels, ratio if mlp else None)
+        check_int('in_channels', in_channels)
+        if mlp:
+            check_ratio(ratio, in_channels)
         check_int('extent', extent, least=0)
         if extent not in EXTENTS:
             raise ValueError(f'extent must be one of {EXTENTS} (0: the whole map), got {extent!r}')

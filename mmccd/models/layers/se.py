@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, GlobalAvgPool, check_channels, without_autocast
+from .base import AttentionLayer, GlobalAvgPool, check_ratio, without_autocast
 
 
 @MODELS.register_module()
@@ -39,7 +39,7 @@ class SE(AttentionLayer, SELayer):
                  ratio: int = 16,
                  identity_init: bool = False,
                  init_cfg: dict | list[dict] | None = None) -> None:
-        check_channels(in_channels, ratio)
+        check_ratio(ratio, in_channels)
         SELayer.__init__(self, in_channels, ratio=ratio, init_cfg=init_cfg)
         self.global_avgpool = GlobalAvgPool()
         self.identity_init = identity_init

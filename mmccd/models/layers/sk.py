@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_channels, check_int, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, check_ratio, statistics_dtype, without_autocast
 
 
 @MODELS.register_module()
@@ -56,9 +56,8 @@ class SK(AttentionLayer):
         super().__init__(init_cfg)
         out_channels = in_channels if out_channels is None else out_channels
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
-        check_channels(in_channels)
-        check_int('out_channels', out_channels)
-        check_channels(out_channels, ratio)
+        check_int('in_channels', in_channels)
+        check_ratio(ratio, out_channels, 'out_channels')
         for name, value in (('stride', stride), ('dilation', dilation), ('groups', groups)):
             check_int(name, value)
         for name, value in (('in_channels', in_channels), ('out_channels', out_channels)):

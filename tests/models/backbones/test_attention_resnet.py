@@ -79,6 +79,15 @@ def test_plugins_in_basic_block():
     assert not hasattr(net.layer1[0], 'context_block')
 
 
+def test_the_same_layer_twice_in_a_block():
+    plugins = [dict(cfg=dict(type='mmccd.CCD', postfix='_inner'), position='after_conv1')]
+    block = AttentionResNet(18, plugins=plugins, attention=dict(type='mmccd.CCD')).layer1[0]
+    assert [type(m) for m in (block.ccd, block.ccd_inner)] == [CCD, CCD]
+    elsewhere = dict(type='mmccd.CCD', stages=(False, True, True, True))
+    plugins = [dict(cfg=dict(type='mmccd.CCD'), position='after_conv1', stages=(True, False, False, False))]
+    assert AttentionResNet(18, plugins=plugins, attention=elsewhere).layer1[0].after_conv1_plugin_names == ['ccd']
+
+
 def test_stock_mmdet_resnet_takes_the_layer_as_plugin():
     plugins = [dict(cfg=dict(type='mmccd.CCD'), stages=(True, ) * 4, position='after_conv3')]
     stock = randomize(ResNet(50, plugins=plugins))
@@ -202,6 +211,8 @@ def test_checkpointing_and_gradients(attention):
     (dict(attention=dict(type='mmccd.CCD', stages=True)), TypeError, 'stages must be a sequence of bools'),
     (dict(attention=dict(type='mmccd.SE', ration=4)), TypeError,
      "'ration' that SE does not know; did you mean 'ratio'"),
+    (dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv1')], attention=dict(type='mmccd.CCD')),
+     ValueError, "plugins and attention have 'ccd' twice in a block: give one a 'postfix'"),
     (dict(num_stages=3), ValueError, 'strides must have one entry for each of the 3 stages'),
     (dict(num_stages=0), ValueError, 'num_stages must be at least 1, got 0'),
     (dict(out_indices=(0, 4)), ValueError, r'out_indices must name stages from 0 to 3, got \(0, 4\)'),

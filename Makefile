@@ -8,11 +8,12 @@ SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env demo test torture lint smoke smoke-openmmlab bench clean
+.PHONY: help env demo test test-long torture lint smoke smoke-openmmlab bench clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
 	@echo 'make test            fast and slow tests'
+	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
 	@echo 'make lint            style and common mistakes'
 	@echo 'make smoke           the shortest way through everything'
@@ -39,7 +40,10 @@ demo: env
 
 # Two tests at a time, each on one thread.
 test: env
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
+
+test-long: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m long
 
 torture: env
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --faults $(FAULTS) --seed $(SEED)

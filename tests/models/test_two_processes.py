@@ -17,6 +17,8 @@ from mmengine.structures import InstanceData
 
 import mmccd  # noqa: F401  before anything of mmdet
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 ATTENTIONS = (None, 'SE', 'GE', 'CBAM', 'SK', 'GC', 'CCD')
 CASES = [*(f'classifier {a}' for a in ATTENTIONS), 'RetinaNet CCD']

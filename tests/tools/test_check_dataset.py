@@ -115,6 +115,7 @@ def test_annotation_file_that_is_none(call_tool, config, place, content):
                           '(train_dataloader.dataset.ann_file) cannot be used: it ')
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_and_testing_with_broken_pictures(run_tool, config, place):
     """Two processes: training skips the picture and lists it; the evaluation behind it stops at its own, by name."""

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.long
+
 CLASSIFIER = 'ccd_r18_digits'
 # 16 digits, 8 a process: two steps an epoch with a batch of 4. Nothing random but their order, which depends on seed
 # and epoch alone. Momentum SGD: AdamW amplifies rounding errors of small gradients to whole steps.

@@ -164,6 +164,7 @@ def test_slurm_job_that_cannot_be_requeued(interrupted):
     assert (code, lines[1:]) == (85, ['scontrol requeue 7'])
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
 def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum):
@@ -240,6 +241,7 @@ def test_slurm_start_on_the_cpu(cpu_env, free_port, tmp_path, address):
     assert [out for out, _, _ in ends] == ['0 2 3.0\n', '1 2 3.0\n']
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_training_under_slurm(root, cpu_env, free_port, workplace):
     """tools/train.py as srun starts it: two tasks train an epoch together."""

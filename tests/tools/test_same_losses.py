@@ -10,6 +10,8 @@ from mmengine.runner import Runner
 import mmccd.models.layers.ccd as layer
 from mmccd.ops import ccd_reference
 
+pytestmark = pytest.mark.long
+
 STEPS = 50
 
 

@@ -397,7 +397,8 @@ def _ccd_forward(x: Tensor, scale: Tensor, bias: Tensor, groups: int, scales: Se
                  keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``forward`` of an implementation, see ``ccd_torch``: (y, context, d, stats)."""
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
-    y, saved = _implementation(x, impl).forward(x, scale, bias, options, keep)
+    with torch.autocast(x.device.type, enabled=False):  # float32 sums stay so in products with matrices, too
+        y, saved = _implementation(x, impl).forward(x, scale, bias, options, keep)
     return (y, *saved)
 
 
@@ -406,7 +407,8 @@ def _ccd_backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, contex
                   gain: float, impl: str, need_x: bool) -> tuple[Tensor, Tensor, Tensor]:
     """``backward`` of an implementation, see ``ccd_torch``: gradients of x, scale and bias."""
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
-    return _implementation(x, impl).backward(grad_y, x, scale, bias, (context, d, stats), options, need_x)
+    with torch.autocast(x.device.type, enabled=False):
+        return _implementation(x, impl).backward(grad_y, x, scale, bias, (context, d, stats), options, need_x)
 
 
 def _fake_forward(x, scale, bias, groups, scales, similarity, normalize, eps, gain, impl, keep):

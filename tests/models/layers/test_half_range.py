@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmccd.models import CBAM, CCD, GC, GE, SE, SK
+from mmccd.ops import ccd
 
 LAYERS = {
     'CCD': lambda: CCD(64, groups=8),
@@ -28,6 +29,8 @@ def make(name):
     layer = LAYERS[name]().eval()
     for p in layer.parameters():
         torch.nn.init.normal_(p, 0.0, 0.1)
+    if name == 'CCD without normalisation':  # sums of squares of 6e4 would leave float32's rounding errors in the logit
+        torch.nn.init.normal_(layer.scale, 0.0, 1e-9)
     if name == 'SK':  # its convolutions are the network's own, in half precision: weights under which they hold 6e4
         for branch in layer.branches:
             torch.nn.init.dirac_(branch.conv.weight, groups=branch.conv.groups)
@@ -96,6 +99,22 @@ def test_float32_features_under_autocast(name):
     assert y.dtype == torch.float32
     with torch.no_grad():
         assert torch.equal(y, layer(x))
+
+
+@pytest.mark.parametrize('size', [(12, 10), (40, 36)])  # small maps are pooled by a product with a matrix
+@pytest.mark.parametrize('dtype', [torch.float32, *EPS], ids=str)
+def test_ccd_by_stock_operators_under_autocast(dtype, size):
+    """The implementation that GPUs take: autocast does not reach into it, forward or backward."""
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        x = torch.randn(2, 16, *size).to(dtype).requires_grad_()
+        scale, bias = torch.randn(4, requires_grad=True), torch.randn(4, requires_grad=True)
+        with torch.autocast('cpu', torch.bfloat16, enabled=enabled):
+            y = ccd(x, scale, bias, 4, impl='torch')
+            y.sum().backward()
+        results.append((y, x.grad, scale.grad, bias.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize('name', LAYERS)

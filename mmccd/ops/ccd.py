@@ -32,6 +32,7 @@ operators, the reference runs. Second derivatives: not of the operators (PyTorch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from importlib import import_module
 from numbers import Integral, Real
@@ -197,6 +198,12 @@ def ccd(x: Tensor,
     return torch.ops.mmccd.ccd_forward(x, scale, bias, *options, impl, keep)[0]
 
 
+def _without_autocast(x: Tensor) -> AbstractContextManager:
+    """Where implementations run: float32 sums stay so in products with matrices, too."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
 def _is_eager(*tensors: Tensor) -> bool:
     """Whether nothing but autograd listens: no subclass, no mode, no transform, which take note of operators."""
     return (all(type(t) in (Tensor, Parameter) and not t.is_meta for t in tensors)
@@ -206,11 +213,11 @@ def _is_eager(*tensors: Tensor) -> bool:
 def _run(module: ModuleType, impl: str, x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor,
          options: CCDOptions, keep: bool) -> Tensor:
     """What the operators do, without the Python of torch.library around them, some 0.2 ms a layer."""
-    if keep:
-        return _Direct.apply(module, impl, options, x, residual, scale, bias)
-    if residual is None:
-        return module.forward(x, scale, bias, options, False)[0]
-    return module.forward(x, scale, bias, options, False, residual)[0]
+    with _without_autocast(x):
+        if keep:
+            return _Direct.apply(module, impl, options, x, residual, scale, bias)
+        extra = () if residual is None else (residual, )
+        return module.forward(x, scale, bias, options, False, *extra)[0]
 
 
 class _Direct(torch.autograd.Function):
@@ -239,7 +246,8 @@ class _Direct(torch.autograd.Function):
                 grads = (grads[0], None, *grads[1:])
         else:
             extra = (y, torch.empty_like(x)) if ctx.adds else ()
-            grad_x, *grads = ctx.module.backward(grad_y, x, scale, bias, tuple(saved), ctx.options, need[0], *extra)
+            with _without_autocast(x):
+                grad_x, *grads = ctx.module.backward(grad_y, x, scale, bias, tuple(saved), ctx.options, need[0], *extra)
             grads = (grad_x, extra[1] if ctx.adds else None, *grads)
         return (None, None, None, *(g if n else None for g, n in zip(grads, need)))
 
@@ -397,7 +405,7 @@ def _ccd_forward(x: Tensor, scale: Tensor, bias: Tensor, groups: int, scales: Se
                  keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``forward`` of an implementation, see ``ccd_torch``: (y, context, d, stats)."""
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
-    with torch.autocast(x.device.type, enabled=False):  # float32 sums stay so in products with matrices, too
+    with _without_autocast(x):
         y, saved = _implementation(x, impl).forward(x, scale, bias, options, keep)
     return (y, *saved)
 
@@ -407,7 +415,7 @@ def _ccd_backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, contex
                   gain: float, impl: str, need_x: bool) -> tuple[Tensor, Tensor, Tensor]:
     """``backward`` of an implementation, see ``ccd_torch``: gradients of x, scale and bias."""
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
-    with torch.autocast(x.device.type, enabled=False):
+    with _without_autocast(x):
         return _implementation(x, impl).backward(grad_y, x, scale, bias, (context, d, stats), options, need_x)
 
 

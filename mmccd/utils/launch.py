@@ -6,6 +6,7 @@ only a start that does not fit the backbone shows later, when the runner gives t
 from __future__ import annotations
 
 import argparse
+import atexit
 import copy
 import difflib
 import inspect
@@ -58,6 +59,19 @@ class UserError(ValueError):
     everywhere = True
 
 
+def end_process(code: int) -> None:
+    """End this process of a group, after what is registered with ``atexit``, without finalizing Python.
+
+    gloo's threads let go of the last collective's tensors some time after it, and abort the process, with exit code
+    -6, if Python is being finalized just then (pytorch/pytorch#179291). Destroying the group is no remedy: whatever
+    refers to it, DistributedDataParallel say, keeps its threads.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's ``main``; a :class:`UserError` ends it with one message and exit code 2."""
     forbid_unpickling()
@@ -68,6 +82,9 @@ def run_tool(main: Callable[[], None]) -> None:
         if first or not e.everywhere:
             print(f'error: {e}', file=sys.stderr)
         sys.exit(2)
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # whoever ends first closes the others' connections
+        end_process(0)
 
 
 class OptionsAction(DictAction):

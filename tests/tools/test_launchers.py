@@ -203,7 +203,7 @@ START = '''
 import sys, torch
 import mmccd
 from mmengine.config import Config
-from mmccd.utils.launch import init_cpu_distributed
+from mmccd.utils.launch import end_process, init_cpu_distributed
 cfg = Config(dict(launcher='slurm', env_cfg=dict(dist_cfg=dict(backend='nccl'))))
 init_cpu_distributed(cfg)
 total = torch.tensor(float(torch.distributed.get_rank() + 1))
@@ -211,7 +211,8 @@ torch.distributed.all_reduce(total)
 assert cfg.env_cfg.dist_cfg == dict(backend='gloo'), cfg
 assert cfg.model_wrapper_cfg.device_ids is None
 print(torch.distributed.get_rank(), torch.distributed.get_world_size(), total.item())
-torch.distributed.destroy_process_group()
+torch.distributed.barrier()
+end_process(0)
 '''
 
 

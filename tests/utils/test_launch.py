@@ -1,6 +1,9 @@
 """What tools say and refuse before they start, where a whole tool would be too slow to ask."""
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +12,8 @@ from mmengine.config import Config
 
 from mmccd.utils import launch
 from mmccd.utils.launch import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 class Log(list):
@@ -167,3 +172,34 @@ def test_variable_that_was_used_already(config, capsys, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '1')
     launch.load_config(config, {'data_root': 'b/'})
     assert capsys.readouterr().err == ''
+
+
+# A process of a group, with something for Python's end and something for atexit.
+GROUP_OF_ONE = '''
+import atexit, sys, torch
+from mmccd.utils.launch import run_tool
+
+class Last:
+    def __del__(self):
+        print('finalized')
+
+last = Last()
+atexit.register(print, 'atexit')
+
+def main():
+    if sys.argv[2:]:
+        torch.distributed.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=0, world_size=1)
+    print('main')
+
+run_tool(main)
+print('after')
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('group', 'expected'), [(['group'], 'main atexit'), ([], 'main after atexit finalized')])
+def test_end_of_a_process(tmp_path, group, expected):
+    """In a group of processes Python is not finalized, where gloo's threads could abort it; all else is done."""
+    done = subprocess.run([sys.executable, '-c', GROUP_OF_ONE, tmp_path / 'store', *group], cwd=ROOT, text=True,
+                          capture_output=True, timeout=300)
+    assert (done.returncode, done.stdout.split()) == (0, expected.split()), done.stderr

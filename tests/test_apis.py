@@ -54,7 +54,8 @@ def picture():
 def test_list(root):
     everything = mmccd.list_configs()
     assert everything == sorted(p.stem for p in (root / 'configs').glob('*.py'))
-    assert mmccd.list_configs('retinanet_*_digits') == ['retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits']
+    assert mmccd.list_configs('*retinanet_r*_digits') == ['retinanet_r18_fpn_digits']
+    assert mmccd.list_configs('c*_r18_digits') == ['cbam_r18_digits', 'ccd_r18_digits']
     assert mmccd.list_configs('nothing*') == []
 
 

@@ -49,8 +49,8 @@ def test_the_promised_configs_are_there():
     promised = {f'{b}_8xb32_in1k' for b in backbones} | {f'ccd_r{d}_8xb32_in1k' for d in (18, 34, 101)}
     promised |= {f'retinanet_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '2x')}
     promised |= {f'cascade_rcnn_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '24e')}
-    promised |= {'ccd_r18_digits', 'r18_digits', 'retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits',
-                 'cascade_rcnn_ccd_r18_fpn_digits'}
+    promised |= {'r18_digits', 'retinanet_r18_fpn_digits', 'cascade_rcnn_ccd_r18_fpn_digits'}
+    promised |= {f'{a}_r18_digits' for a in ATTENTIONS} | {f'retinanet_{a}_r18_fpn_digits' for a in ATTENTIONS}
     assert promised <= set(NAMES)
 
 

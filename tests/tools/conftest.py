@@ -171,6 +171,23 @@ def call_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
     return call
 
 
+@pytest.fixture
+def refused(call_tool) -> Callable[..., str]:
+    """Call a tool; it has to refuse with one message, which is returned, and to leave the current folder as it is."""
+
+    def check(name: str, *args: object) -> str:
+        before = sorted(Path.cwd().rglob('*'))
+        code, stderr = call_tool(name, *args)
+        assert code == 2, stderr
+        assert stderr.startswith('error: ')
+        assert stderr.count('error:') == 1
+        assert 'Traceback' not in stderr
+        assert sorted(Path.cwd().rglob('*')) == before
+        return stderr[len('error: '):].rstrip()
+
+    return check
+
+
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory) -> Iterator[Path]:
     """A folder for all of a file's tests; its checkpoints are removed at the end, they are large."""

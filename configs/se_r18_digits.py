@@ -1,0 +1,2 @@
+_base_ = ['./r18_digits.py', './_base_/attention/se.py']
+model = dict(backbone=dict(attention=_base_.attention))

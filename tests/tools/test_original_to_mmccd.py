@@ -141,7 +141,8 @@ def test_another_classifier_than_told(refused, state, arch, task, message):
     (['--arch', 'cascade_rcnn_ccd_r50'], 'it is retinanet_ccd_r50, not cascade_rcnn_ccd_r50 as --arch says'),
 ])
 def test_another_detector_than_told(refused, state, options, message):
-    assert refused(TOOL, save(state('det_retinanet_ccd_r50')), OUT, *options) == f'in.pth.tar is not converted: {message}'
+    said = refused(TOOL, save(state('det_retinanet_ccd_r50')), OUT, *options)
+    assert said == f'in.pth.tar is not converted: {message}'
 
 
 def test_unknown_arch(refused, state):
@@ -175,11 +176,13 @@ def test_tensors_that_do_not_fit(refused, state, change, message):
 def test_all_groups_differ(refused, state):
     """The authors' ablation with 32 groups: 32 tensors, a few of them named."""
     tensors = {k: torch.zeros(1, 32, 1) if '.pf.' in k else v for k, v in state('ccd_resnet50').items()}
-    assert '32 tensors have another shape: backbone.layer1.0.ccd.scale has groups=32' in refused(TOOL, save(tensors), OUT)
+    said = refused(TOOL, save(tensors), OUT)
+    assert '32 tensors have another shape: backbone.layer1.0.ccd.scale has groups=32' in said
 
 
 def test_code_does_not_run(refused, place, state):
-    assert 'is not a checkpoint of tensors and plain data' in refused(TOOL, save(state('ccd_resnet50'), args=Trap()), OUT)
+    said = refused(TOOL, save(state('ccd_resnet50'), args=Trap()), OUT)
+    assert 'is not a checkpoint of tensors and plain data' in said
     assert not (place / 'sprung').exists()
 
 

@@ -47,7 +47,8 @@ def test_both_are_trained_and_compared(place, first):
         [config] = folder.glob('*.py')
         assert 'seed=5' in config.read_text()
     plain, ccd = (found[name].value for name in CONFIGS)
-    assert f'| r18_digits | 1 | {plain:.2f} |  |  |  |\n| ccd_r18_digits | 1 | {ccd:.2f} |  | {ccd - plain:+.2f} |  |' in first
+    assert (f'| r18_digits | 1 | {plain:.2f} |  |  |  |\n'
+            f'| ccd_r18_digits | 1 | {ccd:.2f} |  | {ccd - plain:+.2f} |  |\n') in first
 
 
 @pytest.mark.slow
@@ -73,7 +74,7 @@ def test_what_is_done_is_kept(run_tool, place, first, args):
 @pytest.mark.slow
 def test_other_settings_are_not_mixed_in(run_tool, place, first, args):
     done = run_tool(TOOL, *args, 'optim_wrapper.optimizer.lr=1e-4', cwd=place, expect=2)
-    assert 'r18_digits/seed_5 holds a run with other settings (its --cfg-options: train_cfg.max_epochs=1 ' in done.stderr
+    assert 'r18_digits/seed_5 holds a run with other settings (its --cfg-options: train_cfg.max' in done.stderr
     assert 'choose another --work-dir, or remove it' in done.stderr
 
 

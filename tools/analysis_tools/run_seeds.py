@@ -174,8 +174,10 @@ class Run:
     def results(self) -> list[Result]:
         """A result a metric; none of a run that is not finished."""
         s = self.state
-        return [Result(name_of(self.config), self.seed, metric, value, round(s['seconds'], 1), ' '.join(s['options']),
-                       s['device'], s['torch'], s['mmccd'], s['date']) for metric, value in (s['metrics'] or {}).items()]
+        return [
+            Result(name_of(self.config), self.seed, metric, value, round(s['seconds'], 1), ' '.join(s['options']),
+                   s['device'], s['torch'], s['mmccd'], s['date']) for metric, value in (s['metrics'] or {}).items()
+        ]
 
 
 def check(args: argparse.Namespace) -> None:

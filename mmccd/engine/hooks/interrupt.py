@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +33,31 @@ class Interrupted(SystemExit):
 
 
 class _WorkerOutlives:
-    """``worker_init_fn`` for workers that get the signal too: they serve on, until the main process ends.
+    """``worker_init_fn`` for workers that get the signal too: they serve on, until the main process ends or ends them.
 
-    A second SIGTERM ends them at once, since that is how the main process ends its workers.
+    Where the system cannot tell who sent a signal (macOS), they end on it as workers do otherwise.
 
     Args:
         inner (Callable, optional): The loader's own function.
-        seconds (int): For how long after SIGTERM.
     """
 
-    def __init__(self, inner: Callable[[int], None] | None, seconds: int = 60) -> None:
+    def __init__(self, inner: Callable[[int], None] | None) -> None:
         self.inner = inner
-        self.seconds = seconds
 
     def __call__(self, worker_id: int) -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._end_later)
+        if hasattr(signal, 'sigwaitinfo'):
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # by this thread and those it starts
+            threading.Thread(target=self._end_with, args=(parent_process().pid, ), daemon=True).start()
         if self.inner is not None:
             self.inner(worker_id)
 
-    def _end_later(self, signum: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.alarm(self.seconds)  # the default of SIGALRM ends the process
+    @staticmethod
+    def _end_with(parent: int) -> None:
+        """Wait for SIGTERM from ``parent``, which is how it ends its workers."""
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
 
 
 @HOOKS.register_module()

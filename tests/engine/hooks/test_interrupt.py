@@ -112,19 +112,27 @@ def test_without_our_checkpoint_hook(make_runner):
     assert before in messages
 
 
-def test_workers_outlive_the_first_signal():
-    """A worker goes on after SIGTERM and SIGUSR1, and ends after a second SIGTERM."""
-    assert _WorkerOutlives(None).seconds == 60
-    code = ('import time\nfrom mmccd.engine.hooks.interrupt import _WorkerOutlives\n'
-            "_WorkerOutlives(lambda i: print('ready', i, flush=True))(3)\nfor _ in range(600): time.sleep(0.1)\n")
-    worker = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True)
+def work(ready) -> None:
+    """A loader's worker that has plenty to do."""
+    _WorkerOutlives(ready.put)(3)
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_process_only():
+    """A worker goes on after SIGTERM and SIGUSR1 of others, and ends without complaint after SIGTERM of its own."""
+    context = torch.multiprocessing.get_context('fork')
+    ready = context.Queue()
+    worker = context.Process(target=work, args=(ready, ), daemon=True)
+    worker.start()
     try:
-        assert worker.stdout.readline() == 'ready 3\n'
-        for signum in (signal.SIGUSR1, signal.SIGTERM):
-            worker.send_signal(signum)
-            time.sleep(0.3)
-            assert worker.poll() is None
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(20) == -signal.SIGTERM
+        assert ready.get(timeout=60) == 3
+        for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+            subprocess.run([sys.executable, '-c', f'import os; os.kill({worker.pid}, {int(signum)})'], check=True)
+            worker.join(0.3)
+            assert worker.is_alive()
+        worker.terminate()
+        worker.join(60)
+        assert worker.exitcode == 0
     finally:
         worker.kill()

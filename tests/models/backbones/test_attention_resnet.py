@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from mmccd.models import CCD, SK, AttentionResNet
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-ATTENTIONS = ['CCD', 'SE', 'GE', 'CBAM', 'GC', 'SK']
+ATTENTIONS = ['CCD', 'SE', 'GE', 'CBAM', 'ECA', 'GC', 'SK']
 
 
 def randomize(net):

@@ -157,7 +157,7 @@ RECIPES = {
     'detector': dict(frozen_stages=1, norm_eval=True),
     'detector with new gates': dict(frozen_stages=1, norm_eval=True,
                                     init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint='none.pth', allow_new=[
-                                        'ccd', 'se_layer', 'cbam', 'context_block', 'branches', 'fc1', 'fc2'])),
+                                        'ccd', 'se_layer', 'cbam', 'eca', 'context_block', 'branches', 'fc1', 'fc2'])),
     'classifier': dict(norm_eval=False, zero_init_residual=False),
 }
 

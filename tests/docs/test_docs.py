@@ -1,4 +1,5 @@
 """What README, CONTRIBUTING and the pages of docs/ name is there."""
+import argparse
 import ast
 import re
 import textwrap
@@ -13,7 +14,6 @@ LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
 DIRECTIVE = re.compile(r'^(?:```|:::)\{(?:include|literalinclude|image|figure)\} (\S+)', re.MULTILINE)
 PATH = re.compile(r'(?<![\w/.*-])(?:\./)?((?:configs|tools|tests|mmccd|benchmarks|docs|docker)/[\w./{},-]*[\w}/])')
 FENCE = re.compile(r'^```(\w+)\n(.*?)^```', re.MULTILINE | re.DOTALL)
-PLACEHOLDERS = ('checkpoints/', 'data/', 'work_dirs/')
 
 
 @pytest.fixture(params=PAGES)
@@ -54,36 +54,47 @@ def test_links_and_anchors(page):
 def test_paths(page, root):
     for name in PATH.findall(page.read_text()):
         for path in expand(name):
-            # benchmarks/results/*.csv, tests/x.py::test: up to what is no path
             assert (root / path).exists(), f'{page.name} names {path}'
 
 
-def test_code(page):
-    """Python compiles; commands of the shell name tools and options that exist (as text of the tool)."""
+def test_python(page):
+    """Python compiles."""
     for language, code in FENCE.findall(page.read_text()):
         if language == 'python':
             ast.parse(textwrap.dedent(code))
 
 
-def options(command):
-    return re.findall(r'(?<= )--[a-z][\w-]*', command)
+def commands(text):
+    """(tool, what follows) of the shell commands of a page that start a tool of ours."""
+    for language, code in FENCE.findall(text):
+        for line in code.replace('\\\n', ' ').splitlines() if language == 'shell' else ():
+            found = re.match(r'(?:[A-Z_]+=\S* )*(?:python )?(tools/\S+)(.*)', line.split(' #')[0])
+            if found:
+                yield found[1], found[2].split()
 
 
 def test_commands_have_options_that_their_tool_knows(page, root):
     common = (root / 'mmccd' / 'utils' / 'launch.py').read_text()
-    for language, code in FENCE.findall(page.read_text()):
-        if language != 'shell':
-            continue
-        for line in code.replace('\\\n', ' ').splitlines():
-            found = re.match(r'(?:[A-Z_]+=\S* )*(?:python )?(tools/\S+)(.*)', line)
-            if not found:
-                continue
-            tool, rest = found[1], found[2].split('#')[0]
-            if tool.endswith('.sh'):
-                tool = f'tools/{"test" if "_test" in tool else "train"}.py'
-            source = (root / tool).read_text()
-            for option in options(rest):
+    for tool, words in commands(page.read_text()):
+        if tool.endswith('.sh'):
+            tool = f'tools/{"test" if "_test" in tool else "train"}.py'
+        source = (root / tool).read_text()
+        for option in words:
+            if option.startswith('--'):
                 assert f"'{option}'" in source or f"'{option}'" in common, f'{page.name}: {tool} has no {option}'
+
+
+def test_cfg_options_fit_their_config(page, root):
+    """Entries that the config has, values that its model takes."""
+    from mmccd.utils.launch import OptionsAction, check_model, load_config
+    for _, words in commands(page.read_text()):
+        if '--cfg-options' not in words:
+            continue
+        parser = argparse.ArgumentParser()
+        parser.add_argument('--cfg-options', nargs='+', action=OptionsAction)
+        given, rest = parser.parse_known_args(words)
+        config = next(word for word in rest if word.startswith('configs/'))
+        check_model(load_config(str(root / config), given.cfg_options))
 
 
 def test_figures_are_small(root):

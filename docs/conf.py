@@ -1,8 +1,9 @@
 """Sphinx: ``sphinx-build -W --keep-going -b html docs docs/_build/html``, with what docs/requirements.txt names.
 
-The pages need no network, neither to be built nor to be read: formulas are MathML, fonts the system's.
+The pages need no network, neither to be built nor to be read: formulas are MathML.
 """
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -24,9 +25,11 @@ myst_heading_anchors = 3
 # Files of the repository that pages link to (configs, tests, tools) are copied beside them.
 html_math_renderer = 'mathml'
 html_theme = 'furo'
-html_static_path = ['_static']
+# With STIX Two Math, which ziamath ships: not every system has a font for formulas.
+html_static_path = ['_static', str(Path(find_spec('ziamath').origin).parent / 'fonts')]
 html_css_files = ['custom.css']
 html_copy_source = False
+html_show_copyright = False
 copybutton_prompt_text = r'>>> |\.\.\. '
 copybutton_prompt_is_regexp = True
 

@@ -30,6 +30,7 @@ html_static_path = ['_static', str(Path(find_spec('ziamath').origin).parent / 'f
 html_css_files = ['custom.css']
 html_copy_source = False
 html_show_copyright = False
+copybutton_selector = 'div:not(.output) > div.highlight > pre'
 copybutton_prompt_text = r'>>> |\.\.\. '
 copybutton_prompt_is_regexp = True
 

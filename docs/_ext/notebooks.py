@@ -5,17 +5,16 @@ from myst_parser.parsers.sphinx_ import MystParser
 from sphinx.application import Sphinx
 
 
-def fence(text: str, language: str) -> str:
-    return f'````{{code-block}} {language}\n{text.rstrip()}\n````'
+def code(text: str) -> str:
+    return f'````{{code-block}} python\n{text}\n````'
 
 
 def output(cell: nbformat.NotebookNode, out: nbformat.NotebookNode) -> str:
-    if out.output_type == 'stream':
-        return fence(out.text, 'text')
     if 'image/png' in out.get('data', {}):
         # A notebook's picture has no place for words, but its cell has: they are read to whom sees none.
         return f'![{cell.metadata.alt}](data:image/png;base64,{out.data["image/png"].strip()})'
-    return fence(out.data['text/plain'], 'text')
+    text = out.text if out.output_type == 'stream' else out.data['text/plain']
+    return f'````{{code-block}} text\n:class: output\n\n{text.rstrip()}\n````'
 
 
 def to_markdown(notebook: nbformat.NotebookNode) -> str:
@@ -24,7 +23,7 @@ def to_markdown(notebook: nbformat.NotebookNode) -> str:
         if cell.cell_type == 'markdown':
             parts.append(cell.source)
         elif cell.source:
-            parts += [fence(cell.source, 'python'), *(output(cell, out) for out in cell.outputs)]
+            parts += [code(cell.source), *(output(cell, out) for out in cell.outputs)]
     return '\n\n'.join(parts)
 
 

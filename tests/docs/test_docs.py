@@ -97,6 +97,16 @@ def test_cfg_options_fit_their_config(page, root):
         check_model(load_config(str(root / config), given.cfg_options))
 
 
+def test_configs_in_pages_are_configs(page, root, tmp_path):
+    """Code that begins with ``_base_`` is a config: it loads, and its model can be built."""
+    from mmccd.utils.launch import check_model, load_config
+    for language, code in FENCE.findall(page.read_text()):
+        if language == 'python' and code.startswith('_base_'):
+            path = tmp_path / 'config.py'
+            path.write_text(re.sub(r"'\./(?:configs/)?", f"'{root}/configs/", code))
+            check_model(load_config(str(path)))
+
+
 def test_figures_are_small(root):
     for path in (root / 'docs' / 'images').iterdir():
         assert path.stat().st_size < 200_000, path

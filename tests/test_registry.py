@@ -7,7 +7,7 @@ from mmengine.registry import MODELS, DefaultScope, build_from_cfg
 import mmccd.models
 
 pytestmark = pytest.mark.smoke
-CLASSES = ['CCD', 'SE', 'GE', 'CBAM', 'GC', 'SK', 'AttentionResNet']
+CLASSES = ['CCD', 'SE', 'GE', 'CBAM', 'ECA', 'GC', 'SK', 'AttentionResNet']
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain', 'mmengine'])

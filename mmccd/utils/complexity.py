@@ -21,9 +21,10 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmccd.models import CBAM, CCD, GC, GE, SE, SK
+from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
 
 CONVENTIONS = ('published', 'mac', 'mmengine')
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
 _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
 
@@ -60,13 +61,13 @@ def build_on_meta(cfg: Config) -> nn.Module:
 
 
 def _macs(module: nn.Module, out: Tensor) -> int:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, _CONVOLUTIONS):
         return out.numel() * module.weight[0].numel()
     return out.numel() * module.in_features
 
 
 def _published(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, _CONVOLUTIONS):
         return _macs(module, out) + (out.numel() if module.bias is not None else 0)
     if isinstance(module, nn.Linear):
         return _macs(module, out)
@@ -102,7 +103,7 @@ def _elementary(layer: nn.Module, x: Tensor, out: Tensor) -> int:
         per_position = {'zscore': 5, 'minmax': 4, None: 0}[layer.normalize] + 3
         return per_element * x.numel() + per_position * layer.groups * positions
     channels = x.shape[1]
-    if isinstance(layer, SE):
+    if isinstance(layer, (SE, ECA)):
         return 2 * x.numel() + channels  # pooling, product, sigmoid
     if isinstance(layer, GE):
         pooled = 0 if layer.gather is not None else x.numel()
@@ -117,7 +118,7 @@ def _elementary(layer: nn.Module, x: Tensor, out: Tensor) -> int:
 
 
 def _module_ops(module: nn.Module, x: Tensor, out: Tensor) -> int:
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
+    if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
         return _macs(module, out) + (out.numel() if module.bias is not None else 0)
     if isinstance(module, _BatchNorm):
         return 2 * x.numel()
@@ -159,7 +160,7 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
     """
     if convention not in CONVENTIONS:
         raise ValueError(f'convention must be one of {CONVENTIONS}, got {convention!r}')
-    attentions = (CCD, SE, GE, CBAM, GC, SK)
+    attentions = (CCD, SE, GE, CBAM, ECA, GC, SK)
     inside = {m for layer in model.modules() if isinstance(layer, attentions) for m in layer.modules()}
     total = Complexity(params=sum(p.numel() for p in model.parameters()))
     total.attention_params = sum(
@@ -167,14 +168,14 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
 
     def count(module: nn.Module, inputs: tuple, out: Tensor) -> None:
         x = inputs[0]
-        if isinstance(module, (nn.Conv2d, nn.Linear)):
+        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
             total.activations += out.numel()
             total.flops += _macs(module, out) if convention == 'mac' else 0
         if module in inside:
             ops = _module_ops(module, x, out) + _elementary(module, x, out)
             total.attention_ops += ops
             if convention == 'mac':  # the products are in already
-                total.flops += ops - (_macs(module, out) if isinstance(module, (nn.Conv2d, nn.Linear)) else 0)
+                total.flops += ops - (_macs(module, out) if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) else 0)
         if convention == 'published':
             total.flops += _published(module, x, out) + _published_correction(module, x, out)
 

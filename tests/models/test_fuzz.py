@@ -12,7 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mmccd.models import CBAM, CCD, GC, GE, SE, SK, AttentionResNet
+from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK, AttentionResNet
 from mmccd.utils.launch import UserError, check_model, load_config
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ccd_r18_digits.py'
@@ -36,6 +36,7 @@ LAYERS = {
     GE: dict(extent=mostly(0, 2, 4, 8), extra_params=flag, feat_size=mostly(None, 5, (5, 7), (7, 5)), mlp=flag,
              ratio=mostly(1, 4, 16)),
     CBAM: dict(ratio=mostly(1, 4, 16), kernel_size=mostly(1, 3, 7, 4), identity_init=flag),
+    ECA: dict(kernel_size=mostly(None, 1, 3, 4), identity_init=flag),
     GC: dict(ratio=mostly(1, 4, 16, 24, 64)),
     SK: dict(out_channels=mostly(None, 8, 32, 64), stride=mostly(1, 2, 3), dilation=mostly(1, 2),
              groups=mostly(1, 8, 32), ratio=mostly(1, 4, 16)),
@@ -77,7 +78,8 @@ def test_layers(layer, data):
 
 
 ATTENTION = st.fixed_dictionaries(
-    dict(type=mostly('mmccd.CCD', 'mmccd.SE', 'mmccd.GE', 'mmccd.CBAM', 'mmccd.GC', 'mmccd.SK', 'mmccd.Ccd')),
+    dict(type=mostly('mmccd.CCD', 'mmccd.SE', 'mmccd.GE', 'mmccd.CBAM', 'mmccd.ECA', 'mmccd.GC', 'mmccd.SK',
+                     'mmccd.Ccd')),
     optional=dict(
         groups=mostly(1, 2, 4, 8), ratio=mostly(1, 4, 8), extent=mostly(0, 2), scales=mostly((1, ), (1, 2)),
         identity_init=flag, stages=st.one_of(st.lists(flag, min_size=4, max_size=4), odd)))

@@ -39,6 +39,16 @@ def test_ccds_own_arithmetic_is_counted(root):
     assert 4_121_924_096 + 3 * elements == 4_138_482_176
 
 
+def test_eca_is_counted(root):
+    plain, found = (measure(model(root, f'{n}r50_8xb32_in1k'), (224, 224)) for n in ('', 'eca_'))
+    # 16 poolings over what the layers see, and 16 kernels of 5 (7 in the last stage) at each channel.
+    elements = 3 * 256 * 56**2 + 4 * 512 * 28**2 + 6 * 1024 * 14**2 + 3 * 2048 * 7**2
+    products = (3 * 256 + 4 * 512 + 6 * 1024) * 5 + 3 * 2048 * 7
+    assert found.attention_params == found.params - plain.params == 13 * 5 + 3 * 7
+    assert found.flops - plain.flops == elements + products
+    assert found.attention_ops == 2 * elements + products + (3 * 256 + 4 * 512 + 6 * 1024 + 3 * 2048)
+
+
 @pytest.mark.parametrize(('convention', 'expected'), [('mac', 4.089), ('mmengine', 4.112)])
 def test_other_conventions_of_plain_resnet50(root, convention, expected):
     assert round(measure(model(root, 'r50_8xb32_in1k'), (224, 224), convention).flops / 1e9, 3) == expected

@@ -1,4 +1,4 @@
-"""See the gates of CCD, SE, GE, CBAM, SK and GC: one contact sheet a picture, for classifiers and detectors.
+"""See the gates of CCD, SE, GE, CBAM, ECA, SK and GC: one contact sheet a picture, for classifiers and detectors.
 
 The picture goes through the test pipeline of the config, so the gates are those of the picture as the network sees it.
 """

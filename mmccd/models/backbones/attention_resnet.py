@@ -193,10 +193,10 @@ class AttentionResNet(ResNet):
 
     Args:
         depth (int): 18, 34 (BasicBlock), 50, 101 or 152 (Bottleneck).
-        attention (dict | None): ``type`` names the attention: ``'mmccd.CCD'``, ``SE``, ``GE``, ``CBAM``, ``GC`` or
-            any other plugin layer goes after the last norm of the block, before the addition; ``'mmccd.SK'`` takes
-            the place of the 3x3 convolution. ``stages`` (Sequence[bool], one a stage) chooses stages, default: all.
-            All other entries are the layer's own options. Default: None, plain ResNet.
+        attention (dict | None): ``type`` names the attention: ``'mmccd.CCD'``, ``SE``, ``GE``, ``CBAM``, ``ECA``,
+            ``GC`` or any other plugin layer goes after the last norm of the block, before the addition;
+            ``'mmccd.SK'`` takes the place of the 3x3 convolution. ``stages`` (Sequence[bool], one a stage) chooses
+            stages, default: all. All other entries are the layer's own options. Default: None, plain ResNet.
         plugins (list[dict] | None): As mmdet's: ``dict(cfg=..., position=..., stages=...)``; BasicBlocks take
             ``after_conv1`` and ``after_conv2``, Bottlenecks ``after_conv3`` too. Default: None.
         fuse (bool): Let a CCD layer at the end of a block add the shortcut and apply the ReLU in the same pass, where

@@ -7,7 +7,7 @@ from mmengine.registry import MODELS
 from mmccd.models import CCD, SK, AttentionResNet
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-ATTENTIONS = ['CCD', 'SE', 'GE', 'CBAM', 'GC', 'SK']
+ATTENTIONS = ['CCD', 'SE', 'GE', 'CBAM', 'ECA', 'GC', 'SK']
 
 
 def randomize(net):
@@ -157,7 +157,7 @@ RECIPES = {
     'detector': dict(frozen_stages=1, norm_eval=True),
     'detector with new gates': dict(frozen_stages=1, norm_eval=True,
                                     init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint='none.pth', allow_new=[
-                                        'ccd', 'se_layer', 'cbam', 'context_block', 'branches', 'fc1', 'fc2'])),
+                                        'ccd', 'se_layer', 'cbam', 'eca', 'context_block', 'branches', 'fc1', 'fc2'])),
     'classifier': dict(norm_eval=False, zero_init_residual=False),
 }
 

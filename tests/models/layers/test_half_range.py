@@ -4,7 +4,7 @@ import copy
 import pytest
 import torch
 
-from mmccd.models import CBAM, CCD, GC, GE, SE, SK
+from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
 from mmccd.ops import ccd
 
 LAYERS = {
@@ -16,6 +16,7 @@ LAYERS = {
     'GE in windows': lambda: GE(64, extent=2),
     'GE with all parameters': lambda: GE(64, extent=4, extra_params=True, mlp=True),
     'CBAM': lambda: CBAM(64),
+    'ECA': lambda: ECA(64),
     'SK': lambda: SK(64),
     'GC': lambda: GC(64),
 }

@@ -6,10 +6,10 @@ import torch
 from mmcv.cnn.bricks import build_plugin_layer
 from mmengine.model import BaseModule
 
-from mmccd.models import CBAM, CCD, GC, GE, SE, SK
+from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
 
-LAYERS = [CCD, SE, GE, CBAM, GC, SK]
-PLUGINS = {CCD: 'ccd', SE: 'se_layer', GE: 'ge', CBAM: 'cbam', GC: 'context_block'}
+LAYERS = [CCD, SE, GE, CBAM, ECA, GC, SK]
+PLUGINS = {CCD: 'ccd', SE: 'se_layer', GE: 'ge', CBAM: 'cbam', ECA: 'eca', GC: 'context_block'}
 
 
 @pytest.mark.parametrize('layer', LAYERS)
@@ -55,7 +55,7 @@ def test_plugin_contract(layer):
     assert isinstance(m, BaseModule)
 
 
-@pytest.mark.parametrize('layer', [CCD, SE, CBAM, GC])
+@pytest.mark.parametrize('layer', [CCD, SE, CBAM, ECA, GC])
 def test_own_start_survives_a_backbones_init_cfg(layer):
     options = {} if layer is GC else dict(identity_init=True)
 
@@ -73,7 +73,7 @@ def test_own_start_survives_a_backbones_init_cfg(layer):
     assert torch.allclose(net.attention.eval()(x), x, atol=1e-6)
 
 
-@pytest.mark.parametrize('layer', [CCD, SE, CBAM])
+@pytest.mark.parametrize('layer', [CCD, SE, CBAM, ECA])
 def test_identity_init(layer):
     x = torch.randn(2, 64, 9, 5)
     assert torch.allclose(layer(64, identity_init=True).eval()(x), x, atol=1e-6)
@@ -142,6 +142,8 @@ def test_copies_and_state_dicts(layer):
     (GE, dict(extent=4, extra_params=True)),
     (CBAM, {}),
     (CBAM, dict(identity_init=True)),
+    (ECA, {}),
+    (ECA, dict(identity_init=True)),
 ])
 def test_gates_are_what_the_layer_multiplies_by(layer, options):
     m = layer(64, **options).double().eval()

@@ -1,0 +1,1 @@
+attention = dict(type='mmccd.ECA')

@@ -1,0 +1,2 @@
+_base_ = ['./r50_8xb32_in1k.py', './_base_/attention/eca.py']
+model = dict(backbone=dict(attention=_base_.attention))

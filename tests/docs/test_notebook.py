@@ -1,0 +1,36 @@
+"""The notebook runs, and shows what is stored in it."""
+import importlib.util
+
+import pytest
+
+
+def texts(cell):
+    """Text that a cell put out, printed or as its value."""
+    return [out.text if out.output_type == 'stream' else out.data['text/plain'] for out in cell.outputs
+            if out.output_type == 'stream' or 'image/png' not in out.data]
+
+
+@pytest.mark.slow
+def test_the_tour(root):
+    pytest.importorskip('nbclient')
+    pytest.importorskip('ipykernel')
+    nbformat = pytest.importorskip('nbformat')
+    spec = importlib.util.spec_from_file_location('run_notebooks', root / 'docs' / 'notebooks' / 'run.py')
+    run = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(run)
+
+    path = root / 'docs' / 'notebooks' / 'ccd_tour.ipynb'
+    stored, new = nbformat.read(path, as_version=4), run.execute(path)
+    assert [cell.source for cell in new.cells] == [cell.source for cell in stored.cells]
+    code = [(a, b) for a, b in zip(stored.cells, new.cells) if a.cell_type == 'code']
+    pictures = 0
+    for before, after in code:
+        assert texts(after) == texts(before)
+        drawn = [out for out in after.outputs if 'image/png' in out.get('data', {})]
+        assert not drawn or after.metadata.alt  # words for whom sees no pictures
+        pictures += len(drawn)
+    assert pictures == 2
+    printed = '\n'.join(text for _, after in code for text in texts(after))
+    assert 'gate at the start: 0.731' in printed
+    assert "did you mean 'groups'?" in printed
+    assert 'ccd_r50       25,559,080   4.122' in printed

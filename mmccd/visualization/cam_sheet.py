@@ -18,12 +18,14 @@ from .sheet import CAPTION, COLORS, DPI, GAP, GREY, LEGEND, LINE, MARGIN, SIDE, 
 PANEL = 2.0  # inches, the longer side
 MIN_CELL = 1.2
 COLUMNS = 4
+MIN_WINDOW = 16  # pixels
 OPACITY = (0.15, 0.8)  # of no evidence, where the picture is to be seen, and of the most
 NAME = 22  # letters of a class name that fit above a panel
 EDGE = [patheffects.withStroke(linewidth=2, foreground='black')]  # light lines, to be seen on every colour
 
 
-def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = ()) -> bytes:
+def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = (),
+                   zoom: float | None = None) -> bytes:
     """Draw the maps of a picture.
 
     Args:
@@ -31,12 +33,14 @@ def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, l
         names (Sequence[str]): Names of the classes.
         title (str): Name of the picture.
         lines (Sequence[str]): What else is to be said, below the picture.
+        zoom (float | None): A panel shows the surroundings of its detection, so many times as wide and high as the
+            box or more, in the shape of the picture. Default: None, all of the picture.
 
     Returns:
         bytes: The sheet as PNG.
     """
     with matplotlib.style.context('default'):
-        return _draw(explanation, names, (title, *lines))
+        return _draw(explanation, names, (title, *lines), zoom)
 
 
 def evidence_colors() -> ListedColormap:
@@ -46,8 +50,9 @@ def evidence_colors() -> ListedColormap:
     return ListedColormap(colors)
 
 
-def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str]) -> bytes:
-    cams, size = explanation.cams, explanation.pixels.shape[:2]
+def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], zoom: float | None) -> bytes:
+    cams, pixels, colors = explanation.cams, explanation.pixels, evidence_colors()
+    size = pixels.shape[:2]
     h, w = (PANEL * n / max(size) for n in size)
     cell = max(w, MIN_CELL)
     columns = min(len(cams), COLUMNS)
@@ -58,59 +63,70 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str]) 
     canvas = Canvas(left + columns * (cell + GAP) - GAP + MARGIN,
                     2 * MARGIN + max(side, step * -(-len(cams) // columns) - GAP))
 
-    colors = evidence_colors()
-    pixels = _reduced(explanation.pixels, size)
-    _picture(canvas.axes(MARGIN, MARGIN, w * SIDE / PANEL, h * SIDE / PANEL), pixels, size,
-             [f for cam in cams for f in cam.findings])
+    axes = canvas.axes(MARGIN, MARGIN, w * SIDE / PANEL, h * SIDE / PANEL)
+    whole = (0, 0, size[1], size[0])
+    _image(axes, pixels, whole)
+    _boxes(axes, [f for cam in cams for f in cam.findings])
     y = MARGIN + h * SIDE / PANEL + GAP
     for text, first in lines:
         canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
         y += LINE
-    label = 'first principal component' if explanation.method == 'eigencam' else 'evidence'
-    draw_legend(canvas, y + GAP, f'{label}, scaled in each panel', (0, 1), colors, None)
+    label = 'first component, scaled' if explanation.method == 'eigencam' else 'evidence, scaled in each panel'
+    draw_legend(canvas, y + GAP, label, (0, 1), colors, None)
 
-    grey = pixels.mean(2)
     for i, cam in enumerate(cams):
         x, y = left + i % columns * (cell + GAP), MARGIN + i // columns * step
-        caption, note = _caption(cam, names)
+        caption, note = _caption(cam, names, explanation.method)
         canvas.text(x, y + CAPTION * 0.4, caption, weight='bold')
         canvas.text(x + cell, y + CAPTION * 0.4, note, ha='right', color=GREY, fontsize=6)
         axes = canvas.axes(x, y + CAPTION, w, h)
+        window = whole if zoom is None else zoomed_window(cam.findings[0].box, size, zoom)
         # As sheets of gates: dark pictures in lighter greys, for the colours' sake.
-        _picture(axes, grey, size, cam.findings, cmap='gray', vmin=-100, vmax=255)
-        axes.imshow(_reduced(cam.values, size), cmap=colors, vmin=0, vmax=1, interpolation='bilinear',
-                    extent=(0, size[1], size[0], 0))
+        _image(axes, pixels, window, grey=True, cmap='gray', vmin=-100, vmax=255)
+        _image(axes, cam.values, window, cmap=colors, vmin=0, vmax=1, interpolation='bilinear')
+        _boxes(axes, cam.findings)
     out = io.BytesIO()
     canvas.figure.savefig(out, format='png', metadata=dict(Software=None))
     return out.getvalue()
 
 
-def _caption(cam: Cam, names: Sequence[str]) -> tuple[str, str]:
+def zoomed_window(box: np.ndarray, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
+    """(x1, y1, x2, y2) of the part of a picture (H, W) around a box, in the picture's shape, inside it."""
+    size = np.array(size[::-1])
+    low, high = box.reshape(2, 2)
+    # Some pixels at least, and a whole number of them.
+    part = np.ceil(size * min(zoom * ((high - low) / size).max(), 1)).clip(np.minimum(MIN_WINDOW, size), size)
+    corner = ((low + high - part) / 2).round().clip(0, size - part)
+    return tuple(np.concatenate([corner, corner + part]).astype(int).tolist())
+
+
+def _caption(cam: Cam, names: Sequence[str], method: str) -> tuple[str, str]:
     """What stands above a panel, left and right."""
-    if len(cam.findings) > 1:
-        return f'all {len(cam.findings)} detections', ''
-    finding = cam.findings[0]
-    name = names[finding.label]
+    first = cam.findings[0]
+    if method == 'eigencam':
+        return 'any class' if first.box is None else f'all {len(cam.findings)} detections', ''
+    name = names[first.label]
     name = name if len(name) <= NAME else name[:NAME - 1] + '…'
-    score = f'{finding.score:.3f}' if finding.score >= 0.001 else f'{finding.score:.1e}'
+    score = f'{first.score:.3f}' if first.score >= 0.001 else f'{first.score:.1e}'
     return f'{name}  {score}', '' if cam.values.any() else 'nothing speaks for it'
 
 
-def _reduced(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """At most as many pixels as the larger picture of a sheet has: averaged, which Matplotlib does not."""
-    factor = PANEL * DPI / max(size)
-    if factor >= 1:
-        return image
-    return cv2.resize(image, tuple(max(round(n * factor), 1) for n in size[::-1]), interpolation=cv2.INTER_AREA)
+def _image(axes: Axes, image: np.ndarray, window: tuple[int, int, int, int], grey: bool = False, **options) -> None:
+    """Part of a picture or a map, with at most as many pixels as the panel has: averaged, which Matplotlib does not."""
+    x1, y1, x2, y2 = window
+    image = image[y1:y2, x1:x2]
+    factor = PANEL * DPI / max(image.shape[:2])
+    if factor < 1:
+        new = tuple(max(round(n * factor), 1) for n in image.shape[1::-1])
+        image = cv2.resize(image, new, interpolation=cv2.INTER_AREA)
+    axes.imshow(image.mean(2) if grey else image, extent=(x1, x2, y2, y1), **options)
+    axes.set(xlim=(x1, x2), ylim=(y2, y1))
+    axes.set_axis_off()
 
 
-def _picture(axes: Axes, pixels: np.ndarray, size: tuple[int, int], findings: Sequence[Finding], **options) -> None:
-    h, w = size
-    axes.imshow(pixels, extent=(0, w, h, 0), **options)
+def _boxes(axes: Axes, findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.box is not None:
             x1, y1, x2, y2 = finding.box
             axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color='white', linewidth=1, path_effects=EDGE,
-                      solid_joinstyle='miter')
-    axes.set(xlim=(0, w), ylim=(h, 0))
-    axes.set_axis_off()
+                      solid_joinstyle='miter', scalex=False, scaley=False)

@@ -41,7 +41,7 @@ def scenes(workplace):
     (NAMES[1], ('--topk', 3, '--method', 'gradcam++', '--target-layers', 'backbone.layer3', 'backbone.layer4.1.ccd'),
      'gradcam++', 3),
     (NAMES[1], ('--topk', 3, '--method', 'eigencam'), 'eigencam', 1),
-    (NAMES[2], ('--topk', 5, '--score-thr', 0), 'hirescam', 5),
+    (NAMES[2], ('--topk', 5, '--score-thr', 0, '--zoom', 3), 'hirescam', 5),
 ])
 def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name, options, method, panels):
     assert call_tool(TOOL, scenes[0], root / 'configs' / f'{name}.py', checkpoints[name], *options, '--raw', '--device',
@@ -102,7 +102,9 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
         ((picture, *classifier, '--target-category', 'twoo'), "class 'twoo' does not exist (nearest: 'two'): it must "),
         ((picture, *detector, '--target-category', '10'), "class '10' does not exist: it must be a name, or an index "
          'from 0 to 9\n'),
-        ((picture, *classifier, '--topk', 3), '--topk chooses among detections, and the config is of a classifier'),
+        ((picture, *classifier, '--topk', 3), '--topk is for detections, and the config is of a classifier'),
+        ((picture, *classifier, '--target-category', 2, '--method', 'eigencam'),
+         '--target-category asks for one map of each, and eigencam has only one'),
         ((picture, *detector, '--device', 'gpu'), "device 'gpu' cannot be used: "),
     ):
         code, stderr = call_tool(TOOL, *args)
@@ -111,6 +113,7 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
         assert message in stderr, args
     for option, value, message in (('--topk', '0', 'must be a whole number, at least 1'),
                                    ('--score-thr', '2', 'must be a number from 0 to 1'),
+                                   ('--zoom', '0.5', 'must be a number, at least 1'),
                                    ('--method', 'cam', "invalid choice: 'cam'")):
         code, stderr = call_tool(TOOL, picture, *detector, option, value)
         assert code == 2

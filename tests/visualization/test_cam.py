@@ -361,6 +361,10 @@ def test_default_layer_of_a_classifier(root):
 def test_names_of_classes():
     names = ('cat', 'dog', '0')
     assert [class_index(t, names) for t in ('dog', '0', '1')] == [1, 2, 1]
+    imagenet = ('tench, Tinca tinca', 'crane', 'crane, lift')
+    assert [class_index(t, imagenet) for t in ('tench', 'Tinca tinca', 'crane', 'lift')] == [0, 0, 1, 2]
+    with pytest.raises(ValueError, match=r"class 'crane' is the name of several: take one of the indices 0, 1$"):
+        class_index('crane', ('crane, bird', 'crane, lift'))
     for text in ('3', '-1', 'dogs'):
         with pytest.raises(ValueError, match=f"class '{text}' does not exist.*an index from 0 to 2"):
             class_index(text, names)

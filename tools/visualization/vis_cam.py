@@ -20,13 +20,13 @@ from mmccd.visualization import (
     class_index,
     draw_cam_sheet,
     explain,
+    is_detector,
     list_pictures,
     load_cam_class,
     num_classes,
     output_names,
     prepare_picture,
 )
-from mmccd.visualization.cam import is_detector
 
 EXAMPLES = """examples:
   python tools/visualization/vis_cam.py picture.jpg CONFIG CKPT
@@ -54,6 +54,16 @@ def share(text: str) -> float:
     return value
 
 
+def factor(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value < float('inf'):
+        raise argparse.ArgumentTypeError(f'must be a number, at least 1, got {text!r}')
+    return value
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -74,6 +84,10 @@ def parse_args() -> argparse.Namespace:
         '--topk', type=count, metavar='N', help='at most so many detections, the highest scores first; default: 8')
     parser.add_argument(
         '--score-thr', type=share, metavar='S', help='detections have at least this score; default: 0.3')
+    parser.add_argument(
+        '--zoom', type=factor, metavar='F',
+        help='panels show the surroundings of their detections, F times the box, for small objects; default: all of '
+        'the picture')
     parser.add_argument('--out-dir', help='folder for <name>_<method>.png; default: work_dirs/<config name>/cam')
     parser.add_argument(
         '--raw', action='store_true', help="write the arrays too, of the picture's size: <name>_<method>.npz")
@@ -92,10 +106,12 @@ def main() -> None:
         pictures = list_pictures(args.img)
         model = mmccd.init_model(cfg, args.checkpoint, args.device)
         detector = is_detector(model)
-        for option in ('topk', 'score_thr'):
+        for option in ('topk', 'score_thr', 'zoom'):
             if not detector and getattr(args, option) is not None:
-                raise UserError(f'--{option.replace("_", "-")} chooses among detections, and the config is of a '
-                                'classifier: name classes with --target-category')
+                raise UserError(f'--{option.replace("_", "-")} is for detections, and the config is of a classifier')
+        if args.method == 'eigencam' and (args.zoom or (args.target_category and not detector)):
+            raise UserError(f'--{"zoom" if args.zoom else "target-category"} asks for one map of each, and eigencam '
+                            'has only one for the whole picture')
         check_layers(model, args.target_layers or ())
         classes = model.dataset_meta.get('classes') or ()
         if len(classes) != num_classes(model):
@@ -104,10 +120,10 @@ def main() -> None:
         threshold = 0.3 if args.score_thr is None else args.score_thr
         topk = args.topk or (8 if detector else None)
 
-        drawn = 0
+        drawn, layers = 0, args.target_layers
         for path, name in zip(pictures, output_names(pictures)):
-            found = explain(model, prepare_picture(cfg, path), args.method, args.target_layers, categories, topk,
-                            threshold)
+            found = explain(model, prepare_picture(cfg, path), args.method, layers, categories, topk, threshold)
+            layers = found.layers
             if not found.cams:
                 of = f' of {", ".join(args.target_category)}' if args.target_category else ''
                 print(f'{path}: no detection{of} with a score of at least {threshold:g} (the highest of all: '
@@ -116,7 +132,7 @@ def main() -> None:
             drawn += 1
             lines = (osp.basename(args.config), osp.basename(args.checkpoint), f'{found.method} of ' +
                      ', '.join(found.layers))
-            sheet = draw_cam_sheet(found, classes, osp.basename(path), lines)
+            sheet = draw_cam_sheet(found, classes, osp.basename(path), lines, args.zoom)
             os.makedirs(out_dir, exist_ok=True)
             out = osp.join(out_dir, f'{name}_{found.method}')
             write_atomically(f'{out}.png', sheet)

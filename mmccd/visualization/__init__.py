@@ -1,9 +1,23 @@
-"""Looking into a network: what its attention layers do to a picture."""
+"""Looking into a network: what its attention layers do to a picture, and where its evidence lies."""
+from .cam import (
+    METHODS,
+    Cam,
+    Explanation,
+    Finding,
+    check_layers,
+    class_index,
+    explain,
+    is_detector,
+    load_cam_class,
+    num_classes,
+)
+from .cam_sheet import draw_cam_sheet
 from .gates import Gate, SeenPicture, attention_layers, choose_layers, record_gates
-from .inference import list_pictures, load_model, prepare_picture
+from .inference import list_pictures, load_model, output_names, prepare_picture
 from .sheet import draw_sheet
 
 __all__ = [
-    'Gate', 'SeenPicture', 'attention_layers', 'choose_layers', 'draw_sheet', 'list_pictures', 'load_model',
-    'prepare_picture', 'record_gates'
+    'METHODS', 'Cam', 'Explanation', 'Finding', 'Gate', 'SeenPicture', 'attention_layers', 'check_layers',
+    'choose_layers', 'class_index', 'draw_cam_sheet', 'draw_sheet', 'explain', 'is_detector', 'list_pictures',
+    'load_cam_class', 'load_model', 'num_classes', 'output_names', 'prepare_picture', 'record_gates'
 ]

@@ -137,7 +137,7 @@ def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.M
             for kind in KINDS if kind in found
         ]
 
-    pixels = _rgb(batch['inputs'][0])
+    pixels = rgb_pixels(batch['inputs'][0])
     hooks = [
         layer.register_forward_pre_hook(lambda layer, args, name=name: record(name, layer, args))
         for name, layer in layers.items()
@@ -151,7 +151,7 @@ def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.M
     return SeenPicture(pixels, tuple(inputs.shape[-2:]), [g for name in layers for g in gates[name]])
 
 
-def _rgb(inputs: Tensor) -> np.ndarray:
+def rgb_pixels(inputs: Tensor) -> np.ndarray:
     """Pixels of a pipeline's output (C, h, w), BGR or grey, as OpenCV reads them."""
     pixels = inputs.cpu().numpy().transpose(1, 2, 0)[..., ::-1]
     if pixels.dtype != np.uint8:  # normalised by the pipeline

@@ -39,6 +39,13 @@ def list_pictures(path: str) -> list[str]:
     return paths
 
 
+def output_names(pictures: list[str]) -> list[str]:
+    """Names without their suffix, or with it where two would be the same."""
+    names = [osp.basename(p) for p in pictures]
+    stems = [osp.splitext(n)[0] for n in names]
+    return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
+
+
 def load_model(cfg: Config, checkpoint: str, device: str | torch.device = 'cpu') -> nn.Module:
     """Model of a config with the weights of a checkpoint (file or URL), all of them, in evaluation mode.
 

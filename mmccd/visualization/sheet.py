@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -132,7 +132,7 @@ def _bar_limits(bars: list[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-class _Canvas:
+class Canvas:
     """A figure whose axes and texts are placed in inches from its upper left corner."""
 
     def __init__(self, width: float, height: float) -> None:
@@ -190,7 +190,7 @@ def _draw(seen: SeenPicture, lines: Sequence[str], sections: list[_Section], sca
     picture = [s / PANEL * SIDE for s in grid.panel]
     side = picture[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
     left = SIDE + 2 * MARGIN + GAP + (AXIS if grid.has_bars else 0)
-    canvas = _Canvas(left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
+    canvas = Canvas(left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
                      2 * MARGIN + max(side, sum(map(grid.height, grid.rows)) - GAP))
 
     axes = canvas.axes(MARGIN, MARGIN, *picture)
@@ -201,7 +201,7 @@ def _draw(seen: SeenPicture, lines: Sequence[str], sections: list[_Section], sca
         canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
         y += LINE
     for label, limits in maps.items():
-        _legend(canvas, y + GAP, label, limits)
+        draw_legend(canvas, y + GAP, label, limits)
         y += LEGEND
 
     y = MARGIN
@@ -221,7 +221,7 @@ def _draw(seen: SeenPicture, lines: Sequence[str], sections: list[_Section], sca
     return out.getvalue()
 
 
-def _panel(canvas: _Canvas, grid: _Grid, seen: SeenPicture, section: _Section, limits: tuple[float, float],
+def _panel(canvas: Canvas, grid: _Grid, seen: SeenPicture, section: _Section, limits: tuple[float, float],
            caption: str, values: np.ndarray, x: float, y: float, first: bool) -> None:
     width = max(grid.panel[0], MIN_CELL) if section.kind == 'spatial' else grid.cell
     canvas.text(x, y + CAPTION * 0.4, caption)
@@ -233,11 +233,13 @@ def _panel(canvas: _Canvas, grid: _Grid, seen: SeenPicture, section: _Section, l
         _bars(canvas.axes(x, y + CAPTION, grid.cell, grid.step(section) - CAPTION - GAP), values, limits, first)
 
 
-def _legend(canvas: _Canvas, y: float, label: str, limits: tuple[float, float]) -> None:
+def draw_legend(canvas: Canvas, y: float, label: str, limits: tuple[float, float], colors: str | Colormap = COLORS,
+                alpha: float | None = ALPHA) -> None:
+    """The colour scale, in the column at the left."""
     axes = canvas.axes(MARGIN, y, SIDE, 0.12)
     axes.set_facecolor('0.7')  # as in the maps, mixed with grey
     bar = canvas.figure.colorbar(
-        ScalarMappable(Normalize(*limits), COLORS), cax=axes, orientation='horizontal', alpha=ALPHA)
+        ScalarMappable(Normalize(*limits), colors), cax=axes, orientation='horizontal', alpha=alpha)
     bar.outline.set_visible(False)
     bar.set_ticks(np.linspace(*limits, 3))
     bar.ax.xaxis.set_major_formatter('{x:#.3g}')

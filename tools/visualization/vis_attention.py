@@ -28,6 +28,7 @@ from mmccd.visualization import (
     draw_sheet,
     list_pictures,
     load_model,
+    output_names,
     prepare_picture,
     record_gates,
 )
@@ -74,13 +75,6 @@ def check_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as e:
         raise UserError(f'--device {name!r} cannot be used: {str(e).splitlines()[0]}') from e
     return device
-
-
-def output_names(pictures: list[str]) -> list[str]:
-    """Names without their suffix, or with it where two would be the same."""
-    names = [osp.basename(p) for p in pictures]
-    stems = [osp.splitext(n)[0] for n in names]
-    return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
 
 
 def main() -> None:

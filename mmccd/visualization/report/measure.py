@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
-from mmccd.utils.complexity import Complexity, build_on_meta, measure, run_once
+from mmccd.utils.complexity import Complexity, measure, run_once
 from mmccd.utils.launch import datasets_of
 
 WARMUP, MAX_ROUNDS = 2, 50
@@ -40,9 +40,9 @@ def test_size(cfg: Config) -> tuple[int, int]:
     return tuple(-(-v // divisor) * divisor for v in size)
 
 
-def count(cfg: Config) -> tuple[tuple[int, int], Complexity, Complexity]:
-    """Size, and counts in the conventions ``published`` and ``mac``."""
-    size, model = test_size(cfg), build_on_meta(cfg)
+def count(cfg: Config, model: nn.Module) -> tuple[tuple[int, int], Complexity, Complexity]:
+    """Size, and counts in the conventions ``published`` and ``mac``, of a model that ``build_on_meta`` built."""
+    size = test_size(cfg)
     return size, measure(model, size, 'published'), measure(model, size, 'mac')
 
 

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import io
 import os.path as osp
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ from typing import Any
 
 import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from mmengine.registry import init_default_scope
 from PIL import Image
 from torch import nn
 
+from mmccd.utils.complexity import build_on_meta
 from mmccd.utils.memory import keep_freed_memory
 from mmccd.version import __version__
 
@@ -132,6 +135,7 @@ class Report:
         self.index = {run.name: i for i, run in enumerate(self.runs)}
         self.sources: dict[str, str] = {}
         self.pictures: list[dict] = []
+        self._meta: dict[str, nn.Module] = {}
         if device.type == 'cpu':
             keep_freed_memory()
 
@@ -150,7 +154,8 @@ class Report:
         script = (HERE / 'page.js').read_text(encoding='utf-8')
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
         environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
-                                  trim_blocks=False)
+                                  trim_blocks=True)
+        environment.filters['soft'] = _soft
         names = [run.name for run in self.runs]
         return environment.get_template('page.html').render(
             title=f'Report: {names[0]}' if len(names) == 1 else f'{len(names)} runs compared',
@@ -176,13 +181,18 @@ class Report:
         if run.recorded:
             known = [str(run.recorded[k]) for k in ('date', 'machine') if run.recorded.get(k)]
             badge = ', '.join(known)
-            if run.recorded.get('command'):
-                badge += f': {run.recorded["command"]}'
-        return dict(name=run.name, colour=self._colour(run), dash=DASHES[self.index[run.name] % len(DASHES)],
-                    facts=facts, badge=badge, notes=run.notes)
+        return dict(name=run.name, colour=self._colour(run), dash=DASHES[self.index[run.name] % len(DASHES)], facts=facts,
+                    badge=badge, command=str((run.recorded or {}).get('command', '')), notes=run.notes)
 
     def _colour(self, run: Run) -> int:
         return self.index[run.name] % COLOURS
+
+    def _on_meta(self, run: Run) -> nn.Module:
+        """The model without weights, to look at and to count."""
+        if run.name not in self._meta:
+            init_default_scope(run.cfg.get('default_scope', 'mmengine'))
+            self._meta[run.name] = build_on_meta(run.cfg)
+        return self._meta[run.name]
 
     def _sections(self, task: str | None, runs: list[Run]) -> list[Section]:
         prefix = task or 'other'
@@ -377,7 +387,7 @@ class Report:
 
     def _curves(self, prefix: str, runs: list[Run]) -> Section:
         section = Section(f'{prefix}-training', 'Training')
-        table = Table('Training, from the logs', ['', *(run.name for run in runs)])
+        table = Table('Training, from the logs', ['quantity', *(run.name for run in runs)])
         last = [run.training[-1] if run.training else {} for run in runs]
         for name, values, text in (
             ('epochs', [line.get('epoch') for line in last], decimal(0)),
@@ -411,40 +421,39 @@ class Report:
         return section
 
     def _gates(self, section: Section, runs: list[Run], paths: Sequence[str]) -> None:
-        for run in runs:
-            if run.cfg is None or not paths:
+        without = []
+        for run in runs if paths else ():
+            if run.cfg is None:
                 continue
             try:
-                if not run.checkpoint:
-                    if 'attention' in (run.cfg.get('model') or {}).get('backbone', {}):
-                        raise ValueError('there is no checkpoint' + (
-                            ': recorded runs have no weights' if run.recorded else ''))
-                    raise ValueError('no attention with gates')
-                model = run.model(self.device)
-                layers = attention_layers(model.backbone)
-            except (ValueError, AttributeError) as e:
-                section.problems.append(f'{run.name}: {e}')
+                attention_layers(self._on_meta(run).backbone)
+            except ValueError:
+                without.append(f'{run.name} has no attention with gates.')
                 continue
-            items = []
+            if not run.checkpoint:
+                without.append(f'{run.name} has gates, but its folder has no weights.')
+                continue
+            model = section.attempt(run.name, partial(run.model, self.device))
+            if model is None:
+                continue
+            layers, items = attention_layers(model.backbone), []
             for path in paths[:self.options.gates]:
                 item = section.attempt(f'{run.name}, {path}', partial(_sheet, run, model, layers, path))
                 items += [item] if item is not None else []
             if items:
                 section.galleries.append(Gallery(run.name, items, 'sheets'))
-        if section.galleries:
-            section.intro = ('What the attention lets through: red passes, blue is held back; each sheet has its own '
-                             'scale.')
-        else:
-            section.problems.clear()
+        if section.galleries or section.problems:
+            section.intro = ' '.join(['Red: the attention lets more through; blue: less. Each sheet has its own scale.',
+                                      *without])
 
     def _cost(self, prefix: str, runs: list[Run]) -> Section:
         section = Section(f'{prefix}-cost', 'Complexity and speed')
         known = [run for run in runs if run.cfg is not None]
         counts = {run.name: c for run in known
-                  if (c := section.attempt(run.name, lambda run=run: count(run.cfg))) is not None}
+                  if (c := section.attempt(run.name, lambda run=run: count(run.cfg, self._on_meta(run)))) is not None}
         names = [run.name for run in runs]
         if counts:
-            table = Table('One picture of the largest size of the test pipeline', ['', *names])
+            table = Table('One picture of the largest size of the test pipeline', ['quantity', *names])
             sizes = [f'{c[0][0]} × {c[0][1]}' if (c := counts.get(n)) else '–' for n in names]  # noqa: RUF001
             table.rows.append([Cell('size in pixels (height × width)'), *(Cell(s) for s in sizes)])  # noqa: RUF001
             for name, value, text in (
@@ -455,8 +464,8 @@ class Report:
                 ('activations', lambda c: c[1].activations, decimal(0)),
                 ('operations of attentions', lambda c: c[1].attention_ops, decimal(0)),
             ):
-                table.rows.append(compared(name, [value(counts[n]) if n in counts else None for n in names], text,
-                                           None))
+                row = [value(counts[n]) if n in counts else None for n in names]
+                table.rows.append(compared(name, row, text, None))
             section.tables.append(table)
         if self.options.seconds and counts:
             self._speed(section, [run for run in known if run.name in counts], counts, names)
@@ -473,14 +482,15 @@ class Report:
             return
         place = surroundings(self.device)
         table = Table(f'Forward of one picture, measured by this command: {_sentence(place)}, {_now()}',
-                      ['', *names])
+                      ['time', *names])
         for k, name in ((1, 'ms, median'), (0, 'ms, 20th percentile'), (2, 'ms, 80th percentile')):
             table.rows.append(compared(name, [times[n][k] if n in times else None for n in names], decimal(2),
                                        'low' if k == 1 else None))
         if names[0] in times:
-            table.rows.append(compared('times the first one', [
-                times[n][1] / times[names[0]][1] if n in times else None for n in names], decimal(2), None,
-                [''] * len(names)))
+            base = times[names[0]][1]
+            table.rows.append([Cell('times the first one'), *(
+                Cell(f'{times[n][1] / base:.2f}', times[n][1] / base) if n in times else Cell('–')  # noqa: RUF001
+                for n in names)])
         section.tables.append(table)
         section.intro = ('Speed is that of backbone, neck and heads, without post-processing, the runs in turn, batch '
                          '1. ')
@@ -569,6 +579,11 @@ def _model_name(run: Run) -> str:
     attention = (backbone.get('attention') or {}).get('type')
     parts = [model.get('type'), backbone.get('type'), backbone.get('depth'), attention]
     return ', '.join(str(p if not isinstance(p, type) else p.__name__) for p in parts if p is not None)
+
+
+def _soft(text: str) -> Markup:
+    """Text that a narrow column may break behind its signs, and not inside of words."""
+    return Markup(re.sub(r'([_/.,=])(?=[^\W\d])', r'\1<wbr>', str(escape(text))))
 
 
 def _now() -> str:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Cell:
-    """A cell. ``key``: what a column is sorted by, a number or a text; None: at the end, either way."""
+    """A cell. ``key``: what a column is sorted by, a number or a text; None: at the end, either way.
+
+    ``change`` stands beside the text, ``note`` below it.
+    """
 
     text: str
     key: float | str | None = None
+    change: str = ''
     note: str = ''
     best: bool = False
     code: bool = False
@@ -41,7 +45,7 @@ def compared(name: str, values: Sequence[float | None], text: Callable[[float], 
         text (Callable[[float], str]): Writes a value.
         better (str | None): ``'high'`` or ``'low'``: what is marked as the best, unless all look alike. Default:
             ``'high'``; None: nothing is.
-        extra (Sequence[str]): Further notes, one a run, in place of the differences.
+        extra (Sequence[str]): Notes, one a run.
     """
     there = [v for v in values if v is not None]
     best = text(max(there) if better == 'high' else min(there)) if better and there else None
@@ -51,15 +55,14 @@ def compared(name: str, values: Sequence[float | None], text: Callable[[float], 
         if value is None:
             cells.append(Cell('–'))  # noqa: RUF001
             continue
-        note = extra[i] if extra else ''
-        if not extra and i and values[0] is not None:
-            note = _signed(value - values[0], text)
-        cells.append(Cell(text(value), float(value), note, not alike and text(value) == best))
+        change = '' if not i or values[0] is None else _signed(value - values[0], text)
+        cells.append(Cell(text(value), float(value), change, extra[i] if extra else '',
+                          not alike and text(value) == best))
     return cells
 
 
 def _signed(difference: float, text: Callable[[float], str]) -> str:
     shown = text(abs(difference))
     if shown == text(0.0):
-        return '±0'
+        return ''
     return f'+{shown}' if difference > 0 else f'\N{MINUS SIGN}{shown}'

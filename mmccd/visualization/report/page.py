@@ -181,8 +181,8 @@ class Report:
         if run.recorded:
             known = [str(run.recorded[k]) for k in ('date', 'machine') if run.recorded.get(k)]
             badge = ', '.join(known)
-        return dict(name=run.name, colour=self._colour(run), dash=DASHES[self.index[run.name] % len(DASHES)], facts=facts,
-                    badge=badge, command=str((run.recorded or {}).get('command', '')), notes=run.notes)
+        return dict(name=run.name, colour=self._colour(run), dash=DASHES[self.index[run.name] % len(DASHES)],
+                    facts=facts, badge=badge, command=str((run.recorded or {}).get('command', '')), notes=run.notes)
 
     def _colour(self, run: Run) -> int:
         return self.index[run.name] % COLOURS

@@ -210,7 +210,7 @@ class Report:
             self._gates(gates, runs, shown)
         sections = [metrics, self._curves(prefix, runs), classes, pictures, gates, self._cost(prefix, runs),
                     self._differences(prefix, runs)]
-        return [s for s in sections if s.problems or s.tables or s.plots or s.galleries or s.details]
+        return [s for s in sections if s.intro or s.problems or s.tables or s.plots or s.galleries or s.details]
 
     # ------------------------------------------------------------------------------------------- detection
 
@@ -423,11 +423,9 @@ class Report:
     def _gates(self, section: Section, runs: list[Run], paths: Sequence[str]) -> None:
         without = []
         for run in runs if paths else ():
-            if run.cfg is None:
-                continue
             try:
                 attention_layers(self._on_meta(run).backbone)
-            except ValueError:
+            except Exception:  # no config, or one without such a model; the next section says more
                 without.append(f'{run.name} has no attention with gates.')
                 continue
             if not run.checkpoint:
@@ -442,9 +440,11 @@ class Report:
                 items += [item] if item is not None else []
             if items:
                 section.galleries.append(Gallery(run.name, items, 'sheets'))
-        if section.galleries or section.problems:
-            section.intro = ' '.join(['Red: the attention lets more through; blue: less. Each sheet has its own scale.',
-                                      *without])
+        if section.galleries:
+            without.insert(0, 'Red: the attention lets more through; blue: less. Each sheet has its own scale.')
+        elif not any('weights' in text for text in without):
+            return  # nobody expects any
+        section.intro = ' '.join(without)
 
     def _cost(self, prefix: str, runs: list[Run]) -> Section:
         section = Section(f'{prefix}-cost', 'Complexity and speed')

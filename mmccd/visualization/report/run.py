@@ -122,7 +122,10 @@ def annotation_file(cfg: Config, part: str) -> str | None:
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
     """Read work folders, or those of :func:`.record`; one that is named twice, once."""
-    folders = list({osp.realpath(f): f for f in folders}.values())
+    unique: dict[str, str] = {}
+    for folder in folders:
+        unique.setdefault(osp.realpath(folder), folder)
+    folders = list(unique.values())
     runs = [read_run(folder, name) for folder, name in zip(folders, _names(folders))]
     used = Counter(run.results for run in runs)
     for run in runs:

@@ -16,20 +16,21 @@ def batches(run: Run, limit: int | None = None) -> Iterator[Any]:
     """What ``model.test_step`` takes, of the first ``limit`` pictures; None: of all. Loaded in this process."""
     init_default_scope(run.cfg.get('default_scope', 'mmengine'))
     loader = copy.deepcopy(run.cfg[f'{run.test_part()}_dataloader'])
-    size = loader.get('batch_size', 1)
     if limit is not None:
-        size = loader.batch_size = min(size, limit)
+        loader.batch_size = min(loader.get('batch_size', 1), limit)
     loader.update(num_workers=0, persistent_workers=False, drop_last=False)
     for option in ('prefetch_factor', 'multiprocessing_context', 'timeout'):
         loader.pop(option, None)
     loader = Runner.build_dataloader(loader, seed=0)
     total = len(loader.dataset) if limit is None else min(limit, len(loader.dataset))
+    seen = 0  # tqdm does not count where it shows nothing
     with tqdm(total=total, desc=run.name, unit='pictures', disable=None) as bar:
         for batch in loader:
-            missing = total - bar.n
-            if len(batch['inputs']) > missing:
-                batch = {k: v[:missing] for k, v in batch.items()}
+            n = min(len(batch['inputs']), total - seen)
+            if n < len(batch['inputs']):
+                batch = {k: v[:n] for k, v in batch.items()}
             yield batch
-            bar.update(len(batch['inputs']))
-            if bar.n >= total:
+            seen += n
+            bar.update(n)
+            if seen >= total:
                 return

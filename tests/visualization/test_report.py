@@ -16,6 +16,7 @@ from mmccd.utils.launch import UserError
 from mmccd.visualization.report import Options, Report, measure, read_runs, record
 from mmccd.visualization.report import classification as cls
 from mmccd.visualization.report import detection as det
+from mmccd.visualization.report import page as page_module
 from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, short, thin, ticks
 from mmccd.visualization.report.differences import MISSING, config_differences, show
 from mmccd.visualization.report.tables import compared, decimal
@@ -253,6 +254,16 @@ def test_speed_takes_turns(monkeypatch):
     times = measure.speed(dict(a=(a, (4, 6)), b=(b, (2, 2))), CPU, seconds=0)
     assert order == [(a, (1, 3, 4, 6)), (b, (1, 3, 2, 2))] * 7  # two to warm up, five that count
     assert all(0 < low <= middle <= high for low, middle, high in times.values())
+
+
+def test_busy_machine_is_told(made_up, toy_coco, tmp_path, monkeypatch):
+    run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco)))
+    for high, told in ((1.4, 0), (1.6, 1)):
+        monkeypatch.setattr(page_module, 'speed', lambda *args, high=high: dict(run=(1.0, 1.1, high)))
+        html = Report(read_runs([run]), CPU, Options(pictures=0, gates=0)).html()
+        assert html.count('the machine must have been busy') == told
+        [times] = [t for c, t in made_up.tables(html).items() if c.startswith('Forward of one picture')]
+        assert [row[1] for row in times] == ['run', '1.10', '1.00', f'{high:.2f}']
 
 
 # -------------------------------------------------------------------------------------------------- the page

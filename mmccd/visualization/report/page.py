@@ -39,6 +39,7 @@ from .tables import Cell, Table, compared, decimal
 HERE = Path(__file__).parent
 PICTURE_SIDE, SHEET_WIDTH = 384, 1400  # pixels
 CONFUSIONS = 12
+BUSY = 1.5  # ratio of the 80th to the 20th percentile of times
 TITLES = {'detection': 'Detection', 'classification': 'Classification', None: 'Other runs'}
 LEGEND = (('truth', 'ground truth'), ('found', 'found'), ('false', 'false'), ('missed', 'missed'))
 
@@ -390,8 +391,8 @@ class Report:
         table = Table('Training, from the logs', ['quantity', *(run.name for run in runs)])
         last = [run.training[-1] if run.training else {} for run in runs]
         for name, values, text in (
-            ('epochs', [line.get('epoch') for line in last], decimal(0)),
-            ('iterations', [line.get('iter') for line in last], decimal(0)),
+            ('epochs, as last logged', [line.get('epoch') for line in last], decimal(0)),
+            ('iterations, as last logged', [line.get('iter') for line in last], decimal(0)),
             ('seconds (iterations, no validation)', [run.seconds for run in runs], decimal(0)),
             ('ms an iteration, with its data', [
                 run.seconds and 1e3 * run.seconds / run.training[-1]['step'] for run in runs], decimal(0)),
@@ -486,14 +487,16 @@ class Report:
         for k, name in ((1, 'ms, median'), (0, 'ms, 20th percentile'), (2, 'ms, 80th percentile')):
             table.rows.append(compared(name, [times[n][k] if n in times else None for n in names], decimal(2),
                                        'low' if k == 1 else None))
-        if names[0] in times:
+        if names[0] in times and len(names) > 1:
             base = times[names[0]][1]
             table.rows.append([Cell('times the first one'), *(
                 Cell(f'{times[n][1] / base:.2f}', times[n][1] / base) if n in times else Cell('–')  # noqa: RUF001
                 for n in names)])
         section.tables.append(table)
-        section.intro = ('Speed is that of backbone, neck and heads, without post-processing, the runs in turn, batch '
-                         '1. ')
+        section.intro = 'Speed: backbone, neck and heads, without post-processing, batch 1, the runs in turn. '
+        if any(high > BUSY * low for low, _, high in times.values()):
+            section.problems.append('The times vary so much that the machine must have been busy with something else: '
+                                    'measure again before comparing them.')
         random = [run.name for run in runs if run.name in times and not run.checkpoint]
         if random:
             section.intro += (f'{", ".join(random)}: without weights in the folder, the model was built with random '

@@ -92,7 +92,7 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
         (('logs', '--limit', '0'), '--limit must be at least 1, got 0\n'),
         (('logs', '--speed', '-1'), '--speed must be a time in seconds, got -1.0\n'),
         (('logs', '--out', 'no/where.html'), "--out must be a file in a folder that exists, got 'no/where.html'\n"),
-        (('logs', '--record', 'x'), '--record takes one WORK_DIR, and --command\n'),
+        (('logs', '--record', 'x'), '--record takes one WORK_DIR, all of its pictures '),
         (('logs', '--record', 'x', '--command', 'y'), 'logs cannot be recorded: it needs a config and the log of a '),
     ):
         code, stderr = call_tool(TOOL, *args)

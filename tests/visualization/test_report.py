@@ -17,7 +17,7 @@ from mmccd.visualization.report import Options, Report, measure, read_runs, reco
 from mmccd.visualization.report import classification as cls
 from mmccd.visualization.report import detection as det
 from mmccd.visualization.report import page as page_module
-from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, short, thin, ticks
+from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, line_style, short, thin, ticks
 from mmccd.visualization.report.differences import MISSING, config_differences, show
 from mmccd.visualization.report.tables import compared, decimal
 
@@ -229,8 +229,9 @@ def test_thin():
 def test_plot():
     svg = str(Plot('<b>', 'epoch', [Curve(0, 'a"b', [(1, 0.0), (2, 0.5), (3, 1.0)]), Curve(9, 'c', [(2, 0.25)])]).svg())
     assert 'points="48.0,190.0 199.0,100.0 350.0,10.0"' in svg  # the corners of the axes, and the middle
-    assert 'class="curve run-1" stroke-dasharray="7 3" points="199.0,145.0"' in svg
+    assert 'class="curve run-1" stroke-dasharray="2 3" points="199.0,145.0"' in svg
     assert '<b>' not in svg and 'a"b' not in svg
+    assert len({line_style(run) for run in range(32)}) == 32
 
 
 def test_test_size():

@@ -66,8 +66,8 @@ def main() -> None:
         raise UserError('--limit must be at least 1, got 0')
     if not args.speed >= 0:
         raise UserError(f'--speed must be a time in seconds, got {args.speed}')
-    if args.record and (len(args.work_dirs) != 1 or not args.command):
-        raise UserError('--record takes one WORK_DIR, and --command')
+    if args.record and (len(args.work_dirs) != 1 or not args.command or args.limit):
+        raise UserError('--record takes one WORK_DIR, all of its pictures (no --limit), and --command')
     if osp.isdir(args.out) or not osp.isdir(osp.dirname(args.out) or '.'):
         raise UserError(f'--out must be a file in a folder that exists, got {args.out!r}')
     device = check_device(args.device or get_device())
@@ -76,7 +76,7 @@ def main() -> None:
         raise UserError('there is nothing to report:\n  ' + '\n  '.join(
             f'{run.folder}: {"; ".join(run.notes)}' for run in runs))
     if args.record:
-        print('\n'.join(record(runs[0], args.record, args.command, device, args.limit)))
+        print('\n'.join(record(runs[0], args.record, args.command, device)))
         return
     report = Report(runs, device, Options(args.pictures, args.gates, args.speed, args.limit))
     page = report.html(f'{osp.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}').encode()

@@ -12,7 +12,12 @@ WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 30
 MAX_POINTS = 300
 COLOURS = 8  # --run-0 to --run-7 of page.css
-DASHES = ('', '7 3', '2 3', '9 3 2 3')  # tell runs apart without colours, and beyond COLOURS
+DASHES = ('', '7 3', '2 3', '9 3 2 3')
+
+
+def line_style(run: int) -> tuple[int, str]:
+    """Colour and ``stroke-dasharray`` of a line: neighbours differ without colours, too, and 32 runs with them."""
+    return run % COLOURS, DASHES[(run + run // COLOURS) % len(DASHES)]
 
 
 @dataclass
@@ -56,10 +61,10 @@ class Plot:
             parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
                 px, HEIGHT - BOTTOM + 15, short(x)))
         parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            WIDTH - RIGHT, HEIGHT - 2, self.x_label))
+            WIDTH - RIGHT, HEIGHT - 4, self.x_label))
         for c in curves:
             placed = [place(*p) for p in c.points]
-            colour, dash = c.run % COLOURS, DASHES[c.run % len(DASHES)]
+            colour, dash = line_style(c.run)
             style = Markup(' stroke-dasharray="{}"').format(dash) if dash else ''
             parts.append(Markup('<polyline class="curve run-{}"{} points="{}"/>').format(
                 colour, style, ' '.join(f'{x},{y}' for x, y in placed)))

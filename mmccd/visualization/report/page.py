@@ -30,7 +30,7 @@ from ..inference import prepare_picture
 from ..sheet import draw_sheet
 from . import classification as cls
 from . import detection as det
-from .curves import COLOURS, DASHES, Curve, Plot
+from .curves import Curve, Plot, line_style
 from .differences import config_differences, show
 from .measure import count, speed, surroundings
 from .run import Run, metrics_of
@@ -182,11 +182,9 @@ class Report:
         if run.recorded:
             known = [str(run.recorded[k]) for k in ('date', 'machine') if run.recorded.get(k)]
             badge = ', '.join(known)
-        return dict(name=run.name, colour=self._colour(run), dash=DASHES[self.index[run.name] % len(DASHES)],
-                    facts=facts, badge=badge, command=str((run.recorded or {}).get('command', '')), notes=run.notes)
-
-    def _colour(self, run: Run) -> int:
-        return self.index[run.name] % COLOURS
+        colour, dash = line_style(self.index[run.name])
+        return dict(name=run.name, colour=colour, dash=dash, facts=facts, badge=badge,
+                    command=str((run.recorded or {}).get('command', '')), notes=run.notes)
 
     def _on_meta(self, run: Run) -> nn.Module:
         """The model without weights, to look at and to count."""
@@ -293,7 +291,7 @@ class Report:
             picture = e.pictures[image_id]
             note = ', '.join(f'{picture.count(s)} {s}' for s in ('found', 'false', 'missed') if picture.count(s))
             panel = _panel(name, key, size, picture.boxes, f'F1 {picture.f1:.2f}' + (f': {note}' if note else ''))
-            panel.colour = self.index[name] % COLOURS
+            panel.colour = line_style(self.index[name])[0]
             panels.append(panel)
         return Item(osp.basename(path), panels)
 
@@ -381,7 +379,7 @@ class Report:
                         height=height)]
         for name, p in said.items():
             panels.append(Panel(name, note=f'{"right" if p.right else "wrong"}: {class_names[p.classes[0]]}, '
-                                f'{p.scores[0]:.2f}', colour=self.index[name] % COLOURS, right=p.right))
+                                f'{p.scores[0]:.2f}', colour=line_style(self.index[name])[0], right=p.right))
         return Item('/'.join(Path(path).parts[-2:]), panels)
 
     # -------------------------------------------------------------------------------------------- any task

@@ -17,7 +17,7 @@ from .measure import surroundings
 from .run import RECORDED, RECORDED_PREDICTIONS, Run
 
 
-def record(run: Run, folder: str, command: str, device: torch.device, limit: int | None = None) -> list[str]:
+def record(run: Run, folder: str, command: str, device: torch.device) -> list[str]:
     """Write config, scalars.json, predictions.json, recorded.json and README.md of a run.
 
     A report takes the folder like a work folder, and says that it is recorded. The machine noted is this one.
@@ -27,7 +27,6 @@ def record(run: Run, folder: str, command: str, device: torch.device, limit: int
         folder (str): Where to; made, with its parents.
         command (str): The command that made the run, for readers.
         device (torch.device): For predictions, where the work folder has none.
-        limit (int | None): As in :class:`.Options`.
 
     Returns:
         list[str]: The files.
@@ -41,9 +40,9 @@ def record(run: Run, folder: str, command: str, device: torch.device, limit: int
     try:
         if run.task == 'detection':
             truth = detection.truth_of(run)
-            predictions = detection.pack_detections(detection.detections_of(run, truth, device, limit)[0])
+            predictions = detection.pack_detections(detection.detections_of(run, truth, device)[0])
         else:
-            predictions = classification.pack_predictions(classification.predictions_of(run, device, limit)[0])
+            predictions = classification.pack_predictions(classification.predictions_of(run, device)[0])
     except (ValueError, OSError) as e:
         raise UserError(f'{run.folder} cannot be recorded: {e}') from e
     place = surroundings(device)

@@ -366,6 +366,20 @@ def test_what_cannot_be_made_says_why(made_up, toy_coco, tmp_path, capsys):
     assert re.findall(r'<p class="name">(.*?)</p>', page) == ['3.jpg', '1.jpg']
 
 
+def test_runs_on_other_pictures_are_not_compared(made_up, two_runs, toy_coco, tmp_path):
+    cfg = made_up.detection_config(toy_coco)
+    cfg.test_evaluator.ann_file = str(tmp_path / 'fewer.json')
+    content = json.loads((toy_coco / 'val.json').read_text())
+    content['categories'].append(dict(id=30, name='cow'))
+    (tmp_path / 'fewer.json').write_text(json.dumps(content))
+    other = str(made_up.detection_run(tmp_path / 'other', cfg))
+    html = Report(read_runs([*two_runs, other]), CPU, Options(pictures=1, gates=0, seconds=0)).html()
+    assert 'other is tested on other pictures or classes than plain, and is left out here' in html
+    metrics = made_up.tables(html)[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
+    assert metrics[1][-1] == '–'  # noqa: RUF001
+    assert html.count('<figcaption>ground truth') == 3 and 'aria-label="other: F1' not in html
+
+
 def test_record(made_up, two_runs, toy_coco, tmp_path):
     run, = read_runs(two_runs[1:])
     out = tmp_path / 'docs' / 'ccd'

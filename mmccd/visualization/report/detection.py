@@ -156,7 +156,7 @@ def detections_of(run: Run, truth: Truth, device: torch.device,
     source = osp.basename(run.checkpoint)
     if len(seen) < len(everything):
         source += f', on the first {len(seen):,} of {len(everything):,} pictures'
-    return found, seen, source
+    return found, sorted(seen), source
 
 
 def read_detections(path: str, truth: Truth) -> list[dict]:

@@ -230,12 +230,10 @@ class Report:
         if not found:
             return []
         base, _, ids = next(iter(found.values()))
-        others = [n for n, (truth, _, seen) in found.items() if truth is not base or seen != ids]
-        if others:
-            metrics.problems.append(f'not comparable: {", ".join(others)} is evaluated on other pictures or classes '
-                                    f'than {next(iter(found))}')
+        same = {n: e for n, (truth, e, seen) in found.items() if truth is base and seen == ids}
+        _tell_others(metrics, found, same)
         names = [run.name for run in runs]
-        values = [found[n][1] if n in found else None for n in names]
+        values = [same.get(n) for n in names]
         table = Table(f'COCO average precision (0 to 1) on {len(ids):,} pictures of {base.path}', ['metric', *names])
         for name in det.METRICS:
             row = [v and v.metrics[name] for v in values]
@@ -249,7 +247,6 @@ class Report:
             first, *row = compared(name, [v and v.classes.get(name) for v in values], decimal(3))
             per_class.rows.append([first, Cell(f'{n:,}', float(n)), *row])
         classes.tables.append(per_class)
-        same = {n: e for n, (_, e, _) in found.items() if n not in others}
         return pictures.attempt('pictures', lambda: self._detection_pictures(pictures, base, same)) or []
 
     def _detection_pictures(self, section: Section, truth: det.Truth,
@@ -315,11 +312,9 @@ class Report:
         base = next(iter(found))
         truth, class_names = {p.path: p.label for p in found[base][0]}, found[base][1]
         same = {n: p for n, (p, c) in found.items() if c == class_names and {x.path: x.label for x in p} == truth}
-        if len(same) < len(found):
-            metrics.problems.append(f'not comparable: {", ".join(n for n in found if n not in same)} is evaluated on '
-                                    f'other pictures or classes than {base}')
+        _tell_others(metrics, found, same)
         names = [run.name for run in runs]
-        values = [found[n][0] if n in found else None for n in names]
+        values = [same.get(n) for n in names]
         table = Table(f'Accuracy in percent on {len(truth):,} pictures', ['metric', *names])
         for top in (1, cls.TOP):
             if top < len(class_names):
@@ -516,6 +511,12 @@ class Report:
                 section.intro = 'The configs do not differ in anything that training and testing read.'
         section.details = [dict(title=f'Whole config of {run.name}', text=run.config_text) for run in known]
         return section
+
+
+def _tell_others(section: Section, found: dict, same: dict) -> None:
+    """Say which runs are left out, since they cannot be compared with the first one."""
+    section.problems += [f'{name} is tested on other pictures or classes than {next(iter(found))}, and is left out '
+                         'here: make it a page of its own' for name in found if name not in same]
 
 
 def _logged_metrics(section: Section, runs: list[Run]) -> None:

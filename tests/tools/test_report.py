@@ -99,7 +99,10 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
         assert code == 2, args
         assert stderr.startswith('error: ') and message in stderr, (args, stderr)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'logs']
-    assert call_tool(TOOL, 'logs', 'empty', *SCRATCH)[0] == 0  # something to report
+    assert call_tool(TOOL, 'empty', 'logs', *SCRATCH)[0] == 0  # something to report
+    page = (tmp_path / 'report.html').read_text()
+    assert made_up.tables(page)['Training, from the logs'][0] == ['quantity', 'logs']
+    assert '<li>there is no config that can be read</li>' in page
 
 
 # ------------------------------------------------------------------------------------------------ in a browser

@@ -147,8 +147,9 @@ class Report:
             command (str): How it was made; shown at its end.
         """
         tasks = []
-        for task in dict.fromkeys(run.task for run in self.runs):
-            runs = [run for run in self.runs if run.task == task]
+        usable = [run for run in self.runs if run.usable]
+        for task in dict.fromkeys(run.task for run in usable):
+            runs = [run for run in usable if run.task == task]
             sections = self._sections(task, runs)
             tasks.append(dict(id=f'task-{task}', title=TITLES[task], short=TITLES[task].lower(), sections=sections,
                               runs=[self._card(run) for run in runs]))

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--limit', type=count, metavar='N', help='put only the first N pictures through a model; default: all')
     parser.add_argument('--pictures', type=count, default=6, metavar='N',
-                        help='pictures in each group (worst, different, best); default: 6')
+                        help='pictures in each group (worst, different, best); 0 leaves out them and gates; default: 6')
     parser.add_argument('--gates', type=count, default=2, metavar='N', help='pictures with gates; default: 2')
     parser.add_argument('--speed', type=float, default=10, metavar='SECONDS',
                         help='about how long the speed is measured; default: 10')

@@ -1,7 +1,9 @@
 """Seeds and paths that every test shares. mmccd comes first: it has to be there before mmdet.models."""
+import importlib.util
 import json
 import os
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -36,6 +38,15 @@ def root() -> Path:
 def golden() -> Path:
     """Folder of the original implementation's numbers."""
     return ROOT / 'tests' / 'data' / 'golden'
+
+
+@pytest.fixture(scope='session')
+def made_up() -> ModuleType:
+    """tests/data/made_up_runs.py: work folders for reports."""
+    spec = importlib.util.spec_from_file_location('made_up_runs', ROOT / 'tests' / 'data' / 'made_up_runs.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -132,9 +132,14 @@ def load_config(path: str, options: dict | None = None) -> Config:
     return cfg
 
 
+def keys_read() -> set[str]:
+    """Top-level keys of a config that something reads; all others are variables of the config files."""
+    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _OTHER_KEYS
+
+
 def _check_option_keys(cfg: Config, options: dict) -> None:
     """Refuse options that nothing would read: mmengine accepts any top-level key without a word."""
-    read = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _OTHER_KEYS
+    read = keys_read()
     for option in options:
         key = option.split('.')[0]
         if key in read:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -214,3 +215,103 @@ def test_contact_sheet_of_no_detections(demo, scenes):
     sheet = np.array(Image.open('sheet.png'))
     assert (sheet[-10:, -10:] == 120).all()
     assert (sheet[:10, :10] == 10).all()
+
+
+# ------------------------------------------------------------------------------------------------- the report
+
+
+@pytest.fixture
+def tools(demo, monkeypatch):
+    """The demo in the current folder, with tools that write what they were to write; says which were called."""
+    calls = []
+
+    def run(log: str, tool: str, *args: str) -> None:
+        calls.append((tool, *args))
+        options = dict(zip(args, args[1:]))
+        if tool.endswith('make_digits.py'):
+            Path('data/digits').mkdir(parents=True)
+            sizes = dict(images=2, boxes=3)
+            Path('data/digits/digits.json').write_text(json.dumps(dict(counts=dict(
+                cls=dict(train=4, val=1), det=dict(train=sizes, val=sizes)))))
+        elif tool == 'train.py':
+            Path(options['--work-dir']).mkdir(parents=True)
+            Path(options['--work-dir'], 'last_checkpoint').write_text(f'{options["--work-dir"]}/epoch_5.pth')
+        elif tool == 'test.py':
+            Path(options['--out']).write_text(json.dumps({'accuracy/top1': 98.5, 'coco/bbox_mAP': 0.8}))
+            if '--cfg-options' in args:
+                Path(f'{args[-1].split("=")[1]}.bbox.json').write_text('[]')
+        elif tool.endswith('publish_model.py'):
+            Path('checkpoints').mkdir(exist_ok=True)
+            Path(args[1]).write_text('')
+        elif '--out' in options:
+            Path(options['--out']).write_text('page')
+
+    monkeypatch.setattr(demo, 'ROOT', str(Path.cwd()))
+    monkeypatch.setattr(demo, 'run', run)
+    monkeypatch.setattr(demo, 'contact_sheet', lambda results, out: Path(out).write_text(''))
+
+    def play(*options: str) -> list[tuple[str, ...]]:
+        calls.clear()
+        monkeypatch.setattr(sys, 'argv', ['demo.py', *options])
+        demo.main()
+        return list(calls)
+
+    return play
+
+
+def test_report_comes_last(tools, capsys):
+    calls = tools()
+    assert [c[0].split('/')[-1] for c in calls] == [
+        'make_digits.py', 'train.py', 'test.py', 'publish_model.py', 'train.py', 'test.py', 'report.py']
+    ccd, page = 'work_dirs/demo/retinanet_ccd_r18_fpn_digits', 'work_dirs/demo/report.html'
+    assert calls[-1][1:4] == (ccd, '--out', page)
+    assert f'{"write the report":24}     0 s   {page}: CCD alone: there is no docs/runs/' in capsys.readouterr().out
+    assert tools() == []
+
+    Path('docs/runs/retinanet_r18_fpn_digits').mkdir(parents=True)
+    Path(page).unlink()
+    [call] = tools()
+    assert call[1:3] == ('docs/runs/retinanet_r18_fpn_digits', ccd)
+    assert f'{page}: plain (recorded) against CCD\n' in capsys.readouterr().out
+
+
+def test_plain_detector_is_trained_on_demand(tools, capsys):
+    tools()
+    capsys.readouterr()
+    calls = tools('--plain', '--record')
+    assert [c[0].split('/')[-1] for c in calls] == [
+        'train.py', 'test.py', 'publish_model.py', 'train.py', 'test.py', 'report.py', 'report.py']
+    assert [c[1] for c in calls[:2] + calls[3:5]] == [
+        f'configs/{n}.py' for n in ('r18_digits', 'r18_digits', 'retinanet_r18_fpn_digits', 'retinanet_r18_fpn_digits')]
+    assert calls[2][2] == 'checkpoints/r18_digits.pth'
+    assert calls[5][1:3] == ('work_dirs/demo/retinanet_r18_fpn_digits', 'work_dirs/demo/retinanet_ccd_r18_fpn_digits')
+    assert calls[6][1:4] == ('work_dirs/demo/retinanet_r18_fpn_digits', '--record',
+                             'docs/runs/retinanet_r18_fpn_digits')
+    out = capsys.readouterr().out
+    assert f'{"plain: pretrain the backbone":30}     0 s' in out
+    assert f'{"plain: test the detector":30}     0 s   bbox mAP 0.800' in out
+    assert list(json.loads(Path('work_dirs/demo/steps.json').read_text()))[-1] == 'write the report'
+    assert tools() == []
+    assert 'report.html: plain against CCD\n' in capsys.readouterr().out
+
+
+def test_report_of_a_demo(demo, call_tool, made_up, toy_coco, monkeypatch):
+    """The step itself, with the real tool."""
+    monkeypatch.setattr(demo, 'run', lambda log, tool, *args: done.append(call_tool(tool, *args)))
+    for name in ('retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'):
+        cfg = made_up.detection_config(toy_coco, name)
+        cfg.test_evaluator.outfile_prefix = f'work_dirs/demo/{name}'
+        made_up.detection_run(Path('work_dirs/demo') / name, cfg, None)
+        Path(f'work_dirs/demo/{name}.bbox.json').write_text(json.dumps(made_up.DETECTIONS))
+    metrics = f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json'
+    done, pages = [], []
+    for state in ({}, {'plain: test the detector': dict(seconds=1, done=True)}):
+        Path('steps.json').write_text(json.dumps(state))
+        demo.compare(demo.Steps('steps.json'), 'demo.log', 'work_dirs/demo', 'report.html')
+        pages.append(made_up.tables(Path('report.html').read_text()))
+        Path('report.html').unlink()
+    assert [code for code, _ in done] == [0, 0]
+    assert pages[0][metrics][:2] == [['metric', 'retinanet_ccd_r18_fpn_digits'], ['AP', '0.532']]
+    assert pages[1][metrics][:2] == [['metric', 'retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'],
+                                     ['AP', '0.532', '0.532']]
+    assert any(caption.startswith('Forward of one picture') for caption in pages[1])

@@ -1,6 +1,7 @@
 """The main job at small scale: pretrain CCD-ResNet-18 on digits, hand it over to RetinaNet, train, test, show.
 
 Every step goes through the same tools that ImageNet and COCO use. Interrupted, the next call goes on where it was.
+It ends with a page that compares the detector with the plain one: as it was recorded, or, with --plain, as trained now.
 """
 import argparse
 import json
@@ -11,13 +12,27 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 DATA = 'data/digits'
-BACKBONE = 'ccd_r18_digits'
-DETECTOR = 'retinanet_ccd_r18_fpn_digits'
+REPORT = 'write the report'
+
+
+class Job(NamedTuple):
+    """A backbone, and the detector that it is handed over to. The names of steps and of files begin with theirs."""
+
+    backbone: str
+    detector: str
+    steps: str = ''
+    files: str = ''
+
+
+CCD = Job('ccd_r18_digits', 'retinanet_ccd_r18_fpn_digits')
+PLAIN = Job('r18_digits', 'retinanet_r18_fpn_digits', 'plain: ', 'plain_')
+RECORDED = f'docs/runs/{PLAIN.detector}'
 # Lines of a tool's log that tell how far it is.
 PROGRESS = re.compile(r'Epoch\((?:train|val|test)\).*|tensors loaded.*|bbox_mAP_copypaste.*|error: .*')
 SHOWN, ZOOM = 12, 3
@@ -29,6 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--work-dir', default='work_dirs/demo', help='folder for everything that the demo writes')
     parser.add_argument('--fresh', action='store_true', help='forget what was done and start again')
+    parser.add_argument('--plain', action='store_true', help='train the plain detector, too (takes as long again)')
+    parser.add_argument('--record', action='store_true', help=f'--plain, and store that run in {RECORDED}')
     return parser.parse_args()
 
 
@@ -129,6 +146,48 @@ class Steps:
             self.save()
 
 
+def train_and_test(steps: Steps, log: str, work_dir: str, job: Job) -> dict[str, str]:
+    """From the digits to a tested detector; returns what there is to say of its steps."""
+    backbone, detector = osp.join(work_dir, job.backbone), osp.join(work_dir, job.detector)
+    handed_over = f'checkpoints/{job.backbone}.pth'
+    top1, coco, results = (
+        osp.join(work_dir, job.files + name) for name in ('classification.json', 'detection.json', 'detections'))
+    steps.do(f'{job.steps}pretrain the backbone', [osp.join(backbone, 'last_checkpoint')],
+             lambda: train(work_dir, log, job.backbone, steps.interrupted))
+    steps.do(f'{job.steps}test the classifier', [top1], lambda: run(
+        log, 'test.py', f'configs/{job.backbone}.py', last_checkpoint(work_dir, job.backbone), '--work-dir', backbone,
+        '--out', top1, '--out-item', 'metrics'))
+    steps.do(f'{job.steps}hand it over', [handed_over], lambda: run(
+        log, 'model_converters/publish_model.py', last_checkpoint(work_dir, job.backbone), handed_over))
+    steps.do(f'{job.steps}train the detector', [osp.join(detector, 'last_checkpoint')],
+             lambda: train(work_dir, log, job.detector, steps.interrupted))
+    steps.do(f'{job.steps}test the detector', [coco, f'{results}.bbox.json'], lambda: run(
+        log, 'test.py', f'configs/{job.detector}.py', last_checkpoint(work_dir, job.detector), '--work-dir', detector,
+        '--out', coco, '--out-item', 'metrics', '--cfg-options', f'test_evaluator.outfile_prefix={results}'))
+    metrics = read_json(coco)
+    return {
+        f'{job.steps}test the classifier': f'top-1 {read_json(top1)["accuracy/top1"]:.1f} %',
+        f'{job.steps}hand it over': handed_over,
+        f'{job.steps}test the detector': ', '.join(
+            f'{name} {metrics.get(f"coco/{key}", 0):.3f}' for name, key in METRICS),
+    }
+
+
+def compare(steps: Steps, log: str, work_dir: str, page: str) -> str:
+    """Write the page about the plain and the CCD detector; returns what it is about."""
+    if steps.state.get(f'{PLAIN.steps}test the detector', {}).get('done'):
+        plain, about = [osp.join(work_dir, PLAIN.detector)], 'plain against CCD'
+    elif osp.isdir(RECORDED):
+        plain, about = [RECORDED], 'plain (recorded) against CCD'
+    else:
+        plain, about = [], f'CCD alone: there is no {RECORDED}, and --plain trains the plain one'
+    # Short: one sheet of gates, a second for the speed.
+    steps.do(REPORT, [page], lambda: run(
+        log, 'analysis_tools/report.py', *plain, osp.join(work_dir, CCD.detector), '--out', page, '--gates', '1',
+        '--speed', '1'))
+    return about
+
+
 def main() -> None:
     args = parse_args()
     work_dir = osp.abspath(args.work_dir)
@@ -140,45 +199,36 @@ def main() -> None:
     if args.fresh and osp.isfile(path):
         os.remove(path)
     steps = Steps(path)
-
-    handed_over = f'checkpoints/{BACKBONE}.pth'
-    top1 = osp.join(work_dir, 'classification.json')
-    coco = osp.join(work_dir, 'detection.json')
-    results = osp.join(work_dir, 'detections')
+    results = osp.join(work_dir, 'detections.bbox.json')
     sheet = osp.join(work_dir, 'detections.png')
+    page = osp.join(work_dir, 'report.html')
 
     steps.do('make the data', [f'{DATA}/digits.json'],
              lambda: run(log, 'dataset_converters/make_digits.py', '--out', DATA))
-    steps.do('pretrain the backbone', [osp.join(work_dir, BACKBONE, 'last_checkpoint')],
-             lambda: train(work_dir, log, BACKBONE, steps.interrupted))
-    steps.do('test the classifier', [top1], lambda: run(
-        log, 'test.py', f'configs/{BACKBONE}.py', last_checkpoint(work_dir, BACKBONE), '--work-dir',
-        osp.join(work_dir, BACKBONE), '--out', top1, '--out-item', 'metrics'))
-    steps.do('hand it over', [handed_over], lambda: run(
-        log, 'model_converters/publish_model.py', last_checkpoint(work_dir, BACKBONE), handed_over))
-    steps.do('train the detector', [osp.join(work_dir, DETECTOR, 'last_checkpoint')],
-             lambda: train(work_dir, log, DETECTOR, steps.interrupted))
-    steps.do('test the detector', [coco, f'{results}.bbox.json'], lambda: run(
-        log, 'test.py', f'configs/{DETECTOR}.py', last_checkpoint(work_dir, DETECTOR), '--work-dir',
-        osp.join(work_dir, DETECTOR), '--out', coco, '--out-item', 'metrics', '--cfg-options',
-        f'test_evaluator.outfile_prefix={results}'))
-    steps.do('draw the detections', [sheet], lambda: contact_sheet(f'{results}.bbox.json', sheet))
+    shown = train_and_test(steps, log, work_dir, CCD)
+    steps.do('draw the detections', [sheet], lambda: contact_sheet(results, sheet))
+    if args.plain or args.record:
+        if f'{PLAIN.steps}pretrain the backbone' not in steps.state:
+            steps.state.pop(REPORT, None)  # it was written without, and comes after these
+        shown.update(train_and_test(steps, log, work_dir, PLAIN))
+    about = compare(steps, log, work_dir, page)
+    if args.record:
+        run(log, 'analysis_tools/report.py', osp.join(work_dir, PLAIN.detector), '--record', RECORDED, '--command',
+            'python tools/misc/demo.py --plain')
 
-    accuracy, metrics = read_json(top1), read_json(coco)
     counts = read_json(f'{DATA}/digits.json')['counts']
     scenes = counts['det']
-    shown = {
+    shown.update({
         'make the data': f'{sum(counts["cls"].values()):,} digits, {scenes["train"]["images"]:,} + '
                          f'{scenes["val"]["images"]:,} scenes',
-        'test the classifier': f'top-1 {accuracy["accuracy/top1"]:.1f} %',
-        'hand it over': handed_over,
-        'test the detector': ', '.join(f'{name} {metrics.get(f"coco/{key}", 0):.3f}' for name, key in METRICS),
         'draw the detections': sheet,
-    }
-    print(f'\n{"step":24}{"time":>8}   result')
+        REPORT: f'{page}: {about}',
+    })
+    width = max(24, *(len(name) + 2 for name in steps.state))
+    print(f'\n{"step":{width}}{"time":>8}   result')
     for name, step in steps.state.items():
-        print(f'{name:24}{step["seconds"]:6.0f} s   {shown.get(name, "")}')
-    print(f'{"all":24}{sum(s["seconds"] for s in steps.state.values()):6.0f} s   logs and checkpoints: {work_dir}')
+        print(f'{name:{width}}{step["seconds"]:6.0f} s   {shown.get(name, "")}')
+    print(f'{"all":{width}}{sum(s["seconds"] for s in steps.state.values()):6.0f} s   logs and checkpoints: {work_dir}')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,252 @@
+"""Detections of a run and what they are worth: COCO's average precision, by size, by class and by picture."""
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os.path as osp
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from .predict import batches
+from .run import Run, annotation_file
+
+SHOWN_FROM = 0.3  # score from which a detection counts in a picture
+COLUMNS = ('image_id', 'category_id', 'x', 'y', 'w', 'h', 'score')  # of stored detections
+METRICS = {  # name: place in COCOeval.stats
+    'AP': 0, 'AP50': 1, 'AP75': 2, 'AP small': 3, 'AP medium': 4, 'AP large': 5,
+    'AR': 8, 'AR small': 9, 'AR medium': 10, 'AR large': 11,
+}
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box (x, y, w, h) in pixels. ``state``: ``'found'``, ``'missed'``, ``'false'``, or ``'truth'``."""
+
+    x: float
+    y: float
+    w: float
+    h: float
+    name: str
+    state: str
+    score: float | None = None
+
+
+@dataclass
+class Picture:
+    """What was found in a picture, among detections with a score from ``SHOWN_FROM`` on, at an IoU of 0.5."""
+
+    boxes: list[Box] = field(default_factory=list)
+
+    def count(self, state: str) -> int:
+        return sum(b.state == state for b in self.boxes)
+
+    @property
+    def f1(self) -> float:
+        """Harmonic mean of precision and recall; 1 for an empty picture that was left empty."""
+        found, wrong = self.count('found'), self.count('false') + self.count('missed')
+        return 2 * found / (2 * found + wrong) if found + wrong else 1.0
+
+    @property
+    def confidence(self) -> float:
+        """Mean score of what was found, less that of what is false; it tells pictures of the same F1 apart."""
+        scores = [b.score if b.state == 'found' else -b.score for b in self.boxes if b.score is not None]
+        return sum(scores) / len(scores) if scores else 0.0
+
+
+@dataclass
+class Evaluation:
+    """Detections against ground truth.
+
+    Attributes:
+        metrics (dict[str, float | None]): By the names of ``METRICS``, 0 to 1; None where there is no such object.
+        classes (dict[str, float | None]): AP of each class.
+        pictures (dict[int, Picture]): By image id.
+        source (str): Where the detections are from.
+    """
+
+    metrics: dict[str, float | None]
+    classes: dict[str, float | None]
+    pictures: dict[int, Picture]
+    source: str = ''
+
+
+class Truth:
+    """Ground truth of a set.
+
+    Args:
+        path (str): COCO annotation file.
+        picture_folder (str): What ``file_name`` is relative to.
+        classes (Sequence[str] | None): Categories to look at, by name. Default: None, all.
+
+    Raises:
+        ValueError: If the file is none.
+    """
+
+    def __init__(self, path: str, picture_folder: str, classes: Sequence[str] | None = None) -> None:
+        self.path, self.picture_folder = path, picture_folder
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                self.coco = COCO(path)
+                self.categories = {c['id']: str(c['name']) for c in self.coco.loadCats(self.coco.getCatIds())
+                                   if classes is None or c['name'] in classes}
+                for annotation in self.coco.anns.values():
+                    annotation.setdefault('iscrowd', 0)
+                    annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RecursionError) as e:
+                raise ValueError(f'annotation file {path} cannot be used: {type(e).__name__}: {e}') from e
+        if not self.categories:
+            raise ValueError(f'annotation file {path} has none of the classes of the config')
+
+    def picture_path(self, image_id: int) -> str:
+        return osp.join(self.picture_folder, self.coco.imgs[image_id]['file_name'])
+
+    def objects(self) -> dict[str, int]:
+        """Number of objects of each class."""
+        return {name: sum(not a['iscrowd'] for a in self.coco.loadAnns(self.coco.getAnnIds(catIds=[i])))
+                for i, name in self.categories.items()}
+
+    def boxes(self, image_id: int) -> list[Box]:
+        """Ground truth of a picture, crowds left out."""
+        found = self.coco.loadAnns(self.coco.getAnnIds(imgIds=[image_id], catIds=list(self.categories), iscrowd=False))
+        return [Box(*a['bbox'], self.categories[a['category_id']], 'truth') for a in found]
+
+
+def truth_of(run: Run) -> Truth:
+    """Ground truth of the set that a run is tested on."""
+    dataset = run.dataset()
+    prefix = dataset.get('data_prefix') or {}
+    prefix = prefix.get('img', '') if isinstance(prefix, dict) else prefix
+    return Truth(annotation_file(run.cfg, run.test_part()), osp.join(dataset.get('data_root') or '', prefix),
+                 run.classes())
+
+
+def detections_of(run: Run, truth: Truth, device: torch.device,
+                  limit: int | None = None) -> tuple[list[dict], list[int], str]:
+    """Detections, the ids of the pictures that they are of, and where they are from.
+
+    Raises:
+        ValueError: If there are neither stored ones nor a checkpoint, or the stored ones cannot be used.
+    """
+    everything = sorted(truth.coco.imgs)
+    if run.results:
+        return read_detections(run.results, truth), everything, run.results
+    if not run.checkpoint:
+        raise ValueError('there are no stored detections (*.bbox.json) and no checkpoint')
+    model = run.model(device)
+    order = [i for i, name in truth.categories.items() if name in set(model.dataset_meta['classes'])]
+    found, seen = [], []
+    for batch in batches(run, limit):
+        with torch.no_grad():
+            samples = model.test_step(batch)
+        for sample in samples:
+            seen.append(sample.img_id)
+            p = sample.pred_instances
+            boxes = p.bboxes.cpu().double().numpy()
+            boxes[:, 2:] -= boxes[:, :2]
+            found += [dict(image_id=sample.img_id, category_id=order[label], bbox=box, score=score)
+                      for box, label, score in zip(boxes.tolist(), p.labels.tolist(), p.scores.tolist())]
+    source = osp.basename(run.checkpoint)
+    if len(seen) < len(everything):
+        source += f', on the first {len(seen):,} of {len(everything):,} pictures'
+    return found, sorted(seen), source
+
+
+def read_detections(path: str, truth: Truth) -> list[dict]:
+    """A COCO result file, or what :func:`pack_detections` made.
+
+    Raises:
+        ValueError: If it is none, or of other pictures or classes.
+    """
+    with open(path, encoding='utf-8') as f:
+        try:
+            found = json.load(f)
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f'{path} is no JSON file: {e}') from e
+    if isinstance(found, dict) and found.get('columns') == list(COLUMNS) and isinstance(found.get('rows'), list):
+        found = [dict(image_id=r[0], category_id=r[1], bbox=r[2:6], score=r[6]) for r in found['rows']
+                 if isinstance(r, list) and len(r) == len(COLUMNS)]
+    if not isinstance(found, list):
+        raise ValueError(f'{path} is no list of detections')
+    for d in found:
+        if not (isinstance(d, dict) and isinstance(d.get('bbox'), list) and len(d['bbox']) == 4
+                and all(_is_real(v) for v in (*d['bbox'], d.get('score')))):
+            raise ValueError(f'{path}: a detection needs image_id, category_id, bbox of 4 numbers and score, got '
+                             f'{str(d)[:100]}')
+        if d.get('image_id') not in truth.coco.imgs or d.get('category_id') not in truth.coco.cats:
+            raise ValueError(f'{path} is of other pictures or classes than {truth.path}: image_id '
+                             f'{d.get("image_id")!r}, category_id {d.get("category_id")!r}')
+    return found
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def pack_detections(detections: Sequence[dict]) -> bytes:
+    """Detections as JSON in a third of the room: rows instead of objects, boxes to 0.1 pixel, scores to 4 digits."""
+    rows = [[d['image_id'], d['category_id'], *(round(v, 1) for v in d['bbox']), round(d['score'], 4)]
+            for d in detections]
+    lines = ',\n'.join(json.dumps(row, separators=(',', ':')) for row in rows)
+    return f'{{"columns": {json.dumps(COLUMNS)}, "rows": [\n{lines}\n]}}\n'.encode()
+
+
+def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] | None = None) -> Evaluation:
+    """COCO's evaluation of boxes, at most 100 a picture.
+
+    Args:
+        truth (Truth): Ground truth.
+        detections (Sequence[dict]): With ``image_id``, ``category_id``, ``bbox`` (x, y, w, h) and ``score``.
+        image_ids (Sequence[int] | None): Pictures to look at. Default: None, all.
+    """
+    image_ids = sorted(truth.coco.imgs if image_ids is None else image_ids)
+    found = COCO()
+    # Not by COCO.loadRes, which fails on an empty list.
+    found.dataset = dict(
+        images=truth.coco.dataset['images'],
+        categories=truth.coco.dataset['categories'],
+        annotations=[dict(d, id=i, area=d['bbox'][2] * d['bbox'][3], iscrowd=0) for i, d in enumerate(detections, 1)])
+    with contextlib.redirect_stdout(io.StringIO()):
+        found.createIndex()
+        e = COCOeval(truth.coco, found, 'bbox')
+        e.params.imgIds, e.params.catIds = image_ids, list(truth.categories)
+        e.evaluate()
+        e.accumulate()
+        e.summarize()
+    precision = e.eval['precision'][:, :, :, 0, -1]  # (IoUs, recalls, classes)
+    classes = {}
+    for k, name in enumerate(truth.categories.values()):
+        known = precision[:, :, k][precision[:, :, k] > -1]
+        classes[name] = float(known.mean()) if known.size else None
+    metrics = {name: float(e.stats[i]) if e.stats[i] > -1 else None for name, i in METRICS.items()}
+    return Evaluation(metrics, classes, _pictures(truth, found, e, image_ids))
+
+
+def _pictures(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) -> dict[int, Picture]:
+    """Boxes of each picture, as COCO's evaluation matched them at an IoU of 0.5."""
+    pictures = {i: Picture() for i in image_ids}
+    everything = tuple(e.params.areaRng[0])
+    assert np.isclose(e.params.iouThrs[0], 0.5)
+    for part in e.evalImgs:
+        if part is None or tuple(part['aRng']) != everything:
+            continue
+        boxes, name = pictures[part['image_id']].boxes, truth.categories[part['category_id']]
+        matched = set()
+        for id_, gt, ignored, score in zip(part['dtIds'], part['dtMatches'][0], part['dtIgnore'][0], part['dtScores']):
+            if score < SHOWN_FROM or ignored:  # ignored: it is on a crowd
+                continue
+            if gt:
+                matched.add(int(gt))
+            boxes.append(Box(*found.anns[id_]['bbox'], name, 'found' if gt else 'false', float(score)))
+        boxes += [Box(*truth.coco.anns[id_]['bbox'], name, 'missed')
+                  for id_, ignored in zip(part['gtIds'], part['gtIgnore']) if not ignored and id_ not in matched]
+    return pictures
+
+

@@ -1,0 +1,68 @@
+"""Tables of the page: runs in columns, differences to the first one, the best one marked."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Cell:
+    """A cell. ``key``: what a column is sorted by, a number or a text; None: at the end, either way.
+
+    ``change`` stands beside the text, ``note`` below it.
+    """
+
+    text: str
+    key: float | str | None = None
+    change: str = ''
+    note: str = ''
+    best: bool = False
+    code: bool = False
+
+
+@dataclass
+class Table:
+    """A table; the first cell of a row is its header. ``words``: (columns) that hold text, at the left."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[Cell]] = field(default_factory=list)
+    words: set[int] = field(default_factory=lambda: {0})
+
+
+def decimal(digits: int, unit: str = '') -> Callable[[float], str]:
+    """Formats a number with thousands separators and a fixed number of digits."""
+    return lambda value: f'{value:,.{digits}f}{unit}'
+
+
+def compared(name: str, values: Sequence[float | None], text: Callable[[float], str] = str,
+             better: str | None = 'high', extra: Sequence[str] = ()) -> list[Cell]:
+    """A row: the value of each run, with its difference to the first run's.
+
+    Args:
+        name (str): Header of the row.
+        values (Sequence[float | None]): None where there is none.
+        text (Callable[[float], str]): Writes a value.
+        better (str | None): ``'high'`` or ``'low'``: what is marked as the best, unless all look alike. Default:
+            ``'high'``; None: nothing is.
+        extra (Sequence[str]): Notes, one a run.
+    """
+    there = [v for v in values if v is not None]
+    best = text(max(there) if better == 'high' else min(there)) if better and there else None
+    alike = len({text(v) for v in there}) < 2
+    cells = [Cell(name, name)]
+    for i, value in enumerate(values):
+        if value is None:
+            cells.append(Cell('–'))  # noqa: RUF001
+            continue
+        change = '' if not i or values[0] is None else _signed(value - values[0], text)
+        cells.append(Cell(text(value), float(value), change, extra[i] if extra else '',
+                          not alike and text(value) == best))
+    return cells
+
+
+def _signed(difference: float, text: Callable[[float], str]) -> str:
+    shown = text(abs(difference))
+    if shown == text(0.0):
+        return ''
+    return f'+{shown}' if difference > 0 else f'\N{MINUS SIGN}{shown}'

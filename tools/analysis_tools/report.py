@@ -1,0 +1,88 @@
+"""See runs: one self-contained HTML page that compares work folders.
+
+Metrics with AP by size, curves, classes, worst and best pictures beside the ground truth, gates, complexity, speed, and
+where the configs differ. Runs of a task are compared with the first one of it. What cannot be had is left out, and the
+page says why.
+"""
+import argparse
+import os.path as osp
+import shlex
+import sys
+
+import torch
+from mmengine.device import get_device
+
+import mmccd  # noqa: F401  before anything of mmdet
+from mmccd.utils.files import write_atomically
+from mmccd.utils.launch import UserError, run_tool
+from mmccd.visualization.report import Options, Report, read_runs, record
+
+EXAMPLES = """examples:
+  python tools/analysis_tools/report.py work_dirs/retinanet_r50_fpn_1x_coco work_dirs/retinanet_ccd_r50_fpn_1x_coco
+  python tools/analysis_tools/report.py WORK_DIR --limit 200 --no-speed --out report.html
+detections are those of a COCO result file in the work folder, or where the last tools/test.py put one
+(--cfg-options test_evaluator.outfile_prefix=WORK_DIR/val); else the newest checkpoint makes them, which takes its time
+"""
+
+
+def count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f'must be a number from 0 on, got {text!r}')
+    return int(text)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work folders of mmengine, or recorded ones')
+    parser.add_argument('--out', default='report.html', help='the page; default: report.html')
+    parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
+    parser.add_argument(
+        '--limit', type=count, metavar='N', help='put only the first N pictures through a model; default: all')
+    parser.add_argument('--pictures', type=count, default=6, metavar='N',
+                        help='pictures in each group (worst, different, best); 0 leaves out them and gates; default: 6')
+    parser.add_argument('--gates', type=count, default=2, metavar='N', help='pictures with gates; default: 2')
+    parser.add_argument('--speed', type=float, default=10, metavar='SECONDS',
+                        help='about how long the speed is measured; default: 10')
+    parser.add_argument('--no-speed', action='store_const', const=0.0, dest='speed', help='measure no speed')
+    parser.add_argument('--record', metavar='DIR',
+                        help='instead of a page, write what one needs of WORK_DIR into a small folder without weights')
+    parser.add_argument('--command', help='with --record: the command that made the run, for readers')
+    return parser.parse_args()
+
+
+def check_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:
+        raise UserError(f'--device {name!r} cannot be used: {str(e).splitlines()[0]}') from e
+    return device
+
+
+def main() -> None:
+    args = parse_args()
+    if args.limit == 0:
+        raise UserError('--limit must be at least 1, got 0')
+    if not args.speed >= 0:
+        raise UserError(f'--speed must be a time in seconds, got {args.speed}')
+    if args.record and (len(args.work_dirs) != 1 or not args.command or args.limit):
+        raise UserError('--record takes one WORK_DIR, all of its pictures (no --limit), and --command')
+    if osp.isdir(args.out) or not osp.isdir(osp.dirname(args.out) or '.'):
+        raise UserError(f'--out must be a file in a folder that exists, got {args.out!r}')
+    device = check_device(args.device or get_device())
+    runs = read_runs(args.work_dirs)
+    if not any(run.usable for run in runs):
+        raise UserError('there is nothing to report:\n  ' + '\n  '.join(
+            f'{run.folder}: {"; ".join(run.notes)}' for run in runs))
+    if args.record:
+        print('\n'.join(record(runs[0], args.record, args.command, device)))
+        return
+    report = Report(runs, device, Options(args.pictures, args.gates, args.speed, args.limit))
+    page = report.html(f'{osp.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}').encode()
+    write_atomically(args.out, page)
+    print(f'{args.out}: {len(page) / 1e6:.1f} MB')
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -19,7 +19,7 @@ html_title = f'mmccd {version}'
 extensions = [
     'myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton', 'mathml', 'notebooks'
 ]
-exclude_patterns = ['_build', '_ext', 'requirements.txt']
+exclude_patterns = ['_build', '_ext', 'requirements.txt', 'runs']
 myst_enable_extensions = ['attrs_block', 'colon_fence', 'dollarmath']
 myst_heading_anchors = 3
 # Files of the repository that pages link to (configs, tests, tools) are copied beside them.

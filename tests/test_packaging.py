@@ -127,7 +127,8 @@ def test_wheel_has_package_configs_and_tools(root, archives):
         found = {n for n in wheel.namelist() if '.dist-info/' not in n}
         executable = {i.filename for i in wheel.infolist() if i.external_attr >> 16 & 0o100}
         assert wheel.read('mmccd/.mim/configs/metafile.yml') == (root / 'configs' / 'metafile.yml').read_bytes()
-    expected = {str(p.relative_to(root)) for p in (root / 'mmccd').rglob('*.py') if '.mim' not in p.parts}
+    expected = {str(p.relative_to(root)) for p in (root / 'mmccd').rglob('*.*')
+                if p.is_file() and not {'.mim', '__pycache__'} & set(p.parts)}
     expected |= {f'mmccd/.mim/{p.relative_to(root)}' for folder in ('configs', 'tools')
                  for suffix in ('py', 'sh', 'yml') for p in (root / folder).rglob(f'*.{suffix}')}
     expected |= {'mmccd/.mim/model-index.yml'}

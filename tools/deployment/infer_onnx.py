@@ -182,16 +182,16 @@ def draw(picture: np.ndarray, found: 'list[dict]') -> Image.Image:
     factor = max(1, -(-LEAST // max(picture.shape[:2])))
     image = Image.fromarray(picture)
     image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-    size = max(14, max(image.size) // 50)
+    size = max(16, max(image.size) // 45)
     font = ImageFont.load_default(size)
     if found and 'box' not in found[0]:
         return _with_classes(image, found, font, size)
     pen = ImageDraw.Draw(image)
     for f in reversed(found):  # the best on top
         box = [factor * v for v in f['box']]
-        pen.rectangle(box, outline=colour(f['label']), width=max(2, size // 7))
+        pen.rectangle(box, outline=colour(f['label']), width=size // 6 + 1)
     for f in reversed(found):
-        text = f'{f["name"]} {f["score"]:.2f}'
+        text = f'{f["name"]}: {f["score"]:.2f}'
         _, _, width, height = pen.textbbox((0, 0), text, font=font)
         x, y = factor * f['box'][0], factor * f['box'][1]
         x = max(0, min(x, image.width - width - 4))

@@ -24,7 +24,7 @@ class Deviation(NamedTuple):
         value (float): The largest deviation: of boxes in pixels, of all else |a - b| / max(1, |b|) with b PyTorch's.
             Infinite where one has a box that the other has not.
         limit (float): What ``value`` has to be below.
-        boxes (int): How many of PyTorch's boxes were compared; 0 for all other outputs.
+        boxes (int): How many boxes were found by both; 0 for all other outputs.
     """
 
     shape: tuple[int, int]
@@ -105,7 +105,7 @@ def _compare_boxes(expected: dict, got: dict, network: Retina) -> list[tuple[str
     worst = float('inf') if missed else 0.
     places = [np.abs(got['boxes'][j] - expected['boxes'][i]).max() for i, j in pairs]
     scores = [abs(got['scores'][j] - expected['scores'][i]) for i, j in pairs]
-    return [('boxes', max([worst, *places]), BOX_LIMIT, len(expected['scores'])),
+    return [('boxes', max([worst, *places]), BOX_LIMIT, len(pairs)),
             ('scores', max([worst, *scores]), LIMIT, 0)]
 
 

@@ -82,7 +82,6 @@ def test_attentions_at_any_size(attention):
     ('ccd_r50_8xb32_in1k', 'end2end'),
     ('retinanet_ccd_r18_fpn_digits', 'raw'),
     ('retinanet_ccd_r50_fpn_1x_coco', 'raw'),
-    ('cascade_rcnn_ccd_r18_fpn_digits', 'raw'),
 ])
 def test_networks_at_sizes_that_do_not_divide_by_4(name, kind):
     assert all(n % 4 for shape in SHAPES for n in shape)
@@ -106,6 +105,8 @@ def test_networks_at_sizes_that_do_not_divide_by_4(name, kind):
 def test_boxes_behind_nms(name, shape):
     cfg = mmccd.get_config(name)
     cfg.model.backbone.depth = 18
+    if 'ccd' in name:
+        cfg.model.backbone.attention.stages = LATE
     cfg.model.neck.update(in_channels=[64, 128, 256, 512], out_channels=64)
     cfg.model.bbox_head.update(in_channels=64, feat_channels=64)
     cfg.model.test_cfg.nms_pre = 300  # less than the first level has
@@ -127,6 +128,14 @@ def test_boxes_behind_nms(name, shape):
     # The choice is that of mmdet: another threshold gives other boxes, and the comparison tells.
     network.model.bbox_head.test_cfg.nms.iou_threshold = 0.2
     assert not all(r.ok for r in compare(network, content, [picture]))
+
+
+@pytest.mark.slow
+def test_features_and_rpn_of_two_stages():
+    cfg = mmccd.get_config('cascade_rcnn_ccd_r18_fpn_digits')
+    cfg.model.backbone.attention = None
+    rows, _, _ = check(lively(mmccd.init_model(cfg, device='cpu')), 'raw', shapes=SHAPES[:2])
+    assert {r.output for r in rows} == {f'{k}_{i}' for k in ('feature', 'rpn_cls', 'rpn_box') for i in range(5)}
 
 
 @pytest.mark.slow

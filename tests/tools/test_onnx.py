@@ -26,7 +26,8 @@ def small(folder):
     for name in (DETECTOR, CLASSIFIER):
         torch.manual_seed(0)
         cfg = mmccd.get_config(name)
-        cfg.model.backbone.update(base_channels=8, attention=dict(type='mmccd.CCD', groups=8, stages=(False, True, False, True)))
+        attention = dict(type='mmccd.CCD', groups=8, stages=(False, True, False, True))
+        cfg.model.backbone.update(base_channels=8, attention=attention)
         if name == DETECTOR:
             cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
             cfg.model.bbox_head.update(in_channels=16, feat_channels=16)
@@ -207,6 +208,7 @@ def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch)
         ((detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
         (('none.py', detector[1]), "config 'none.py' does not exist"),
         ((*detector, '--out', workplace), f"--out '{workplace}' is a folder; name a file\n"),
+        ((*detector, '--out', 'text.png/model.onnx'), "--out 'text.png/model.onnx' cannot be written: text.png is no "),
         ((*detector, '--pictures', 'text.png'), "picture 'text.png' cannot be used: it is no picture\n"),
         ((*detector, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'), 'end2end cannot export test_cfg.nms='),
         ((cascade, 'cascade.pth'), 'CascadeRCNN cannot be exported with --kind end2end; --kind raw exports backbone, '),

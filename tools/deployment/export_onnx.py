@@ -65,6 +65,11 @@ def main() -> None:
     out = args.out or osp.join('work_dirs', name, f'{name}.onnx')
     if osp.isdir(out):
         raise UserError(f'--out {out!r} is a folder; name a file')
+    above = osp.dirname(out) or '.'
+    while not osp.lexists(above):
+        above = osp.dirname(above) or '.'
+    if not osp.isdir(above) or not os.access(above, os.W_OK):
+        raise UserError(f'--out {out!r} cannot be written: {above} is no folder that you may write into')
     check_checkpoint_file(args.checkpoint, 'checkpoint')
     cfg = load_config(args.config, args.cfg_options)
     try:

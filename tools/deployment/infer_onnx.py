@@ -49,8 +49,10 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
         raise UserError(f'model {path!r} does not exist')
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider')
+                 if p in onnxruntime.get_available_providers()]
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=onnxruntime.get_available_providers())
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as e:  # onnxruntime's own classes derive from Exception
         raise UserError(f'model {path!r} cannot be read: {str(e).splitlines()[0]}') from e
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)

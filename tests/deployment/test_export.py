@@ -42,6 +42,18 @@ def lively(model):
     return model
 
 
+def thin_detector(name):
+    cfg = mmccd.get_config(name)
+    cfg.model.backbone.update(depth=18, base_channels=8)
+    if 'ccd' in name:
+        cfg.model.backbone.attention.update(groups=8, stages=LATE)
+    cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+    for head in ('bbox_head', 'rpn_head'):
+        if head in cfg.model:
+            cfg.model[head].update(in_channels=16, feat_channels=16)
+    return cfg
+
+
 def check(model, kind='end2end', shape=None, shapes=SHAPES):
     """Export, compare, and return (rows, network, file)."""
     network, content = export_onnx(model, kind, shape)
@@ -100,15 +112,10 @@ def test_networks_at_sizes_that_do_not_divide_by_4(name, kind):
 @pytest.mark.parametrize(('name', 'shape'), [
     ('retinanet_ccd_r18_fpn_digits', None),
     ('retinanet_r18_fpn_digits', (97, 65)),
-    ('retinanet_se_r50_fpn_2x_legacy_coco', None),  # boxes that include their last pixel
+    ('retinanet_r50_fpn_2x_legacy_coco', None),  # boxes that include their last pixel
 ])
 def test_boxes_behind_nms(name, shape):
-    cfg = mmccd.get_config(name)
-    cfg.model.backbone.depth = 18
-    if 'ccd' in name:
-        cfg.model.backbone.attention.stages = LATE
-    cfg.model.neck.update(in_channels=[64, 128, 256, 512], out_channels=64)
-    cfg.model.bbox_head.update(in_channels=64, feat_channels=64)
+    cfg = thin_detector(name)
     cfg.model.test_cfg.nms_pre = 300  # less than the first level has
     model = mmccd.init_model(cfg, device='cpu')
     head = lively(model).bbox_head.retina_cls
@@ -132,15 +139,14 @@ def test_boxes_behind_nms(name, shape):
 
 @pytest.mark.slow
 def test_features_and_rpn_of_two_stages():
-    cfg = mmccd.get_config('cascade_rcnn_ccd_r18_fpn_digits')
-    cfg.model.backbone.attention = None
+    cfg = thin_detector('cascade_rcnn_ccd_r18_fpn_digits')
     rows, _, _ = check(lively(mmccd.init_model(cfg, device='cpu')), 'raw', shapes=SHAPES[:2])
     assert {r.output for r in rows} == {f'{k}_{i}' for k in ('feature', 'rpn_cls', 'rpn_box') for i in range(5)}
 
 
 @pytest.mark.slow
 def test_no_box_at_all():
-    cfg = mmccd.get_config('retinanet_r18_fpn_digits')
+    cfg = thin_detector('retinanet_r18_fpn_digits')
     cfg.model.test_cfg.score_thr = 1.0
     rows, _, _ = check(mmccd.init_model(cfg, device='cpu'), shape=(64, 64), shapes=[(64, 64)])
     assert [r.boxes for r in rows if r.output == 'boxes'] == [0]

@@ -192,15 +192,22 @@ def draw(picture: np.ndarray, found: 'list[dict]') -> Image.Image:
     for f in reversed(found):  # the best on top
         box = [factor * v for v in f['box']]
         pen.rectangle(box, outline=colour(f['label']), width=size // 6 + 1)
-    for f in reversed(found):
+    labels = []  # (x1, y1, x2, y2)
+    for f in found:
         text = f'{f["name"]}: {f["score"]:.2f}'
         _, _, width, height = pen.textbbox((0, 0), text, font=font)
+        width, height = width + 4, height + 4
         x, y = factor * f['box'][0], factor * f['box'][1]
-        x = max(0, min(x, image.width - width - 4))
-        y = y - height - 4 if y > height + 4 else y
+        x = max(0, min(x, image.width - width))
+        y = y - height if y >= height else y
+        # Two classes at one place have two labels, one below the other.
+        while any(x < right and left < x + width and y < bottom and top < y + height
+                  for left, top, right, bottom in labels):
+            y += height
+        labels.append((x, y, x + width, y + height))
         background = colour(f['label'])
         bright = np.dot(background, (0.299, 0.587, 0.114)) > 128
-        pen.rectangle((x, y, x + width + 4, y + height + 4), fill=background)
+        pen.rectangle(labels[-1], fill=background)
         pen.text((x + 2, y + 1), text, fill='black' if bright else 'white', font=font)
     return image
 

@@ -1,7 +1,7 @@
 """Export to ONNX, opset 17, by PyTorch's exporter that traces (``dynamo=False``).
 
-That one keeps height and width free through the arithmetic on sizes of the anchors, the poolings and the padding, needs
-no package beside onnx, and takes a tenth of the other's time.
+That one keeps height and width free through the arithmetic on sizes of the anchors, the poolings and the padding, and
+needs no package beside onnx.
 """
 from __future__ import annotations
 

@@ -38,10 +38,12 @@ def pooled_context(z: Tensor, scales: Sequence[int]) -> Tensor:
         if s == 1:  # (N, C, 1, 1), added to every cell
             total = total + z.mean((2, 3), keepdim=True)
             continue
-        p = pooling_matrix(height, s, z.dtype) @ z @ pooling_matrix(width, s, z.dtype).T  # (N, C, s, s)
+        p = pooling_matrix(height, s, z.dtype) @ (z @ pooling_matrix(width, s, z.dtype).T)  # (N, C, s, s)
         cells = _cells(grid, s)
         total = total + (p if s == grid else p.index_select(2, cells).index_select(3, cells))
-    return (total / len(scales)).index_select(2, _cells(height, grid)).index_select(3, _cells(width, grid))
+    # Columns by a product with ones and zeros: onnxruntime's Gather is slow along the last axis.
+    columns = (_cells(width, grid) == torch.arange(grid)[:, None]).to(z.dtype)  # (grid, W)
+    return (total / len(scales) @ columns).index_select(2, _cells(height, grid))
 
 
 def normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tensor:

@@ -26,8 +26,9 @@ Deviations from the original implementation, all where that one gives no usable 
 Implementations, chosen by ``impl``: ``ccd_cpu`` (compiled loops), ``ccd_triton`` (CUDA kernels) and ``ccd_torch``
 (stock operators, everywhere); :func:`ccd_reference` is the textbook composition that defines what is correct. They run
 as the custom operators ``mmccd::ccd_forward`` and ``mmccd::ccd_backward``, which torch.compile and torch.export keep
-whole; where a graph of stock operators is wanted (torch.jit.trace, ONNX), and with torch before 2.4, which has no such
-operators, the reference runs. Second derivatives: not of the operators (PyTorch raises); those of the reference work.
+whole; where a graph of stock operators is wanted (torch.jit.trace; ONNX, where ``ccd_onnx`` keeps it free of the size),
+and with torch before 2.4, which has no such operators, the reference runs. Second derivatives: not of the operators
+(PyTorch raises); those of the reference work.
 """
 from __future__ import annotations
 
@@ -338,6 +339,19 @@ def _upsample(p: Tensor, height: int, width: int) -> Tensor:
     return p.index_select(3, nearest_cells(width, p.shape[3], p.device))
 
 
+def _grouped(x: Tensor, groups: int) -> Tensor:
+    """(N, C, H, W) to (N, groups, C / groups, H, W). Not by unflatten: ONNX fixes the other sizes with that."""
+    n, _, height, width = x.shape
+    return x.reshape(n, groups, -1, height, width)
+
+
+def _pooled_context(z: Tensor, scales: Sequence[int]) -> Tensor:
+    """Mean of the poolings, upsampled to the size of ``z``, (N, C, H, W)."""
+    grid = max(scales)
+    pooled = [_upsample(F.adaptive_avg_pool2d(z, s), grid, grid) for s in scales]
+    return _upsample(sum(pooled) / len(scales), *z.shape[-2:])
+
+
 def _normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tensor:
     """Normalise (N, G, H, W) over H and W; 0 where it is flat."""
     if normalize is None:
@@ -365,19 +379,19 @@ def ccd_gate(x: Tensor,
              gain: float = 1.0) -> Tensor:
     """What :func:`ccd` multiplies by: (N, groups, H, W), float32 for half precision. Arguments as there, unchecked."""
     compute = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
-    grid = max(scales)
-    height, width = x.shape[-2:]
+    pooled_context, normalize_over_space = _pooled_context, _normalize_over_space
+    if torch.onnx.is_in_onnx_export():
+        onnx_form = import_module(f'{__package__}.ccd_onnx')
+        pooled_context, normalize_over_space = onnx_form.pooled_context, onnx_form.normalize_over_space
     z = x.to(compute)
-    pooled = [_upsample(F.adaptive_avg_pool2d(z, s), grid, grid) for s in scales]
-    context = _upsample(sum(pooled) / len(scales), height, width)  # (N, C, H, W)
+    context = pooled_context(z, scales)  # (N, C, H, W)
 
-    z = z.unflatten(1, (groups, -1))  # (N, G, C/G, H, W)
-    context = context.unflatten(1, (groups, -1))
+    z, context = (_grouped(v, groups) for v in (z, context))  # (N, G, C/G, H, W)
     d = (z * context).sum(2)  # (N, G, H, W)
     if similarity == 'cosine':
         lengths = [torch.linalg.vector_norm(v, dim=2).clamp_min(MIN_NORM) for v in (z, context)]
         d = d / (lengths[0] * lengths[1])
-    d = _normalize_over_space(d, normalize, eps)
+    d = normalize_over_space(d, normalize, eps)
     logit = scale.to(compute).view(1, -1, 1, 1) * d + bias.to(compute).view(1, -1, 1, 1)
     gate = torch.sigmoid(logit)
     return gate * gain if gain != 1 else gate
@@ -394,7 +408,7 @@ def ccd_reference(x: Tensor,
                   gain: float = 1.0) -> Tensor:
     """The textbook composition of stock operators; defines what is correct. Arguments as :func:`ccd`, unchecked."""
     gate = ccd_gate(x, scale, bias, groups, scales, similarity, normalize, eps, gain)
-    return (x.unflatten(1, (groups, -1)) * gate.unsqueeze(2).to(x.dtype)).flatten(1, 2)
+    return (_grouped(x, groups) * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape)
 
 
 _HAS_CUSTOM_OPS = hasattr(torch.library, 'custom_op') and hasattr(torch.library, 'register_autograd')

@@ -1,0 +1,175 @@
+"""Export to ONNX, opset 17, by PyTorch's exporter that traces (``dynamo=False``).
+
+That one keeps height and width free through the arithmetic on sizes of the anchors, the poolings and the padding, and
+needs no package beside onnx.
+"""
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os.path as osp
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from torch import Tensor, nn
+
+from mmccd.utils.classes import is_a
+from mmccd.utils.launch import datasets_of
+from mmccd.version import __version__
+
+from .networks import KINDS, Network, build_network
+from .parity import SHAPES
+
+# Read by onnxruntime from 1.12 on.
+OPSET = 17
+# Key of the file's metadata, with what tools/deployment/infer_onnx.py has to know, as JSON.
+METADATA = 'mmccd'
+# Transforms that leave the picture alone.
+_NOT_OF_PICTURES = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
+
+
+def check_packages() -> None:
+    """Raise ImportError, with the command that mends it, without onnx or onnxruntime."""
+    missing = []
+    for name in ('onnx', 'onnxruntime'):
+        try:
+            __import__(name)
+        except ImportError:
+            missing.append(name)
+    if missing:
+        raise ImportError(f'the export needs {" and ".join(missing)}: pip install {" ".join(missing)}')
+
+
+def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] | None = None) -> tuple[Network, bytes]:
+    """Export a model of ``mmccd.init_model``.
+
+    The input ``picture`` is (N, 3, H, W), RGB, float32 from 0 to 255: normalisation and padding are in the graph. The
+    outputs are those of the network that is returned (:mod:`mmccd.deployment.networks`). With ``kind='end2end'``
+    detectors take one picture at a time.
+
+    Args:
+        model (nn.Module): Classifier or detector on the CPU, with ``cfg`` and ``dataset_meta``.
+        kind (str): ``'end2end'``: logits and scores of classifiers, boxes of RetinaNet behind its NMS. ``'raw'``:
+            what the heads give. Default: ``'end2end'``.
+        shape (tuple[int, int] | None): Height and width of the pictures, and one picture at a time. Default: None,
+            any size and number.
+
+    Returns:
+        tuple[Network, bytes]: What was exported, and the ONNX file. onnx.checker has seen it.
+
+    Raises:
+        ValueError: If the model is none of those supported, or cannot take this size.
+        RuntimeError: If PyTorch's exporter cannot take it.
+        ImportError: Without onnx.
+    """
+    import onnx
+    if shape is not None and min(shape) < 1:
+        raise ValueError(f'shape must be at least 1 1, got {shape[0]} {shape[1]}')
+    network = build_network(model, kind).eval()
+    picture = torch.zeros(1, 3, *(shape or SHAPES[0]))
+    picture[..., ::2, ::3] = 255
+    axes = {}
+    if shape is None:
+        axes = {'picture': {2: 'height', 3: 'width'}, **network.outputs}
+        if network.batched:
+            axes['picture'][0] = 'n'
+    elif not network.batched:
+        axes = network.outputs
+    content = io.BytesIO()
+    with torch.no_grad(), _quiet(), _nearest_by_index():
+        network(picture)  # what the model itself refuses, it says here
+        try:
+            torch.onnx.export(
+                network, (picture, ), content, input_names=['picture'], output_names=list(network.outputs),
+                dynamic_axes=axes, opset_version=OPSET, dynamo=False)
+        except Exception as e:  # its own errors, and nearly any other
+            raise RuntimeError(f'the exporter of PyTorch {torch.__version__} cannot take this model: '
+                               f'{str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}') from e
+    graph = onnx.load_from_string(content.getvalue())
+    onnx.helper.set_model_props(graph, {METADATA: json.dumps(_metadata(model, network, kind, shape))})
+    onnx.checker.check_model(graph, full_check=True)
+    return network, graph.SerializeToString()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracer's warnings, which name every check of a shape, and the one about dynamo=False."""
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield
+
+
+@contextlib.contextmanager
+def _nearest_by_index() -> Iterator[None]:
+    """Nearest upsampling as a choice of rows and columns: ONNX's Resize reads other ones at the borders of some sizes.
+
+    Rows are PyTorch's, floor(i * (in / out)) in float32.
+    """
+
+    def rows(size: int | Tensor, out: int | Tensor) -> Tensor:
+        ratio = torch.as_tensor(size).float() / torch.as_tensor(out).float()
+        return (torch.arange(out).float() * ratio).floor().long().clamp_max(size - 1)
+
+    def interpolate(input: Tensor, size=None, scale_factor=None, mode: str = 'nearest', **kwargs: Any) -> Tensor:
+        if mode != 'nearest' or size is None or isinstance(size, int) or input.dim() != 4:
+            return original(input, size, scale_factor, mode, **kwargs)
+        height, width = size
+        return input.index_select(2, rows(input.shape[2], height)).index_select(3, rows(input.shape[3], width))
+
+    original = F.interpolate
+    F.interpolate = interpolate
+    try:
+        yield
+    finally:
+        F.interpolate = original
+
+
+def _metadata(model: nn.Module, network: Network, kind: str, shape: tuple[int, int] | None) -> dict[str, Any]:
+    prepare = network.prepare
+    return dict(
+        version=__version__,
+        config=osp.splitext(osp.basename(model.cfg.filename or ''))[0],
+        task='classification' if is_a(type(model), 'ImageClassifier') else 'detection',
+        kind=kind,
+        classes=list(model.dataset_meta.get('classes') or ()),
+        shape=shape,
+        resize=resize_steps(model.cfg),
+        # For reading: both are in the graph, for channels in this order.
+        mean=prepare.mean.flatten().tolist() if prepare.normalizes else None,
+        std=prepare.std.flatten().tolist() if prepare.normalizes else None,
+        channels='rgb' if prepare.takes_rgb else 'bgr',
+        fill=prepare.fill())
+
+
+def resize_steps(cfg: Config) -> list[dict[str, Any]]:
+    """How the config's test pipeline gets a picture to its size, step by step; sizes are (width, height).
+
+    ``resize`` to ``size``, or, with ``keep_ratio``, as large as fits into it, either way round; ``edge`` resizes the
+    edge of that name to ``size``; ``crop`` cuts ``size`` from the middle; ``unknown`` is any other transform.
+    """
+    pipeline = next((d.pipeline for _, d in datasets_of(cfg.get('test_dataloader') or {}, '') if d.get('pipeline')), ())
+    return [_step(t) for t in pipeline if t['type'].rsplit('.', 1)[-1] not in _NOT_OF_PICTURES]
+
+
+def _step(transform: Mapping) -> dict[str, Any]:
+    known = {k: v for k, v in transform.items() if k != 'type'}
+    name = transform['type'].rsplit('.', 1)[-1]
+    if name == 'Resize' and {'scale'} <= set(known) <= {'scale', 'keep_ratio'}:
+        return dict(step='resize', size=_pair(known['scale']), keep_ratio=known.get('keep_ratio', False))
+    if name == 'ResizeEdge' and {'scale'} <= set(known) <= {'scale', 'edge'}:
+        return dict(step='edge', size=known['scale'], edge=known.get('edge', 'short'))
+    if name == 'CenterCrop' and set(known) == {'crop_size'}:
+        return dict(step='crop', size=_pair(known['crop_size']))
+    return dict(step='unknown', transform=dict(type=name, **{k: repr(v) for k, v in known.items()}))
+
+
+def _pair(size: int | tuple[int, int]) -> list[int]:
+    return [size, size] if isinstance(size, int) else list(size)
+
+
+__all__ = ['KINDS', 'METADATA', 'OPSET', 'check_packages', 'export_onnx', 'resize_steps']

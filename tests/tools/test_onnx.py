@@ -1,0 +1,250 @@
+"""tools/deployment: the export, and inference without torch, against MMDetection's and MMPretrain's own pipelines."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mmccd
+from mmccd.deployment import build_network, parity_pictures
+from mmccd.visualization import prepare_picture
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+
+EXPORT, INFER = 'deployment/export_onnx.py', 'deployment/infer_onnx.py'
+DETECTOR, CLASSIFIER = 'retinanet_ccd_r18_fpn_digits', 'ccd_r18_digits'
+
+
+@pytest.fixture(scope='module')
+def small(folder):
+    """Config and checkpoint of a thin detector and a thin classifier, whose scores differ from place to place."""
+    made = {}
+    for name in (DETECTOR, CLASSIFIER):
+        torch.manual_seed(0)
+        cfg = mmccd.get_config(name)
+        attention = dict(type='mmccd.CCD', groups=8, stages=(False, True, False, True))
+        cfg.model.backbone.update(base_channels=8, attention=attention)
+        if name == DETECTOR:
+            cfg.model.neck.update(in_channels=[8, 16, 32, 64], out_channels=16)
+            cfg.model.bbox_head.update(in_channels=16, feat_channels=16)
+        else:
+            cfg.model.head.in_channels = 64
+        model = mmccd.init_model(cfg, device='cpu')
+        for key, p in model.named_parameters():
+            if key.endswith('ccd.scale'):
+                torch.nn.init.normal_(p)
+        picture = parity_pictures([(96, 128)])[0]
+        head, output = (model.bbox_head.retina_cls, 'cls_0') if name == DETECTOR else (model.head.fc, 'logits')
+        head.weight.data.mul_(1.5 / build_network(model, 'raw').expected(picture)[output].std())
+        made[name] = folder / f'{name}.py', folder / f'{name}.pth'
+        cfg.dump(made[name][0])
+        torch.save(dict(state_dict=model.state_dict()), made[name][1])
+    return made
+
+
+@pytest.fixture
+def export(call_tool, small, folder, capsys):
+    """Export once for all tests of this file: the path of the model."""
+
+    def run(name, *options):
+        out = folder / f'{name}{"-".join(map(str, options))}.onnx'
+        if not out.exists():
+            assert call_tool(EXPORT, *small[name], '--out', out, *options) == (0, '')
+            printed = capsys.readouterr().out
+            assert 'deviations from PyTorch' in printed
+            assert 'FAILED' not in printed
+        return out
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Pictures of noise: wider and higher than the 128 pixels of the test pipeline, smaller, grey, turned by EXIF."""
+    folder = tmp_path / 'pictures'
+    folder.mkdir()
+    for name, shape in (('wide', (90, 200)), ('high', (201, 150)), ('small', (40, 61))):
+        Image.fromarray(parity_pictures([shape])[0]).save(folder / f'{name}.png')
+    Image.fromarray(parity_pictures([(120, 70)])[0]).convert('L').save(folder / 'grey.png')
+    turned = Image.fromarray(parity_pictures([(100, 140)])[0])
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(folder / 'turned.jpg', exif=exif, quality=95)
+    (folder / 'notes.txt').write_text('no picture, and not taken for one')
+    return folder
+
+
+@pytest.fixture(scope='module')
+def pytorch(small):
+    """What a config's own pipeline and model find in a file."""
+    models = {name: mmccd.init_model(*paths, device='cpu') for name, paths in small.items()}
+
+    def find(name, path):
+        with torch.no_grad():
+            return models[name].test_step(prepare_picture(models[name].cfg, str(path)))[0]
+
+    return find
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('shape', [(), ('--shape', 128, 128)])
+def test_boxes_are_those_of_mmdet(call_tool, pytorch, export, pictures, tmp_path, shape):
+    model = export(DETECTOR, *shape)
+    assert call_tool(INFER, model, pictures, '--out-dir', tmp_path / 'out', '--json', tmp_path / 'out.json',
+                     '--score-thr', 0.05)[0] == 0
+    results = json.loads((tmp_path / 'out.json').read_text())
+    assert [r['picture'] for r in results] == [str(pictures / n) for n in (
+        'grey.png', 'high.png', 'small.png', 'turned.jpg', 'wide.png')]
+    for r in results:
+        found = r['found']
+        with Image.open(r['picture']) as p:
+            size = p.size[::-1] if 'turned' in r['picture'] else p.size
+        assert len(found) >= 20
+        assert all(f['name'] == str(f['label']) for f in found)
+        boxes = np.array([f['box'] for f in found])
+        assert (boxes >= 0).all()
+        assert (boxes <= [*size, *size]).all()
+        drawn = Image.open(tmp_path / 'out' / f'{r["picture"].rsplit("/", 1)[1].rsplit(".", 1)[0]}_onnx.png')
+        assert drawn.width * size[1] == drawn.height * size[0]
+        assert max(drawn.size) >= 480
+        if shape:  # padded to a square, which the gates see
+            continue
+        # OpenCV's bilinear in integers: a grey level, and what the network makes of it.
+        expected = pytorch(DETECTOR, r['picture']).pred_instances
+        for score, label, box in zip(*(expected[k][:20].numpy() for k in ('scores', 'labels', 'bboxes'))):
+            assert any(f['label'] == label and abs(f['score'] - score) < 0.02 and np.abs(f['box'] - box).max() < 1
+                       for f in found), (r['picture'], score, label, box)
+
+
+@pytest.mark.slow
+def test_a_fixed_size_is_padded_as_mmdet_pads(call_tool, pytorch, export, tmp_path):
+    # 100 x 128 pixels: padded to 128 x 128 by either.
+    picture = tmp_path / 'picture.png'
+    Image.fromarray(parity_pictures([(100, 128)])[0]).save(picture)
+    assert call_tool(INFER, export(DETECTOR, '--shape', 128, 128), picture, '--out-dir', tmp_path, '--json',
+                     tmp_path / 'out.json', '--score-thr', 0.05)[0] == 0
+    found = json.loads((tmp_path / 'out.json').read_text())[0]['found']
+    expected = pytorch(DETECTOR, picture).pred_instances
+    assert len(found) == len(expected)
+    assert np.allclose([f['score'] for f in found], expected.scores, atol=1e-4)
+    assert np.allclose([f['box'] for f in found], expected.bboxes, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_classes_are_those_of_mmpretrain(call_tool, pytorch, export, pictures, tmp_path):
+    for shape in (), ('--shape', 64, 64):
+        assert call_tool(INFER, export(CLASSIFIER, *shape), pictures, '--out-dir', tmp_path / 'out', '--json',
+                         tmp_path / 'out.json', '--topk', 3)[0] == 0
+        for r in json.loads((tmp_path / 'out.json').read_text()):
+            expected = pytorch(CLASSIFIER, r['picture']).pred_score
+            assert [f['label'] for f in r['found']] == expected.topk(3).indices.tolist()
+            assert np.allclose([f['score'] for f in r['found']], expected.topk(3).values, atol=0.02)
+
+
+@pytest.mark.slow
+def test_inference_without_torch(export, pictures, root, tmp_path):
+    blocked = ['torch', 'torchvision', 'mmccd', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'cv2', 'onnx']
+    code = (f'import runpy, sys; sys.modules.update(dict.fromkeys({blocked}))\n'
+            f'sys.argv = ["infer_onnx.py", {str(export(DETECTOR))!r}, {str(pictures / "wide.png")!r}]\n'
+            f'runpy.run_path({str(root / "tools" / INFER)!r}, run_name="__main__")')
+    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f'work_dirs/{DETECTOR}/onnx/wide_onnx.png: ')
+    assert (tmp_path / 'work_dirs' / DETECTOR / 'onnx' / 'wide_onnx.png').is_file()
+
+
+def test_resizing_is_opencvs_within_a_grey_level(load_tool):
+    cv2 = pytest.importorskip('cv2')
+    resize = load_tool(INFER).resize
+    for shape, (width, height) in (((90, 200), (128, 58)), ((40, 61), (128, 84)), ((33, 7), (7, 33)), ((5, 5), (5, 5))):
+        picture = parity_pictures([shape])[0]
+        got = resize(picture, width, height)
+        assert got.dtype == np.uint8
+        assert np.abs(got.astype(int) - cv2.resize(picture, (width, height))).max() <= 1
+
+
+@pytest.mark.parametrize(('shape', 'name'), [((300, 451), 'ccd_r50_8xb32_in1k'), ((451, 300), 'ccd_r50_8xb32_in1k'),
+                                             ((30, 45), 'retinanet_ccd_r50_fpn_1x_coco')])
+def test_sizes_are_those_of_the_pipelines(load_tool, tmp_path, shape, name):
+    from mmccd.deployment import resize_steps
+    cfg = mmccd.get_config(name)
+    picture = parity_pictures([shape])[0]
+    Image.fromarray(picture).save(tmp_path / 'picture.png')
+    info = dict(resize=resize_steps(cfg), shape=None, task='')
+    ready, factor, start = load_tool(INFER).prepare(picture, info)
+    expected = prepare_picture(cfg, str(tmp_path / 'picture.png'))['inputs'][0].flip(0).permute(1, 2, 0).numpy()
+    assert ready.shape == expected.shape
+    assert np.abs(ready.astype(int) - expected).max() <= 1
+    if name.startswith('ccd'):  # 256 / 300, and the middle of the longer edge
+        assert factor == pytest.approx([384 / 451, 256 / 300] if shape[0] < shape[1] else [256 / 300, 384 / 451])
+        assert sorted(start * factor) == pytest.approx([16, 80], abs=1)
+
+
+def test_parity_is_part_of_the_export(call_tool, small, tmp_path, monkeypatch, capsys):
+    """An exporter that makes another model: exit code 1, and the file is not where it should be."""
+    from mmccd.deployment import networks
+    monkeypatch.setattr(networks.Preparation, 'forward', lambda self, picture: (picture - 100) / self.std)
+    out = tmp_path / 'model.onnx'
+    code, stderr = call_tool(EXPORT, *small[CLASSIFIER], '--out', out, '--shape', 33, 41)
+    assert (code, stderr) == (1, 'error: the exported model is not the one of PyTorch; see the table\n')
+    assert [p.name for p in tmp_path.iterdir()] == ['model.onnx.failed']
+    assert '| logits | ' in (printed := capsys.readouterr().out)
+    assert 'FAILED' in printed
+
+
+def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch):
+    (workplace / 'text.png').write_text('no picture')
+    detector, classifier = small[DETECTOR], small[CLASSIFIER]
+    cascade = root / 'configs' / 'cascade_rcnn_ccd_r18_fpn_digits.py'
+    torch.save(dict(state_dict=mmccd.init_model(str(cascade), device='cpu').state_dict()), workplace / 'cascade.pth')
+    for args, message in (
+        ((*detector, '--shape', 0, 64), '--shape must be at least 1 1, got 0 64\n'),
+        ((*detector, '--shape', 64, -1), '--shape must be at least 1 1, got 64 -1\n'),
+        ((detector[0], classifier[1]), 'does not fit the config, nothing was done:\n'),
+        ((detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
+        (('none.py', detector[1]), "config 'none.py' does not exist"),
+        ((*detector, '--out', workplace), f"--out '{workplace}' is a folder; name a file\n"),
+        ((*detector, '--out', 'text.png/model.onnx'), "--out 'text.png/model.onnx' cannot be written: text.png is no "),
+        ((*detector, '--pictures', 'text.png'), "picture 'text.png' cannot be used: it is no picture\n"),
+        ((*detector, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'), 'end2end cannot export test_cfg.nms='),
+        ((cascade, 'cascade.pth'), 'CascadeRCNN cannot be exported with --kind end2end; --kind raw exports backbone, '),
+    ):
+        code, stderr = call_tool(EXPORT, *args)
+        assert (code, stderr[:7]) == (2, 'error: '), args
+        assert message in stderr, args
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert call_tool(EXPORT, *detector) == (2, 'error: the export needs onnxruntime: pip install onnxruntime\n')
+    assert not list(workplace.rglob('*.onnx*'))
+
+
+def test_bad_input_of_the_inference(call_tool, small, export, workplace, monkeypatch):
+    model = export(CLASSIFIER, '--shape', 64, 64)
+    raw = export(CLASSIFIER, '--shape', 64, 64, '--kind', 'raw')
+    picture = next((workplace / 'data' / 'digits' / 'det' / 'val').iterdir())
+    (workplace / 'text.png').write_text('no picture')
+    (workplace / 'empty').mkdir()
+    graph = onnx.load(model)
+    del graph.metadata_props[:]
+    onnx.save(graph, 'foreign.onnx')
+    for args, message in (
+        (('none.onnx', picture), "model 'none.onnx' does not exist\n"),
+        (('text.png', picture), "model 'text.png' cannot be read: "),
+        (('foreign.onnx', picture), "model 'foreign.onnx' was not made by export_onnx.py: it does not say how"),
+        ((raw, picture), 'was exported with --kind raw, and gives no scores: export it with --kind end2end\n'),
+        ((model, 'text.png'), "picture 'text.png' cannot be used: it is no picture\n"),
+        ((model, 'none.png'), "picture 'none.png' cannot be used: there is no such file\n"),
+        ((model, 'empty'), "folder 'empty' has no picture in it (a file named "),
+        ((model, picture, '--topk', 0), '--topk must be at least 1, got 0\n'),
+        ((model, picture, '--score-thr', 2), '--score-thr must be from 0 to 1, got 2\n'),
+        ((model, picture, '--out-dir', 'text.png'), 'text.png cannot be written: '),
+    ):
+        code, stderr = call_tool(INFER, *args)
+        assert (code, stderr[:7]) == (2, 'error: '), args
+        assert message in stderr, args
+    monkeypatch.setitem(sys.modules, 'onnxruntime', None)
+    assert call_tool(INFER, model, picture) == (2, 'error: infer_onnx.py needs onnxruntime: pip install onnxruntime\n')
+    assert not list(workplace.rglob('*_onnx.png'))

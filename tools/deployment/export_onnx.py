@@ -1,0 +1,100 @@
+"""Export a classifier or a detector to ONNX, and check the file against PyTorch with onnxruntime.
+
+The input is an RGB picture, (N, 3, H, W), float32 from 0 to 255; normalisation and padding are in the graph. The file
+appears at its place only if every output is as PyTorch's: within 1e-4 (of numbers up to 1; of larger ones, as a share
+of them), boxes within 0.01 pixels.
+"""
+import argparse
+import os
+import os.path as osp
+import sys
+
+import mmccd  # before anything of mmdet
+from mmccd.deployment import (
+    KINDS,
+    SHAPES,
+    check_packages,
+    compare,
+    export_onnx,
+    markdown_table,
+    parity_pictures,
+)
+from mmccd.utils.files import write_atomically
+from mmccd.utils.launch import OptionsAction, UserError, check_checkpoint_file, load_config, run_tool
+from mmccd.visualization import list_pictures
+
+EXAMPLES = """examples:
+  python tools/deployment/export_onnx.py CONFIG CKPT
+  python tools/deployment/export_onnx.py CONFIG CKPT --shape 800 1344 --pictures data/coco/val2017/000000000139.jpg
+  python tools/deployment/infer_onnx.py MODEL.onnx pictures/
+kinds:
+  end2end  classifiers: logits and scores; RetinaNet: boxes, scores and labels behind the NMS of the config's test_cfg,
+           one picture at a time
+  raw      classifiers: logits; RetinaNet: class logits and box deltas by level; two-stage detectors: features and the
+           RPN's logits and deltas by level
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--out', help='file to write; default: work_dirs/<config name>/<config name>.onnx')
+    parser.add_argument('--kind', choices=KINDS, default='end2end', help='what is in the graph; default: end2end')
+    parser.add_argument(
+        '--shape', nargs=2, type=int, metavar=('H', 'W'),
+        help='size of the pictures in pixels, one picture at a time; default: any size')
+    parser.add_argument(
+        '--pictures', metavar='IMG|DIR', help='check with these pictures, resized, instead of noise')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        check_packages()
+    except ImportError as e:
+        raise UserError(str(e)) from e
+    if args.shape and min(args.shape) < 1:
+        raise UserError(f'--shape must be at least 1 1, got {args.shape[0]} {args.shape[1]}')
+    shape = tuple(args.shape) if args.shape else None
+    name = osp.splitext(osp.basename(args.config))[0]
+    out = args.out or osp.join('work_dirs', name, f'{name}.onnx')
+    if osp.isdir(out):
+        raise UserError(f'--out {out!r} is a folder; name a file')
+    above = osp.dirname(out) or '.'
+    while not osp.lexists(above):
+        above = osp.dirname(above) or '.'
+    if not osp.isdir(above) or not os.access(above, os.W_OK):
+        raise UserError(f'--out {out!r} cannot be written: {above} is no folder that you may write into')
+    check_checkpoint_file(args.checkpoint, 'checkpoint')
+    cfg = load_config(args.config, args.cfg_options)
+    try:
+        pictures = parity_pictures([shape] if shape else SHAPES, list_pictures(args.pictures) if args.pictures else ())
+        model = mmccd.init_model(cfg, args.checkpoint, device='cpu')
+        network, content = export_onnx(model, args.kind, shape)
+    except (ValueError, RuntimeError, ImportError) as e:
+        raise UserError(str(e)) from e
+    rows = compare(network, content, pictures)
+
+    size = f'{shape[0]} x {shape[1]}' if shape else 'any height and width'
+    print(f'{name}, {args.kind}, {size}, {len(content) / 1e6:.1f} MB; deviations from PyTorch:\n{markdown_table(rows)}')
+    counts = [r.boxes for r in rows if r.output == 'boxes']
+    if counts and not any(counts):
+        print('warning: no box was above score_thr, so none was compared: give --pictures with objects in them',
+              file=sys.stderr)
+    ok = all(r.ok for r in rows)
+    path = out if ok else f'{out}.failed'
+    os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+    write_atomically(path, content)
+    print(path)
+    if not ok:
+        print('error: the exported model is not the one of PyTorch; see the table', file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,268 @@
+"""Find objects, or the class, in pictures with a file of export_onnx.py. Needs numpy, pillow and onnxruntime alone.
+
+The picture gets the size that the config's test pipeline gives it (the file says how), by bilinear interpolation as
+OpenCV's, within a grey level. Boxes are those of the picture as it is on the disk, in pixels.
+"""
+import argparse
+import colorsys
+import json
+import os
+import os.path as osp
+import sys
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+EXAMPLES = """examples:
+  python infer_onnx.py MODEL.onnx picture.jpg
+  python infer_onnx.py MODEL.onnx pictures/ --out-dir found --json found.json --score-thr 0.5
+"""
+FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+METADATA = 'mmccd'  # key in the file
+LEAST = 480  # pixels of a drawing's longer edge: labels have to be read
+
+
+class UserError(ValueError):
+    """Something that the author of the command has to change; the message is all he needs."""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', help='ONNX file of tools/deployment/export_onnx.py')
+    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it')
+    parser.add_argument(
+        '--out-dir', help='folder for the drawings, <name>_onnx.png; default: work_dirs/<config name>/onnx')
+    parser.add_argument('--json', metavar='FILE', help='write what was found there, too')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box; default: 0.3')
+    parser.add_argument('--topk', type=int, default=5, help='classes named by a classifier; default: 5')
+    return parser.parse_args()
+
+
+def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noqa: F821
+    """Session and metadata of a file."""
+    try:
+        import onnxruntime
+    except ImportError as e:
+        raise UserError('infer_onnx.py needs onnxruntime: pip install onnxruntime') from e
+    if not osp.isfile(path):
+        raise UserError(f'model {path!r} does not exist')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider')
+                 if p in onnxruntime.get_available_providers()]
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=providers)
+    except Exception as e:  # onnxruntime's own classes derive from Exception
+        raise UserError(f'model {path!r} cannot be read: {str(e).splitlines()[0]}') from e
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    if text is None:
+        raise UserError(f'model {path!r} was not made by export_onnx.py: it does not say how pictures get their size')
+    info = json.loads(text)
+    if info['kind'] != 'end2end':
+        raise UserError(f'model {path!r} was exported with --kind {info["kind"]}, and gives no '
+                        f'{"boxes" if info["task"] == "detection" else "scores"}: export it with --kind end2end')
+    unknown = [s['transform'] for s in info['resize'] if s['step'] == 'unknown']
+    if unknown:
+        raise UserError(f'model {path!r} needs a transform of the test pipeline that is not here: {unknown[0]}')
+    return session, info
+
+
+def list_pictures(path: str) -> 'list[str]':
+    paths = [path]
+    if osp.isdir(path):
+        Image.init()
+        suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
+        paths = [osp.join(path, n) for n in sorted(os.listdir(path)) if n.lower().endswith(suffixes)]
+        if not paths:
+            raise UserError(f'folder {path!r} has no picture in it (a file named {", ".join(suffixes)})')
+    for p in paths:
+        read_picture(p)  # all of them, before the first is drawn
+    return paths
+
+
+def read_picture(path: str) -> np.ndarray:
+    """RGB picture (H, W, 3), uint8, turned upright."""
+    if not osp.isfile(path):
+        raise UserError(f'picture {path!r} cannot be used: there is no such file')
+    try:
+        return np.asarray(ImageOps.exif_transpose(Image.open(path, formats=FORMATS)).convert('RGB'))
+    except Image.UnidentifiedImageError as e:
+        raise UserError(f'picture {path!r} cannot be used: it is no picture') from e
+    except Exception as e:  # damaged files raise nearly anything
+        raise UserError(f'picture {path!r} cannot be used: {str(e) or type(e).__name__}') from e
+
+
+def resize(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Bilinear between the centres of pixels, without smoothing: as OpenCV's, within a grey level."""
+    if picture.shape[:2] == (height, width):
+        return picture
+
+    def neighbours(size: int, out: int) -> 'tuple[np.ndarray, np.ndarray, np.ndarray]':
+        place = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
+        low = np.floor(place).astype(int)
+        return low, np.minimum(low + 1, size - 1), (place - low).astype(np.float32)
+
+    low, high, share = neighbours(picture.shape[0], height)
+    rows = picture[low] * (1 - share)[:, None, None] + picture[high] * share[:, None, None]
+    low, high, share = neighbours(picture.shape[1], width)
+    out = rows[:, low] * (1 - share)[:, None] + rows[:, high] * share[:, None]
+    return (out + 0.5).astype(np.uint8)
+
+
+def prepare(picture: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.ndarray]':
+    """The picture (H, W, 3) as the model takes it; a place in it is (place in the file - start) * factor, as (x, y)."""
+    factor, start = np.ones(2), np.zeros(2)
+
+    def to_size(width: int, height: int) -> None:
+        nonlocal picture, factor
+        width, height = max(width, 1), max(height, 1)
+        factor = factor * [width / picture.shape[1], height / picture.shape[0]]
+        picture = resize(picture, width, height)
+
+    for step in info['resize']:
+        height, width = picture.shape[:2]
+        if step['step'] == 'edge':
+            size, edge = step['size'], step['edge']
+            if edge == 'width' or (edge == 'short' and width < height) or (edge == 'long' and width > height):
+                to_size(size, int(size * height / width))
+            else:
+                to_size(int(size * width / height), size)
+        elif step['step'] == 'crop':
+            crop = np.minimum(step['size'], (width, height))
+            x, y = (round((whole - part) / 2) for whole, part in zip((width, height), crop))
+            picture = picture[y:y + crop[1], x:x + crop[0]]
+            start = start + np.array((x, y)) / factor
+        elif step['keep_ratio']:
+            ratio = min(max(step['size']) / max(height, width), min(step['size']) / min(height, width))
+            to_size(int(width * ratio + 0.5), int(height * ratio + 0.5))
+        else:
+            to_size(*step['size'])
+
+    if info['shape'] is not None:
+        height, width = info['shape']
+        if info['task'] == 'classification':
+            to_size(width, height)
+        else:  # as large as fits, and filled at the right and at the bottom
+            ratio = min(1, height / picture.shape[0], width / picture.shape[1])
+            if ratio < 1:
+                to_size(*(int(v * ratio + 0.5) for v in picture.shape[1::-1]))
+            whole = np.empty((height, width, 3), np.float32)
+            whole[:] = info['fill']
+            whole[:picture.shape[0], :picture.shape[1]] = picture
+            picture = whole
+    return picture, factor, start
+
+
+def infer(session: 'onnxruntime.InferenceSession', info: dict, picture: np.ndarray, topk: int,  # noqa: F821
+          score_thr: float) -> 'list[dict]':
+    """What is in an RGB picture (H, W, 3), uint8, best first: label, name, score and, of detectors, box."""
+    ready, factor, start = prepare(picture, info)
+    given = dict(picture=ready.transpose(2, 0, 1)[None].astype(np.float32))
+
+    def entry(label: int, score: float, **more: 'list[float]') -> dict:
+        name = info['classes'][label] if label < len(info['classes']) else str(label)
+        return dict(label=int(label), name=name, score=float(score), **more)
+
+    if info['task'] == 'classification':
+        scores = session.run(['scores'], given)[0][0]
+        return [entry(i, scores[i]) for i in np.argsort(-scores, kind='stable')[:topk]]
+    boxes, scores, labels = session.run(['boxes', 'scores', 'labels'], given)
+    boxes = boxes.reshape(-1, 2, 2) / factor + start
+    boxes = boxes.clip(0, picture.shape[1::-1]).reshape(-1, 4)
+    return [entry(label, score, box=box.tolist()) for box, score, label in zip(boxes, scores, labels)
+            if score >= score_thr]
+
+
+def colour(label: int) -> 'tuple[int, int, int]':
+    """One for each class, neighbours far apart."""
+    return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95))
+
+
+def draw(picture: np.ndarray, found: 'list[dict]') -> Image.Image:
+    """Boxes with names and scores over the picture, or the classes below it; small pictures enlarged."""
+    factor = max(1, -(-LEAST // max(picture.shape[:2])))
+    image = Image.fromarray(picture)
+    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
+    size = max(16, max(image.size) // 45)
+    font = ImageFont.load_default(size)
+    if found and 'box' not in found[0]:
+        return _with_classes(image, found, font, size)
+    pen = ImageDraw.Draw(image)
+    for f in reversed(found):  # the best on top
+        box = [factor * v for v in f['box']]
+        pen.rectangle(box, outline=colour(f['label']), width=size // 6 + 1)
+    labels = []  # (x1, y1, x2, y2)
+    for f in found:
+        text = f'{f["name"]}: {f["score"]:.2f}'
+        _, _, width, height = pen.textbbox((0, 0), text, font=font)
+        width, height = width + 4, height + 4
+        x, y = factor * f['box'][0], factor * f['box'][1]
+        x = max(0, min(x, image.width - width))
+        y = y - height if y >= height else y
+        # Two classes at one place have two labels, one below the other.
+        while any(x < right and left < x + width and y < bottom and top < y + height
+                  for left, top, right, bottom in labels):
+            y += height
+        labels.append((x, y, x + width, y + height))
+        background = colour(f['label'])
+        bright = np.dot(background, (0.299, 0.587, 0.114)) > 128
+        pen.rectangle(labels[-1], fill=background)
+        pen.text((x + 2, y + 1), text, fill='black' if bright else 'white', font=font)
+    return image
+
+
+def _with_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.ImageFont, size: int) -> Image.Image:
+    line = size + size // 2
+    whole = Image.new('RGB', (max(image.width, LEAST), image.height + line * len(found) + size // 2), 'white')
+    whole.paste(image, ((whole.width - image.width) // 2, 0))
+    pen = ImageDraw.Draw(whole)
+    for i, f in enumerate(found):
+        y = image.height + size // 4 + i * line
+        pen.rectangle((0, y + 2, f['score'] * (whole.width - 1), y + line - 2), fill='#c6dbef')
+        pen.text((6, y + size // 6), f'{f["score"]:.3f}  {f["name"]}', fill='black', font=font)
+    return whole
+
+
+def output_names(pictures: 'list[str]') -> 'list[str]':
+    """Names without their suffix, or with it where two would be the same."""
+    names = [osp.basename(p) for p in pictures]
+    stems = [osp.splitext(n)[0] for n in names]
+    return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
+
+
+def main() -> None:
+    args = parse_args()
+    if not 0 <= args.score_thr <= 1:
+        raise UserError(f'--score-thr must be from 0 to 1, got {args.score_thr:g}')
+    if args.topk < 1:
+        raise UserError(f'--topk must be at least 1, got {args.topk}')
+    session, info = load_model(args.model)
+    pictures = list_pictures(args.img)
+    out_dir = args.out_dir or osp.join('work_dirs', info['config'] or osp.splitext(osp.basename(args.model))[0], 'onnx')
+    try:
+        os.makedirs(out_dir, exist_ok=True)
+        results = []
+        for path, name in zip(pictures, output_names(pictures)):
+            picture = read_picture(path)
+            found = infer(session, info, picture, args.topk, args.score_thr)
+            results.append(dict(picture=path, found=found))
+            out = osp.join(out_dir, f'{name}_onnx.png')
+            draw(picture, found).save(out)
+            summary = ', '.join(f'{f["name"]} {f["score"]:.2f}' for f in found)
+            print(f'{out}: {summary or "nothing"}')
+        if args.json:
+            os.makedirs(osp.dirname(args.json) or '.', exist_ok=True)
+            with open(args.json, 'w', encoding='utf-8') as f:
+                json.dump(results, f, indent=1, ensure_ascii=False)
+            print(args.json)
+    except OSError as e:
+        raise UserError(f'{e.filename} cannot be written: {e.strerror}') from e
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except UserError as e:
+        print(f'error: {e}', file=sys.stderr)
+        sys.exit(2)

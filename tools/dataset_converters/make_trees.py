@@ -9,14 +9,14 @@ files in it are checked by their SHA-256. The result, in COCO format with one cl
     trees.json                                    manifest: version, counts, SHA-256
 
 The large scene is split by rows: the lowest 512 for ``val``, all but 128 rows above them for ``train``; no tree is as
-tall as these 128 rows, so none is in both. ``transfer`` is the other three scenes: other forests, another light. Tiles of
-val and transfer have 256 x 256 pixels; those of train have 512 x 512 and overlap by half, so that every square of 256
-lies in one of them and a random crop can find it.
+tall as these, so none is in both. ``transfer`` is the other three scenes: other forests, another light. Tiles of
+val and transfer have 256 x 256 pixels; those of train have 512 x 512 and overlap by at least half, so that every
+square of 256 lies in one of them and a random crop can find it.
 
 A tree cut by the border of a tile keeps the box of what is visible. If that is less than half of its area, it becomes a
 crowd box (``iscrowd`` 1): COCO's evaluation neither asks for it nor counts a detection there as false. Annotations
-have two keys more than COCO asks for: ``tree``, the same for all pieces of a tree, and ``label``, deepforest's name. The
-same version gives the same bytes with the same version of Pillow.
+have two keys more than COCO asks for: ``tree``, the same for all pieces of a tree, and ``label``, deepforest's name.
+The same version gives the same bytes with the same version of Pillow.
 """
 from __future__ import annotations
 
@@ -95,7 +95,8 @@ def download_wheel(folder: Path) -> Path:
     name, version = WHEEL.split('==')
     path = folder / f'{name}-{version}-py3-none-any.whl'
     if not path.is_file():
-        command = [sys.executable, '-m', 'pip', 'download', WHEEL, '--no-deps', '--only-binary', ':all:', '-d', str(folder)]
+        command = [sys.executable, '-m', 'pip', 'download', WHEEL, '--no-deps', '--only-binary', ':all:', '-d',
+                   str(folder)]
         print('$ ' + ' '.join(command), flush=True)
         if subprocess.run(command).returncode or not path.is_file():
             raise UnusableError(f'{WHEEL} could not be downloaded: fetch the wheel elsewhere and name it with --wheel')
@@ -119,11 +120,11 @@ def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], b
                     content[suffix] = wheel.read(member)
                     found = hashlib.sha256(content[suffix]).hexdigest()
                     if found != expected:
-                        raise UnusableError(f'{member} in {path} is not the known file: SHA-256 {found}, not {expected}')
+                        raise UnusableError(f'{member} in {path} is another file: SHA-256 {found}, not {expected}')
                 picture = Image.open(io.BytesIO(content['.png'])).convert('RGB')
-                trees = [Tree(number + i, *entry) for i, entry in enumerate(read_boxes(content['.xml'], picture.size), 1)]
-                number += len(trees)
-                scenes[scene] = picture, trees
+                boxes = read_boxes(content['.xml'], picture.size)
+                scenes[scene] = picture, [Tree(number + i, *entry) for i, entry in enumerate(boxes, 1)]
+                number += len(scenes[scene][1])
     except FileNotFoundError as e:
         raise UnusableError(f'--wheel: {path} does not exist') from e
     except KeyError as e:  # zipfile's message names the member

@@ -6,7 +6,7 @@ metainfo = dict(classes=('tree', ))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    # Crowns of 40 pixels become 60, as large as the finest level's middle anchors; x 1.5 of the tiles' 512, x 0.75 to 1.33.
+    # 1.5 times the tiles' 512 pixels, times 0.75 to 1.33: crowns of 40 pixels become 60.
     dict(type='RandomResize', scale=(768, 768), ratio_range=(0.75, 1.33), keep_ratio=True),
     # Other windows every time: 411 trees are soon known by heart.
     dict(type='RandomCrop', crop_size=(256, 256), allow_negative_crop=True),

@@ -23,26 +23,28 @@ class Raw(str):
 
 
 def code(value: Any, indent: int = 0, used: int = 0) -> str:
-    """A value as configs are written: ``dict(a=1)``, broken into lines of 120 where it must be."""
+    """A value as configs are written: ``dict(a=1)``, in lines of 120, ``used`` characters before it on the first."""
     if isinstance(value, Raw):
         return value
     if isinstance(value, float):
         return f'{value:.6g}'
     if isinstance(value, dict):
-        items = [f'{k}={code(v)}' for k, v in value.items()]
-        flat = f'dict({", ".join(items)})'
-        if indent + used + len(flat) <= 117:
-            return flat
-        inner = ' ' * (indent + 4)
-        lines = [f'{inner}{k}={code(v, indent + 4, len(k) + 1)}' for k, v in value.items()]
-        return 'dict(\n' + ',\n'.join(lines) + ')'
-    if isinstance(value, list):
-        flat = f'[{", ".join(code(v) for v in value)}]'
-        if indent + used + len(flat) <= 117 or not any(isinstance(v, dict) for v in value):
-            return flat
-        inner = ' ' * (indent + 4)
-        return '[\n' + ''.join(f'{inner}{code(v, indent + 4)},\n' for v in value) + ' ' * indent + ']'
-    return repr(value)
+        (start, end), items = ('dict(', ')'), [(f'{k}=', v) for k, v in value.items()]
+    elif isinstance(value, list):
+        (start, end), items = '[]', [('', v) for v in value]
+    else:
+        return repr(value)
+    flat = start + ', '.join(name + code(v, -1000) for name, v in items) + end
+    if indent + used + len(flat) <= 116:  # brackets and a comma may follow
+        return flat
+    lines, inner = [start], indent + 4
+    for name, v in items:
+        text = name + code(v, inner, len(name))
+        if '\n' in text or '\n' in lines[-1] or len(lines) == 1 or len(lines[-1]) + len(text) > 115:
+            lines.append(' ' * inner + text + ',')
+        else:
+            lines[-1] += f' {text},'
+    return '\n'.join(lines)[:-1] + end
 
 
 def assign(name: str, value: Any) -> str:
@@ -100,11 +102,13 @@ def _classes_change(model: ConfigDict, n: int) -> dict:
 
 
 def _head(base: str, parts: Sequence[Part], summary: str) -> list[str]:
-    sets = '; '.join(f'{p.argument[2:]} {p.folder}: {p.pictures:,} pictures' for p in parts)
-    return [comment(f'Written by tools/misc/make_config.py, yours to change. {sets}. {summary}'),
-            comment('The base is found wherever mmccd is installed, and this file may be moved. Paths of data are '
-                    'relative to the folder that you start from.') if base.startswith('__import__') else
-            comment('Paths of data are relative to the folder that you start from, the base\'s to this file.'),
+    sets = ', '.join(f'{p.argument[2:]} {number(p.pictures, "picture", "pictures")}' for p in parts)
+    where = 'The base is found wherever mmccd is installed: this file may be moved. Paths of data are relative to the '
+    where += 'folder that you start from.'
+    if not base.startswith('__import__'):
+        where = "Paths of data are relative to the folder that you start from, the base's to this file."
+    found = f'{sets[0].upper()}{sets[1:]}. {summary}'
+    return [comment(f'Written by tools/misc/make_config.py, yours to change. {found} {where}'),
             f'_base_ = {base}', '']
 
 
@@ -152,7 +156,7 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
         factors = resize_factors(scale or train_scale, train.sizes)
         if scale:
             change = f'scale={scale}'
-            lines.append(comment(f'Half of the pictures have a short side below {np.median(train.sizes.min(1)):.0f}: '
+            lines.append(comment(f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: '
                                  f'enlarged to {scale[1]} instead of {min(train_scale)}.'))
     elif jitter:
         factors = resize_factors(test_scale, train.sizes) if test_scale else np.ones(len(train.sizes))
@@ -204,7 +208,7 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
     middle = np.median(np.sqrt(train.sides.prod(1)))
     return '\n'.join([
         *_head(base, parts, f'{number(len(train.classes), "class", "classes")}, {len(train.sides):,} boxes to train '
-               f'on, half of them above {middle:.0f} pixels.'),
+               f'on, with a median side of {middle:.0f} pixels.'),
         names(train.classes), *lines,
         '', comment(' '.join(notes)), assign('model', model),
         '', *_training(d, cfg), ''])
@@ -219,8 +223,8 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
     lines = []
     pipelines = {p.argument: Raw(f'_base_.{key if p is train else "val_dataloader.dataset"}.pipeline') for p in parts}
     if scale:
-        lines.append(comment(f'Half of the pictures have a short side below {np.median(train.sizes.min(1)):.0f}: crops '
-                             f'of {scale[1]} pixels instead of {crop}.'))
+        lines.append(comment(f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: crops of '
+                             f'{scale[1]} instead of {crop}.'))
         crops = dict(RandomResizedCrop=dict(scale=scale[1]), ResizeEdge=dict(scale=round(scale[1] * 8 / 7)),
                      CenterCrop=dict(crop_size=scale[1]), Resize=dict(scale=scale[1]))  # 8 / 7: 256 for 224
         for argument, pipeline in (('--train', dataset.pipeline), ('--val', cfg.val_dataloader.dataset.pipeline)):

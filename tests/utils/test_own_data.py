@@ -187,6 +187,9 @@ def test_code():
     wide = code(dict(a='x' * 60, b=dict(c='y' * 60, d=[1, 0.5])))
     assert wide == f"dict(\n    a='{'x' * 60}',\n    b=dict(c='{'y' * 60}', d=[1, 0.5]))"
     assert eval(wide) == dict(a='x' * 60, b=dict(c='y' * 60, d=[1, 0.5]))
+    deep = dict(a=1, b=dict(c=dict(d='z' * 90, e='e' * 30), f=[dict(g='g' * 70), dict(h='h' * 70)]), i=2)
+    assert eval(code(deep)) == deep
+    assert max(map(len, code(deep).splitlines())) <= 120
     many = tuple(f'class {i} of many' for i in range(80))
     for classes in (('a', ), ('a', 'b'), ("it's", 'a "b"'), many):
         text = names(classes)

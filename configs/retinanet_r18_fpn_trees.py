@@ -20,7 +20,6 @@ model = dict(
         anchor_generator=dict(octave_base_scale=3, ratios=[1.0], strides=[8, 16, 32]),
         reg_decoded_bbox=True,
         loss_bbox=dict(_delete_=True, type='GIoULoss', loss_weight=2.0)),
-    # Anchors over a tree that its tile shows less than half of (crowd boxes) are neither wrong nor right.
-    train_cfg=dict(assigner=dict(ignore_iof_thr=0.5)))
+    train_cfg=dict(assigner=dict(ignore_iof_thr=0.5)))  # crowd boxes: trees cut to less than half
 default_hooks = dict(logger=dict(interval=25))
 randomness = dict(seed=0)

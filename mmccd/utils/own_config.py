@@ -10,7 +10,7 @@ from mmengine.config import Config, ConfigDict
 
 from .classes import head_classes
 from .launch import UserError
-from .own_data import MATCH_IOU, Decisions, Part, fit_anchors, fit_scale, resize_factors, train_dataset
+from .own_data import MATCH_IOU, MATCHED, Decisions, Part, fit_anchors, fit_scale, only_dataset, resize_factors
 
 
 def number(n: int, one: str, many: str) -> str:
@@ -127,11 +127,13 @@ def _training(d: Decisions, cfg: Config) -> list[str]:
     ]
 
 
-def _loaders(parts: Sequence[Part], keys: Sequence[str], d: Decisions, dataset: dict[str, dict]) -> list[str]:
-    """The loaders of training, validation and test; ``dataset`` holds what each part's is made of."""
-    lines = [assign('train_dataloader', merged(dict(batch_size=d.batch), nested(keys, dataset['--train']))),
-             assign('val_dataloader', dict(dataset=dataset['--val']))]
-    lines.append(assign('test_dataloader', dict(dataset=dataset['--test'])) if len(parts) > 2 else
+def _loaders(parts: Sequence[Part], keys: tuple[str, str], d: Decisions, dataset: dict[str, dict]) -> list[str]:
+    """The loaders of training, validation and test; ``dataset`` holds what each part's is made of, ``keys`` where the
+    base's loaders of training and validation have theirs."""
+    train, val = (key.split('.')[1:] for key in keys)
+    lines = [assign('train_dataloader', merged(dict(batch_size=d.batch), nested(train, dataset['--train']))),
+             assign('val_dataloader', nested(val, dataset['--val']))]
+    lines.append(assign('test_dataloader', nested(val, dataset['--test'])) if len(parts) > 2 else
                  'test_dataloader = val_dataloader')
     return lines
 
@@ -144,11 +146,12 @@ def _scale(pipeline: Sequence[dict]) -> tuple[int, int] | None:
 def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
     """The config of a detector. ``base`` is the expression that its ``_base_`` gets; adds to ``d.warnings``."""
     train = parts[0]
-    key, dataset = train_dataset(cfg)
+    key, dataset = only_dataset(cfg, 'train_dataloader')
+    val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
     generator = next((cfg.model[h].anchor_generator for h in ('bbox_head', 'rpn_head')
                       if isinstance(cfg.model.get(h), dict) and 'anchor_generator' in cfg.model[h]), None)
     head = 'bbox_head' if generator is not None and isinstance(cfg.model.get('bbox_head'), dict) else 'rpn_head'
-    train_scale, test_scale = _scale(dataset.pipeline), _scale(cfg.val_dataloader.dataset.pipeline)
+    train_scale, test_scale = _scale(dataset.pipeline), _scale(val_dataset.pipeline)
     jitter = [t['type'] for t in dataset.pipeline if t['type'].startswith('Random') and 'Resize' in t['type']]
     lines, change = [], 'scale=None'
     if train_scale and test_scale:
@@ -174,7 +177,7 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
                               f'(short side, median): resized alike, objects are {1 / ratio:.2g} times as large there')
     pipelines = {p.argument: {} for p in parts}
     if lines:
-        for argument, source in (('--train', key), ('--val', 'val_dataloader.dataset')):
+        for argument, source in (('--train', key), ('--val', val_key)):
             if argument == '--train' and not train_scale:
                 continue
             name = f'{argument[2:]}_pipeline'
@@ -190,7 +193,7 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
         lines.append(comment(f'{(train.sizes.min(1) < least).sum():,} pictures have a side below {least}, and the base '
                              'would leave them out.'))
         sets['--train']['filter_cfg'] = dict(min_size=1)
-    lines += _loaders(parts, key.split('.')[1:], d, sets)
+    lines += _loaders(parts, (key, val_key), d, sets)
     for p in parts[1:]:
         lines.append(assign(f'{p.argument[2:]}_evaluator', dict(ann_file=p.ann_file)))
     if len(parts) < 3:
@@ -200,7 +203,8 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
     notes = [d.notes['start']]
     if generator is not None:
         fitted = fit_anchors(generator, train.sides * factors[train.owners, None])
-        note = f'Anchors: the base\'s match {fitted.base_share:.0%} of the boxes (IoU {MATCH_IOU} or more)'
+        note = f"Anchors: the base's match {fitted.base_share:.0%} of the boxes "
+        note += f'(IoU {MATCH_IOU} or more; {MATCHED:.0%} will do)'
         if fitted.change:
             model = merged(model, {head: dict(anchor_generator=fitted.change)})
             note += f', these {fitted.share:.0%}'
@@ -217,17 +221,18 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
 def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
     """The config of a classifier of class folders. ``base`` is the expression that its ``_base_`` gets."""
     train, n = parts[0], len(parts[0].classes)
-    key, dataset = train_dataset(cfg)
+    key, dataset = only_dataset(cfg, 'train_dataloader')
+    val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
     crop = next((t['scale'] for t in dataset.pipeline if t['type'] == 'RandomResizedCrop'), None)
     scale = fit_scale((crop, crop), train.sizes) if isinstance(crop, int) and len(train.sizes) else None
     lines = []
-    pipelines = {p.argument: Raw(f'_base_.{key if p is train else "val_dataloader.dataset"}.pipeline') for p in parts}
+    pipelines = {p.argument: Raw(f'_base_.{key if p is train else val_key}.pipeline') for p in parts}
     if scale:
         lines.append(comment(f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: crops of '
                              f'{scale[1]} instead of {crop}.'))
         crops = dict(RandomResizedCrop=dict(scale=scale[1]), ResizeEdge=dict(scale=round(scale[1] * 8 / 7)),
                      CenterCrop=dict(crop_size=scale[1]), Resize=dict(scale=scale[1]))  # 8 / 7: 256 for 224
-        for argument, pipeline in (('--train', dataset.pipeline), ('--val', cfg.val_dataloader.dataset.pipeline)):
+        for argument, pipeline in (('--train', dataset.pipeline), ('--val', val_dataset.pipeline)):
             name = f'{argument[2:]}_pipeline'
             sizes = ', '.join(f'{k}={code(v)}' for k, v in crops.items() if any(t['type'] == k for t in pipeline))
             lines.append(f"{name} = [dict(t, **dict({sizes}).get(t['type'], {{}}))\n"
@@ -242,7 +247,7 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
         if p is train:  # the share of broken pictures that the base's set may skip
             sets[p.argument]['max_broken'] = dataset.get('max_broken', 0)
         sets[p.argument]['pipeline'] = pipelines[p.argument]
-    lines += _loaders(parts, key.split('.')[1:], d, sets)
+    lines += _loaders(parts, (key, val_key), d, sets)
     model = merged(_classes_change(cfg.model, n), dict(backbone=d.start) if d.start else {})
     if 'num_classes' in (cfg.model.get('data_preprocessor') or {}):
         model = merged(dict(data_preprocessor=dict(num_classes=n)), model)

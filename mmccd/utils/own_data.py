@@ -19,7 +19,7 @@ from PIL import Image
 
 from mmccd.models.pretrained import IDENTITY_PARTS, is_local
 
-from .classes import class_folders, read_categories
+from .classes import class_folders, dataset_class, is_a, read_categories
 from .dataset_check import UNREADABLE, CocoFile, is_id, read_json
 from .launch import UserError, datasets_of
 
@@ -244,16 +244,21 @@ def resize_factors(scale: Sequence[int], sizes: np.ndarray) -> np.ndarray:
     return np.minimum(max(scale) / sizes.max(1), min(scale) / sizes.min(1))
 
 
-def plan_epochs(pictures: int, base_epochs: int, task: str) -> int:
-    """Epochs for a set of so many pictures.
+def epoch_bounds(pictures: int, base_epochs: int, task: str) -> tuple[int, int]:
+    """Fewest and most epochs for a set of so many pictures.
 
-    As many as see ``Task.seen`` pictures in all; at least ``Task.least`` of the base's, unless the set is larger than
-    the base's own, which then bounds the iterations; at most 16 times the base's, and no more than 200 (or the base's).
+    Fewest: ``Task.least`` of the base's; for a set larger than the base's own, as many iterations as that one gets.
+    Most: 16 times the base's, and no more than 200 (or the base's).
     """
     rule = TASKS[task]
     least = min(rule.least, rule.base_pictures / pictures) * base_epochs
-    most = max(base_epochs, min(16 * base_epochs, 200))
-    return min(max(math.ceil(rule.seen / pictures), round(least), 1), most)
+    return max(round(least), 1), max(base_epochs, min(16 * base_epochs, 200))
+
+
+def plan_epochs(pictures: int, base_epochs: int, task: str) -> int:
+    """As many epochs as see ``Task.seen`` pictures in all, within :func:`epoch_bounds`."""
+    least, most = epoch_bounds(pictures, base_epochs, task)
+    return min(max(math.ceil(TASKS[task].seen / pictures), least), most)
 
 
 def plan_schedulers(schedulers: Any, base_epochs: int, epochs: int, iterations: int) -> list[dict]:
@@ -286,7 +291,9 @@ def plan_start(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any], str, st
         tuple: What to change in the backbone, the reason, and a warning or ''.
     """
     init = backbone.get('init_cfg')
-    checkpoint = init.get('checkpoint') if isinstance(init, dict) else None
+    if init and not (isinstance(init, dict) and init.get('checkpoint')):
+        return {}, 'Starts as the base does.', ''
+    checkpoint = init and init.checkpoint
     change: dict[str, Any] = {}
     if checkpoint is None:  # the classifiers, which make these checkpoints
         match = re.fullmatch(r'(.+?)(?:_8xb32)?_(in1k|digits)', stem)
@@ -332,15 +339,16 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
     """Batch, learning rate, schedule and start; a UserError if the base is none for this."""
     base_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    if not base_epochs or 'lr' not in optimizer or cfg.get('param_scheduler') is None:
-        raise UserError(f'--base {stem}: it must have train_cfg.max_epochs, optim_wrapper.optimizer.lr and '
-                        'param_scheduler')
-    if not isinstance(cfg.get('val_evaluator'), dict):
-        raise UserError(f'--base {stem}: its val_evaluator must be one metric')
+    if (not base_epochs or 'lr' not in optimizer or cfg.get('param_scheduler') is None or
+            'backbone' not in (cfg.get('model') or {}) or not isinstance(cfg.get('val_evaluator'), dict)):
+        raise UserError(f'--base {stem}: it must have model.backbone, train_cfg.max_epochs, param_scheduler, '
+                        'optim_wrapper.optimizer.lr and one val_evaluator')
     task = cfg.default_scope
     loader = cfg.train_dataloader
     batch = batch or loader.batch_size
-    _, dataset = train_dataset(cfg)
+    _, dataset = only_dataset(cfg, 'train_dataloader')
+    if task == 'mmdet' and not is_a(dataset_class(dataset, task), 'CocoDataset'):
+        raise UserError(f'--base {stem}: its data set must read COCO annotations, and is {dataset.get("type")}')
     pictures = train.filled if (dataset.get('filter_cfg') or {}).get('filter_empty_gt') else train.pictures
     for wrapper in _wrappers(loader.dataset):
         pictures *= wrapper.get('times', 1)
@@ -354,9 +362,10 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
     if not base_batch:
         rate = f'{optimizer.lr:g}, the base names no batch to scale it from'
     if finetune != 1:
-        rate += f'; times {finetune:g}, since this does not start from nothing'
-    length = f'{epochs} epochs of {iterations:,} iterations see {epochs * pictures:,} pictures (base: {base_epochs} '
-    length += 'epochs); steps in proportion'
+        rate += f'; times {finetune:g}, since it starts from weights'
+    least, most = epoch_bounds(pictures, base_epochs, task)
+    length = f'{epochs} epochs of {iterations:,} iterations see {epochs * pictures:,} pictures ({TASKS[task].seen:,} '
+    length += f"are aimed at, in {least} to {most} epochs); steps in proportion to the base's {base_epochs}"
     schedulers = plan_schedulers(cfg.param_scheduler, base_epochs, epochs, iterations)
     if any(not s.get('by_epoch', True) for s in schedulers):
         length += ', warm-up within the first epoch'
@@ -370,11 +379,11 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
                      dict(start=why_start, lr=rate, length=length), warnings)
 
 
-def train_dataset(cfg: Config) -> tuple[str, ConfigDict]:
-    """(key, config) of the one data set that the base trains on."""
-    found = list(datasets_of(cfg.get('train_dataloader') or ConfigDict(), 'train_dataloader'))
-    if len(found) != 1 or not found[0][1]:
-        raise UserError(f'the base must have one training set, has {len(found)}: give another --base')
+def only_dataset(cfg: Config, loader: str) -> tuple[str, ConfigDict]:
+    """(key, config) of the one data set of one of the base's loaders."""
+    found = [item for item in datasets_of(cfg.get(loader) or ConfigDict(), loader) if 'pipeline' in item[1]]
+    if len(found) != 1:
+        raise UserError(f'{loader} of the base must have one data set, has {len(found)}: give another --base')
     return found[0]
 
 

@@ -97,7 +97,7 @@ def test_small_boxes_get_small_anchors(call_tool, coco):
     assert make(call_tool, '--out', 'own.py')[0] == 0
     assert Config.fromfile('own.py').model.bbox_head.anchor_generator.octave_base_scale == 3
     text = ' '.join(Path('own.py').read_text().replace('# ', '').split())
-    assert "Anchors: the base's match 0% of the boxes (IoU 0.5 or more), these 100%." in text
+    assert "Anchors: the base's match 0% of the boxes (IoU 0.5 or more; 90% will do), these 100%." in text
 
 
 def test_ids_subfolders_crowds_and_absolute_paths(call_tool, coco, capsys):
@@ -143,7 +143,7 @@ def test_classifier(call_tool, folders, capsys):
     code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--workers', 0)
     assert (code, err) == (0, '')
     lines = Path('ccd_r50_own.py').read_text().splitlines()
-    assert len(lines) <= 40
+    assert len(lines) <= 42  # with other picture sizes and few classes; 34 without
     assert max(map(len, lines)) <= 120
     cfg = Config.fromfile('ccd_r50_own.py')
     assert (cfg.model.head.num_classes, cfg.model.data_preprocessor.num_classes) == (3, 3)
@@ -174,6 +174,8 @@ BAD = [
     (dict(base='retinanet_cdc_r50_fpn_1x_coco'), "no config of mmccd is called 'retinanet_cdc_r50_fpn_1x_coco'; near: "
      'retinanet_ccd_r50_fpn_1x_coco'),
     (dict(base='bases/no.py'), "config 'bases/no.py' does not exist."),
+    (dict(base='bases/voc.py'), '--base voc: its data set must read COCO annotations, and is VOCDataset'),
+    (dict(base='bases/iters.py'), '--base iters: it must have model.backbone, train_cfg.max_epochs, '),
     (dict(base='ccd_r50_8xb32_in1k'), '--base ccd_r50_8xb32_in1k is a classifier, and --train is data for a detector'),
 ]
 
@@ -181,6 +183,10 @@ BAD = [
 @pytest.mark.parametrize(('change', 'rule'), BAD)
 def test_bad_usage(call_tool, coco, change, rule):
     Path('train.py').touch()
+    Path('bases').mkdir()
+    head = f"_base_ = {mmccd.config_path(SMALL)!r}\n"
+    Path('bases/voc.py').write_text(f"{head}train_dataloader = dict(dataset=dict(type='VOCDataset'))\n")
+    Path('bases/iters.py').write_text(f"{head}train_cfg = dict(_delete_=True, max_iters=9)\n")
     options = dict(train=['train', 'train.json'], val=['val', 'val.json'], out='own.py') | change
     args = []
     for name, values in options.items():

@@ -121,7 +121,10 @@ def main() -> None:
         raise UserError(f'the data have {report.count("error")} errors (above), and nothing was written: mend them '
                         '(tools/misc/check_dataset.py CONFIG --write-clean OUT.json leaves broken entries out), or add '
                         '--force to have the config as it is')
-    write_atomically(out, text.encode())
+    try:
+        write_atomically(out, text.encode())
+    except OSError as e:
+        raise UserError(f'--out {out} could not be written: {e.strerror}') from e
 
     print(f'\n{text}\n{out}: written. Next:')
     print(f'  python {shown(osp.join(TOOLS, "train.py"))} {out}')

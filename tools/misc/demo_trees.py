@@ -64,6 +64,9 @@ def draw(result_file: str, out: str) -> None:
         if found['score'] >= SHOWN_SCORE:
             x, y = rectangle(found['image_id'], found['bbox'], '#ffe000')
             pen.text((x + 3, y + 1), f'{found["score"]:.1f}'.lstrip('0'), fill='#ffe000', font=font)
+    text = f'white: drawn by people    yellow: detected, score {SHOWN_SCORE} or more'
+    pen.rectangle(pen.textbbox((8, 6), text, font=font), fill='black')
+    pen.text((8, 6), text, fill='white', font=font)
     scene.save(out)
 
 

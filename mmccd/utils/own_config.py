@@ -143,14 +143,20 @@ def _scale(pipeline: Sequence[dict]) -> tuple[int, int] | None:
     return tuple(found[0]) if found and isinstance(found[0], (list, tuple)) else None
 
 
+def _is_plain(generator: Any) -> bool:
+    """Whether these are anchors of some scales and ratios, the same on every level."""
+    return (isinstance(generator, dict) and 'ratios' in generator and
+            ('scales_per_octave' in generator or 'scales' in generator) and
+            all(isinstance(s, int) for s in generator.strides))
+
+
 def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
     """The config of a detector. ``base`` is the expression that its ``_base_`` gets; adds to ``d.warnings``."""
     train = parts[0]
     key, dataset = only_dataset(cfg, 'train_dataloader')
     val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
-    generator = next((cfg.model[h].anchor_generator for h in ('bbox_head', 'rpn_head')
-                      if isinstance(cfg.model.get(h), dict) and 'anchor_generator' in cfg.model[h]), None)
-    head = 'bbox_head' if generator is not None and isinstance(cfg.model.get('bbox_head'), dict) else 'rpn_head'
+    head, generator = next(((h, cfg.model[h].anchor_generator) for h in ('bbox_head', 'rpn_head')
+                            if h in cfg.model and _is_plain(cfg.model[h].get('anchor_generator'))), ('', None))
     train_scale, test_scale = _scale(dataset.pipeline), _scale(val_dataset.pipeline)
     jitter = [t['type'] for t in dataset.pipeline if t['type'].startswith('Random') and 'Resize' in t['type']]
     lines, change = [], 'scale=None'

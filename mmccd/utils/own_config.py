@@ -156,7 +156,8 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
     key, dataset = only_dataset(cfg, 'train_dataloader')
     val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
     head, generator = next(((h, cfg.model[h].anchor_generator) for h in ('bbox_head', 'rpn_head')
-                            if h in cfg.model and _is_plain(cfg.model[h].get('anchor_generator'))), ('', None))
+                            if isinstance(cfg.model.get(h), dict) and
+                            _is_plain(cfg.model[h].get('anchor_generator'))), ('', None))
     train_scale, test_scale = _scale(dataset.pipeline), _scale(val_dataset.pipeline)
     jitter = [t['type'] for t in dataset.pipeline if t['type'].startswith('Random') and 'Resize' in t['type']]
     lines, change = [], 'scale=None'

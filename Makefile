@@ -41,6 +41,9 @@ $(READY): $(REQUIREMENTS) pyproject.toml
 demo: env
 	$(BIN)/python tools/misc/demo.py
 
+demo-trees: env
+	$(BIN)/python tools/misc/demo_trees.py
+
 # Two tests at a time, each on one thread.
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not long"
@@ -77,5 +80,5 @@ bench: env
 	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv
 
 clean:
-	rm -rf .venv .venv-openmmlab data/digits data/digits.partial build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-openmmlab data/digits data/digits.partial data/trees build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

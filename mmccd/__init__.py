@@ -4,7 +4,7 @@
 compiled operators in place where they are missing (:mod:`mmccd.compat`), and from then on ``type='mmccd.CCD'`` and
 the other names resolve in every OpenMMLab scope. It has to come before ``mmdet.models`` is imported.
 
-``list_configs``, ``get_config`` and ``init_model`` are imported when they are first asked for.
+``list_configs``, ``config_path``, ``get_config`` and ``init_model`` are imported when they are first asked for.
 """
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ from .utils.requirements import check_requirements
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .apis import get_config, init_model
+    from .apis import config_path, get_config, init_model
     from .utils.configs import list_configs
 
 check_requirements()
 mmcv_ops.install()
 
-__all__ = ['__version__', 'get_config', 'init_model', 'list_configs']
-_HOMES = {'get_config': 'mmccd.apis', 'init_model': 'mmccd.apis', 'list_configs': 'mmccd.utils.configs'}
+__all__ = ['__version__', 'config_path', 'get_config', 'init_model', 'list_configs']
+_HOMES = {
+    **dict.fromkeys(('config_path', 'get_config', 'init_model'), 'mmccd.apis'), 'list_configs': 'mmccd.utils.configs'
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""mmccd from Python: ``mmccd.get_config`` and ``mmccd.init_model``.
+"""mmccd from Python: ``mmccd.get_config``, ``mmccd.config_path`` and ``mmccd.init_model``.
 
 What they are given wrong raises :class:`mmccd.utils.launch.UserError`, a ``ValueError``, with one message.
 """
@@ -21,10 +21,25 @@ from .utils.configs import CONFIGS, list_configs
 from .utils.launch import UserError, check_model, datasets_of, load_config, load_whole_checkpoint
 from .utils.requirements import check_requirements
 
-__all__ = ['get_config', 'init_model']
+__all__ = ['config_path', 'get_config', 'init_model']
 
 
-def _config_path(name: str) -> str:
+def config_path(name: str) -> str:
+    """The file of one of the configs that come with mmccd, in a checkout or in a wheel.
+
+    As a base, it makes a config that may lie anywhere: ``_base_ = __import__('mmccd').config_path(name)``.
+
+    Args:
+        name (str): Its name, with or without ``.py``, as ``mmccd.list_configs`` gives it.
+
+    Raises:
+        UserError: If there is none of that name; the message has the nearest.
+
+    Example:
+        >>> import mmccd
+        >>> mmccd.config_path('ccd_r50_8xb32_in1k').rpartition('/')[2]
+        'ccd_r50_8xb32_in1k.py'
+    """
     names = list_configs()
     stem = name[:-len('.py')] if name.endswith('.py') else name
     if stem not in names:
@@ -52,7 +67,7 @@ def get_config(name: str) -> Config:
     """
     # mmengine 0.10.7's inferencers read no checkpoint of its own runner without: PyTorch refuses the histories.
     torch.serialization.add_safe_globals(mmengine_globals())
-    return load_config(_config_path(name))
+    return load_config(config_path(name))
 
 
 def init_model(name_or_path: str | os.PathLike | Config,
@@ -91,7 +106,7 @@ def init_model(name_or_path: str | os.PathLike | Config,
     else:
         path = os.fspath(name_or_path)
         is_path = os.path.isfile(path) or os.path.dirname(path)
-        cfg = load_config(path if is_path else _config_path(path))
+        cfg = load_config(path if is_path else config_path(path))
     if cfg.get('model') is None:
         raise UserError(f'config {cfg.filename or ""} has no model'.replace('  ', ' '))
     cfg.model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))  # MMPretrain's place for it

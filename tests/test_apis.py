@@ -59,6 +59,19 @@ def test_list(root):
     assert mmccd.list_configs('nothing*') == []
 
 
+def test_path(root, tmp_path):
+    """A config that names its base by it may lie anywhere."""
+    assert mmccd.config_path(CLASSIFIER) == mmccd.config_path(f'{CLASSIFIER}.py') == str(
+        root / 'configs' / f'{CLASSIFIER}.py')
+    own = tmp_path / 'own.py'
+    base = f"_base_ = __import__('mmccd').config_path({CLASSIFIER!r})"
+    own.write_text(f'{base}\nmodel = dict(head=dict(num_classes=3))\n')
+    cfg = Config.fromfile(own)
+    assert (cfg.model.head.num_classes, cfg.model.backbone.attention) == (3, dict(type='mmccd.CCD'))
+    with pytest.raises(UserError, match="no config of mmccd is called 'ccd_r19_digits'; near: ccd_r18_digits"):
+        mmccd.config_path('ccd_r19_digits')
+
+
 def test_list_stays_light(tmp_path):
     out = subprocess.run([sys.executable, '-c', 'import sys, mmccd; print(len(mmccd.list_configs()) > 50, '
                           '"get_config" in dir(mmccd), "torch" in sys.modules)'],

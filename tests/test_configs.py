@@ -17,7 +17,7 @@ ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # with configs for both de
 # how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
 RULE = re.compile(r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
                   r'(?:(?P<attention>se|ge|cbam|sk|gc|eca|ccd|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
-                  r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x|24e))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits)')
+                  r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x|24e))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits|trees)')
 # Table 1's exact integers (facts of the published models); ECA: kernels of 5, in the last stage of 7.
 PARAMETERS = {None: 25_557_032, 'se': 28_088_024, 'ge': 25_557_032, 'cbam': 28_089_624, 'sk': 26_154_496,
               'gc': 28_105_032, 'eca': 25_557_032 + 13 * 5 + 3 * 7, 'ccd': 25_559_080}
@@ -51,6 +51,7 @@ def test_the_promised_configs_are_there():
     promised |= {f'cascade_rcnn_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '24e')}
     promised |= {'r18_digits', 'retinanet_r18_fpn_digits', 'cascade_rcnn_ccd_r18_fpn_digits'}
     promised |= {f'{a}_r18_digits' for a in ATTENTIONS} | {f'retinanet_{a}_r18_fpn_digits' for a in ATTENTIONS}
+    promised |= {'retinanet_r18_fpn_trees', 'retinanet_ccd_r18_fpn_trees'}
     assert promised <= set(NAMES)
 
 
@@ -73,11 +74,11 @@ def test_name_and_runtime(path):
         assert backbone.init_cfg.type == 'mmccd.PretrainedBackbone'
         stem = path.stem.split('_fpn')[0].replace(f'{name["detector"]}_', '')
         plain = name['dataset'] == 'coco' and not name['attention']
-        dataset = 'digits' if name['dataset'] == 'digits' else 'in1k'
+        dataset = 'in1k' if name['dataset'] == 'coco' else 'digits'
         expected = 'torchvision://resnet50' if plain else f'checkpoints/{stem}_{dataset}.pth'
         assert backbone.init_cfg.checkpoint == expected
         assert type(cfg.model.type) is str
-    if name['dataset'] != 'digits':
+    if name['dataset'] in ('coco', 'in1k'):
         assert cfg.auto_scale_lr.base_batch_size == (16 if name['detector'] else 256)
         assert cfg.auto_scale_lr.enable is False
     if name['detector'] is None:
@@ -182,11 +183,13 @@ def batch(cfg, size=64):
         return dict(inputs=torch.stack(pictures), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
     from mmdet.structures import DetDataSample
     samples = []
+    last = cfg.model.get('bbox_head', {}).get('num_classes', 80) - 1
     for i in range(2):
         sample = DetDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
                                              scale_factor=(1.0, 1.0), img_id=i, batch_input_shape=(size, size)))
         sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[4., 6., 40., 44.], [20., 10., 60., 30.]]), labels=torch.tensor([i, 3]))
+            bboxes=torch.tensor([[4., 6., 40., 44.], [20., 10., 60., 30.]]),
+            labels=torch.tensor([i, 3]).clamp(max=last))
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         samples.append(sample)
     return dict(inputs=pictures, data_samples=samples)

@@ -238,10 +238,10 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
             if path and not evaluator.get('backend_args') and is_local(path) and not osp.exists(path):
                 missing.append(f'{path} ({loader}_evaluator.ann_file)')
     if missing:
-        hint = '\nMake the digits with: python tools/dataset_converters/make_digits.py' if all(
-            m.startswith('data/digits') for m in missing) else (
-                '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
-                f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH')
+        made = next((n for n in ('digits', 'trees') if all(m.startswith(f'data/{n}') for m in missing)), None)
+        hint = f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py' if made else (
+            '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
+            f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH')
         raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
     problems = class_problems(cfg, loaders)
     if problems:

@@ -73,6 +73,9 @@ def test_digits_that_are_not_made(refused, config, workplace):
     assert 'data/digits/cls/train (train_dataloader.dataset.data_prefix)' in message
     assert 'data/digits/cls/val (val_dataloader.dataset.data_prefix)' in message
     assert message.endswith('Make the digits with: python tools/dataset_converters/make_digits.py')
+    message = refused('train.py', config('retinanet_ccd_r18_fpn_trees.py'), '--cfg-options',
+                      'model.backbone.init_cfg=None')
+    assert message.endswith('Make the trees with: python tools/dataset_converters/make_trees.py')
 
 
 def test_test_data_that_are_not_there(refused, config, checkpoint):

@@ -7,11 +7,11 @@ import argparse
 import os
 import os.path as osp
 
-from demo import BACKBONE, METRICS, ROOT, Steps, last_checkpoint, read_json, run, train
+from demo import CCD, METRICS, ROOT, Steps, last_checkpoint, read_json, run, train
 from PIL import Image, ImageDraw, ImageFont
 
 DATA = 'data/trees'
-DETECTOR = 'retinanet_ccd_r18_fpn_trees'
+BACKBONE, DETECTOR = CCD.backbone, 'retinanet_ccd_r18_fpn_trees'
 SHOWN_SCORE = 0.3
 
 

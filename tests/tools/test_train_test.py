@@ -237,9 +237,10 @@ def test_two_processes_test_as_one(run_tool, free_port, root, folder, coco_optio
         found = read(run / f'{run.name}.json')
         metrics.append({key: value for key, value in found.items() if key.startswith('coco/')})
     assert metrics[0] == metrics[1]
-    assert 0 < metrics[0]['coco/bbox_mAP'] <= 1
+    assert 0 <= metrics[0]['coco/bbox_mAP'] <= 1  # four steps find next to nothing; the predictions tell
     one, two = (pickle.loads((folder / f'{name}.pkl').read_bytes()) for name in ('one', 'two'))
     assert [p['img_id'] for p in one] == [p['img_id'] for p in two] == [1, 2, 3]
     for a, b in zip(one, two):
         for key in ('bboxes', 'scores', 'labels'):
+            assert len(a['pred_instances'][key]) > 0
             assert torch.equal(a['pred_instances'][key], b['pred_instances'][key])

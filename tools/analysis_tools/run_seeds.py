@@ -174,10 +174,9 @@ class Run:
     def results(self) -> list[Result]:
         """A result a metric; none of a run that is not finished."""
         s = self.state
-        return [
-            Result(name_of(self.config), self.seed, metric, value, round(s['seconds'], 1), ' '.join(s['options']),
-                   s['device'], s['torch'], s['mmccd'], s['date']) for metric, value in (s['metrics'] or {}).items()
-        ]
+        rest = (' '.join(s['options']), s['device'], s['torch'], s['mmccd'], s['date']) if s['metrics'] else ()
+        return [Result(name_of(self.config), self.seed, metric, round(value, 4), round(s['seconds'], 1), *rest)
+                for metric, value in (s['metrics'] or {}).items()]
 
 
 def check(args: argparse.Namespace) -> None:

@@ -189,6 +189,7 @@ def coco_options(coco, folder) -> list[str]:
     evaluators = [f'{part}_evaluator.ann_file={coco}/annotations/instances_val2017.json' for part in ('val', 'test')]
     return [
         *OPTIONS, *loaders, *evaluators,
+        'randomness.seed=0',
         'train_dataloader.dataset.pipeline.2.scale=(160,128)',
         'val_dataloader.dataset.pipeline.1.scale=(160,128)',
         'test_dataloader.dataset.pipeline.1.scale=(160,128)',

@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from mmccd.utils.seeds import Result, read_results, summarise, table, write_results
 
+ROOT = Path(__file__).parents[2]
 TOP1, TOP5 = 'accuracy/top1', 'accuracy/top5'
 
 
@@ -98,3 +100,16 @@ def test_file_with_a_value_that_is_none(results, tmp_path):
     path.write_text(path.read_text().replace('98.0', 'ninety'))
     with pytest.raises(ValueError, match=r'x.csv, line \d: could not convert string to float'):
         read_results(str(path))
+
+
+@pytest.mark.parametrize(('name', 'metric', 'configs'), [
+    ('digits', TOP1, [f'{a}r18_digits' for a in ('', 'se_', 'ge_', 'cbam_', 'sk_', 'gc_', 'ccd_')]),
+    ('trees', 'coco/bbox_mAP_50', ['retinanet_r18_fpn_trees', 'retinanet_ccd_r18_fpn_trees']),
+])
+def test_tables_of_the_readme(name, metric, configs):
+    """They are the committed results', three seeds each."""
+    results = read_results(str(ROOT / 'benchmarks' / 'seeds' / f'{name}.csv'))
+    summaries = summarise(results, metric, configs)
+    assert [s.config for s in summaries] == configs
+    assert all(list(s.values) == [0, 1, 2] for s in summaries)
+    assert table(summaries, metric) in (ROOT / 'README.md').read_text()

@@ -14,6 +14,7 @@ from mmccd.utils.launch import (
     check_checkpoint_fits,
     check_data,
     check_init_checkpoint,
+    check_init_download,
     check_model,
     check_sync_bn,
     load_config,
@@ -75,6 +76,7 @@ def main() -> None:
     check_sync_bn(cfg, model)
     check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
+    check_init_download(cfg, model)
     if resumed is not None:
         check_checkpoint_fits(resumed, model)
     try:

@@ -22,7 +22,8 @@ import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import MODELS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner.checkpoint import get_torchvision_models
 from torch import nn
 
 from mmccd.compat import mmcv_ops
@@ -318,8 +319,7 @@ def _raised_in_mmccd(error: BaseException | None) -> BaseException | None:
 
 def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
     """The local checkpoint that the backbone starts from has to be there, and to fit, before anything else is done."""
-    init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
-    for item in init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg]:
+    for item in _starts(cfg):
         checkpoint = item.get('checkpoint')
         if not checkpoint or not is_local(checkpoint):
             continue
@@ -327,9 +327,47 @@ def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
             raise UserError(missing_checkpoint_message(checkpoint))
         if item.get('type') == 'mmccd.PretrainedBackbone':
             try:
-                PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'}).check(model.backbone)
+                _pretrained(item).check(model.backbone)
             except ValueError as e:
                 raise UserError(str(e)) from e
+
+
+def check_init_download(cfg: Config, model: nn.Module) -> None:
+    """A checkpoint that a URL names has to be had, and to fit: the first process of a machine downloads it now."""
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        return
+    for item in _starts(cfg):
+        checkpoint = item.get('checkpoint')
+        if not checkpoint or is_local(checkpoint):
+            continue
+        try:
+            if item.get('type') == 'mmccd.PretrainedBackbone':
+                _pretrained(item).check(model.backbone)
+            else:
+                CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+        except ValueError as e:
+            raise UserError(str(e)) from e
+        except (OSError, RuntimeError, KeyError) as e:  # URLError, a wrong hash, a name that torchvision has not
+            raise UserError(f'init_cfg.checkpoint {checkpoint!r} cannot be had: {e}.{_by_hand(checkpoint)}') from e
+
+
+def _starts(cfg: Config) -> list[ConfigDict]:
+    init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
+    return list(init_cfg) if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+
+
+def _pretrained(item: ConfigDict) -> PretrainedBackbone:
+    return PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'})
+
+
+def _by_hand(checkpoint: str) -> str:
+    """How to bring a file that cannot be downloaded."""
+    scheme, name = checkpoint.split('://', 1)
+    url = get_torchvision_models().get(name) if scheme == 'torchvision' else checkpoint
+    if url is None or not url.startswith('http'):
+        return ''
+    return (f'\nWithout a network, fetch {url}\nelsewhere, and put it into '
+            f'{osp.join(torch.hub.get_dir(), "checkpoints")}')
 
 
 def check_checkpoint_file(path: str, argument: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,23 @@ def test_run_that_fails(run_tool, place, root):
     assert 'failed: tools/train ended with exit code 1, see failing/r18_digits/seed_0/run.log' in done.stdout
     assert done.stderr.endswith('error: 1 of 1 runs failed\n')
     assert 'NoSuchOptimizer' in (place / 'failing/r18_digits/seed_0/run.log').read_text()
+
+
+def test_evaluation_without_a_metric(load_tool, root, workplace, monkeypatch):
+    """MMDetection measures nothing where nothing is found: the run counts as failed, not as done."""
+    tool = load_tool(TOOL)
+    args = SimpleNamespace(work_dir='seeds', gpus=None, raw_options=[], cfg_options=None, backbones=None)
+    run = tool.Run(str(root / 'configs/r18_digits.py'), 0, args)
+    log = workplace / 'seeds/r18_digits/seed_0/20260102_000000/vis_data/scalars.json'
+    log.parent.mkdir(parents=True)
+    log.write_text('{"loss": 1.0, "step": 1}\n{"data_time": 0.1, "time": 0.2, "step": 1}\n')
+    monkeypatch.setattr(run, '_call', lambda *command: None)
+    with pytest.raises(RuntimeError, match=r'its evaluation gave no metric .* above model\.test_cfg\.score_thr'):
+        run.do()
+    assert run.results() == []
+    log.write_text(log.read_text() + '{"accuracy/top1": 50.0, "time": 0.2, "step": 1}\n')
+    run.do()
+    assert [(r.metric, r.value) for r in run.results()] == [('accuracy/top1', 50.0)]
 
 
 def test_table_of_a_file(call_tool, capsys, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -172,6 +173,27 @@ def test_variable_that_was_used_already(config, capsys, monkeypatch):
     monkeypatch.setenv('LOCAL_RANK', '1')
     launch.load_config(config, {'data_root': 'b/'})
     assert capsys.readouterr().err == ''
+
+
+@pytest.mark.parametrize(('error', 'checkpoint', 'message'), [
+    (URLError('Name or service not known'), 'torchvision://resnet50', r'resnet50-.*.pth\nelsewhere, and put it into '),
+    (RuntimeError('invalid hash value'), 'https://a.org/b.pth', r'invalid hash.*\n.* fetch https://a.org/b.pth\n'),
+    (KeyError('resnet51'), 'torchvision://resnet51', r"'torchvision://resnet51' cannot be had: 'resnet51'\.$"),
+])
+@pytest.mark.parametrize('kind', ['Pretrained', 'mmccd.PretrainedBackbone'])
+def test_start_that_cannot_be_downloaded(monkeypatch, error, checkpoint, message, kind):
+    """One message before any work, by the first process of a machine; the others leave the download to it."""
+
+    def load(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr('mmengine.runner.CheckpointLoader.load_checkpoint', load)
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type=kind, checkpoint=checkpoint)))))
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    with pytest.raises(UserError, match=message):
+        launch.check_init_download(cfg, SimpleNamespace(backbone=torch.nn.Linear(1, 1)))
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    launch.check_init_download(cfg, SimpleNamespace(backbone=None))
 
 
 # A process of a group, with something for Python's end and something for atexit.

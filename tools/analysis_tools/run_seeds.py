@@ -143,7 +143,7 @@ class Run:
         """Train, or go on training, and note the last epoch's metrics.
 
         Raises:
-            RuntimeError: If a tool fails.
+            RuntimeError: If a tool fails, or nothing was measured.
         """
         self.save()
         gpus = [str(self.gpus)] if self.gpus else []
@@ -156,10 +156,14 @@ class Run:
                        '--out', out, '--out-item', 'metrics', '--cfg-options', *self.options)
             with open(out) as f:
                 metrics = json.load(f)
+        metrics = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and '/' in k}
+        if not metrics:
+            raise RuntimeError('its evaluation gave no metric (MMDetection gives none if a detector finds nothing '
+                               f'above model.test_cfg.score_thr), see {osp.join(self.folder, "run.log")}')
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + ' CPU'
         self.state.update(
-            metrics={k: v for k, v in metrics.items() if isinstance(v, (int, float)) and '/' in k},
-            device=device, torch=torch.__version__, mmccd=mmccd.__version__, date=str(datetime.date.today()))
+            metrics=metrics, device=device, torch=torch.__version__, mmccd=mmccd.__version__,
+            date=str(datetime.date.today()))
         self.save()
 
     def _last_metrics(self) -> dict:
@@ -168,8 +172,9 @@ class Run:
         if not logs:
             return {}
         with open(logs[-1]) as f:
-            last = json.loads(f.readlines()[-1])
-        return last if any(k in METRICS or '/' in k for k in last) and 'loss' not in last else {}
+            lines = f.readlines()
+        last = json.loads(lines[-1]) if lines else {}
+        return {} if 'loss' in last else last
 
     def results(self) -> list[Result]:
         """A result a metric; none of a run that is not finished."""

@@ -67,7 +67,7 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
     cfg = made_up.detection_config(toy_coco)
     made_up.detection_run(tmp_path / 'run', cfg)
     assert call_tool(TOOL, 'run', '--record', 'docs/runs/run', '--command', 'make it', '--device', 'cpu')[0] == 0
-    assert capsys.readouterr().out.splitlines()[0] == 'docs/runs/run/run.py'
+    assert 'docs/runs/run/run.py' in capsys.readouterr().out.splitlines()
     code, stderr = call_tool(TOOL, 'run', 'docs/runs/run', '--device', 'cpu', '--speed', '0.01', '--gates', '0')
     assert (code, 'warning' in stderr) == (0, False)
     page = (tmp_path / 'report.html').read_text()
@@ -84,10 +84,13 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
 def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
+    (tmp_path / 'void').mkdir()
+    (tmp_path / 'file').touch()
     made_up.write_lines(tmp_path / 'logs' / '20260101_000000', made_up.training(range(10, 31, 10), 30))
     for args, message in (
-        (('empty', 'none'), 'there is nothing to report:\n  empty: there is no config that can be read; there is no '
-         'log of a training (scalars.json)\n  none: there is no such folder\n'),
+        (('empty', 'void'), 'there is nothing to report:\n  empty: there is no config that can be read; there is no '
+         'log of a training (scalars.json)\n  void: there is no config'),
+        (('logs', 'none', 'empty', 'file'), "error: WORK_DIR must be a folder that exists, got 'none', 'file'\n"),
         (('logs', '--device', 'gpu'), "--device 'gpu' cannot be used: "),
         (('logs', '--limit', '0'), '--limit must be at least 1, got 0\n'),
         (('logs', '--speed', '-1'), '--speed must be a time in seconds, got -1.0\n'),
@@ -98,8 +101,12 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
         code, stderr = call_tool(TOOL, *args)
         assert code == 2, args
         assert stderr.startswith('error: ') and message in stderr, (args, stderr)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'logs']
-    assert call_tool(TOOL, 'empty', 'logs', *SCRATCH)[0] == 0  # something to report
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'file', 'logs', 'void']
+    code, stderr = call_tool(TOOL, 'empty', 'logs', *SCRATCH)
+    assert code == 0
+    assert [line for line in stderr.splitlines() if 'empty' in line] == [
+        'warning: nothing to report of empty: there is no config that can be read; there is no log of a training '
+        '(scalars.json)']
     page = (tmp_path / 'report.html').read_text()
     assert made_up.tables(page)['Training, from the logs'][0] == ['quantity', 'logs']
     assert '<li>there is no config that can be read</li>' in page

@@ -70,11 +70,16 @@ def main() -> None:
         raise UserError('--record takes one WORK_DIR, all of its pictures (no --limit), and --command')
     if osp.isdir(args.out) or not osp.isdir(osp.dirname(args.out) or '.'):
         raise UserError(f'--out must be a file in a folder that exists, got {args.out!r}')
+    missing = [folder for folder in args.work_dirs if not osp.isdir(folder)]
+    if missing:
+        raise UserError(f'WORK_DIR must be a folder that exists, got {", ".join(map(repr, missing))}')
     device = check_device(args.device or get_device())
     runs = read_runs(args.work_dirs)
-    if not any(run.usable for run in runs):
-        raise UserError('there is nothing to report:\n  ' + '\n  '.join(
-            f'{run.folder}: {"; ".join(run.notes)}' for run in runs))
+    empty = [f'{run.folder}: {"; ".join(run.notes)}' for run in runs if not run.usable]
+    if len(empty) == len(runs):
+        raise UserError('there is nothing to report:\n  ' + '\n  '.join(empty))
+    for reason in empty:
+        print(f'warning: nothing to report of {reason}', file=sys.stderr)
     if args.record:
         print('\n'.join(record(runs[0], args.record, args.command, device)))
         return

@@ -234,18 +234,47 @@ def test_plot():
     assert len({line_style(run) for run in range(32)}) == 32
 
 
-def test_test_size():
-    def size(*steps, scope='mmdet', divisor=1):
+def test_test_size(tmp_path):
+    def size(*steps, scope='mmdet', divisor=1, ann_file=None):
         return measure.test_size(Config(dict(
             default_scope=scope, model=dict(data_preprocessor=dict(pad_size_divisor=divisor)),
-            test_dataloader=dict(dataset=dict(pipeline=[dict(type='Load'), *steps])))))
+            test_dataloader=dict(dataset=dict(pipeline=[dict(type='Load'), *steps], ann_file=ann_file)))))
 
     assert size(dict(type='Resize', scale=(1333, 800), keep_ratio=True), divisor=32) == (800, 1344)
     assert size(dict(type='Resize', scale=(128, 128))) == (128, 128)
-    assert size() == (800, 1333)
     assert size(dict(type='ResizeEdge', scale=256), dict(type='CenterCrop', crop_size=224), scope='mmpretrain') == (
         224, 224)
     assert size(dict(type='Resize', scale=64), scope='mmpretrain') == (64, 64)
+    # The picture with most pixels, where the pipeline starts from what it gets.
+    path = tmp_path / 'val.json'
+    path.write_text(json.dumps(dict(images=[
+        dict(height=h, width=w) for h, w in ((100, 300), (250, 190), (240, 180))])))
+    as_it_is = dict(type='Resize', scale=None, scale_factor=1.0, keep_ratio=True)
+    assert size(as_it_is, divisor=32, ann_file=str(path)) == (256, 192)
+    assert size(ann_file=str(path)) == (250, 190)
+    assert size(dict(type='Resize', scale_factor=0.5), ann_file=str(path)) == (125, 95)
+    assert size(dict(type='Resize', scale_factor=(2.0, 0.5)), ann_file=str(path)) == (125, 380)  # of width, of height
+    assert size(dict(type='Resize', scale=(64, 32)), dict(type='Resize', scale_factor=2)) == (64, 128)
+    with pytest.raises(ValueError, match='nothing tells the size of the pictures'):
+        size(as_it_is)
+    path.write_text('{"images": [{"file_name": "1.jpg"}]}')
+    with pytest.raises(ValueError, match=r'val\.json does not tell the size of its pictures: KeyError'):
+        size(as_it_is, ann_file=str(path))
+
+
+def test_page_has_the_size_of_unscaled_pictures(made_up, toy_coco, tmp_path):
+    cfg = made_up.detection_config(toy_coco)
+    cfg.test_dataloader.dataset.pipeline = [
+        dict(t, scale=None, scale_factor=1.0) if t['type'] == 'Resize' else t
+        for t in cfg.test_dataloader.dataset.pipeline]
+    run = str(made_up.detection_run(tmp_path / 'run', cfg))
+    html = Report(read_runs([run]), CPU, NOTHING).html()
+    counted = made_up.tables(html)['One picture of the largest size of the test pipeline']
+    assert counted[1] == ['size in pixels (height × width)', '32 × 64']  # noqa: RUF001  30 x 40, padded
+    (toy_coco / 'val.json').unlink()
+    html = Report(read_runs([run]), CPU, NOTHING).html()
+    assert 'One picture of the largest size' not in html
+    assert '<p class="problem">run: nothing tells the size of the pictures: ' in html
 
 
 def test_speed_takes_turns(monkeypatch):

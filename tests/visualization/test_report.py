@@ -204,6 +204,10 @@ def test_rows():
     assert [c.key for c in cells] == [0.5, 0.5004, None, 0.512]
     assert [c.best for c in compared('ms', [2.0, 1.0, 1.0], decimal(1), 'low')] == [False, False, True, True]
     assert compared('ms', [2.0, 1.0], decimal(1), 'low')[2].change == '\N{MINUS SIGN}1.0'
+    # Exact, and as logged with three digits: the same difference.
+    for values in ([0.0836, 0.0554], [0.084, 0.055]):
+        assert compared('AP', values, decimal(3))[2].change == '\N{MINUS SIGN}0.029'
+    assert compared('params', [11_674_358, 11_675_382], decimal(0), None)[2].change == '+1,024'
     assert not any(c.best for c in compared('AP', [0.5, 0.5], decimal(3)))
     assert not any(c.best for c in compared('params', [1, 2], decimal(0), None))
 
@@ -314,13 +318,14 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
     found = made_up.tables(page)
     metrics = found[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
     # The one dog: recall 1/3 at 4 of 10 thresholds.
-    plain, ccd = 0.4 * 34 / 101 / 2, (made_up.AP_CAT + made_up.AP_DOG) / 2
+    plain, ccd = round(0.4 * 34 / 101 / 2, 3), round((made_up.AP_CAT + made_up.AP_DOG) / 2, 3)
+    dog = round(0.4 * 34 / 101, 3)
     assert metrics[:2] == [['metric', 'plain', 'ccd'],
                            ['AP', f'{plain:.3f}', f'+{ccd - plain:.3f} ★ {ccd:.3f}']]
     assert [row[0] for row in metrics] == ['metric', 'AP', 'AP50', 'AP75', 'AP small', 'AR', 'AR small']
     assert found['AP of each class'] == [
         ['class', 'objects', 'plain', 'ccd'], ['cat', '3', '0.000', '+0.663 ★ 0.663'],
-        ['dog', '3', f'{2 * plain:.3f}', f'+{0.4 - 2 * plain:.3f} ★ 0.400']]
+        ['dog', '3', f'{dog:.3f}', f'+{0.4 - dog:.3f} ★ 0.400']]
     assert found['Validation during training: the last one'] == [
         ['metric', 'plain', 'ccd'],
         ['coco/bbox_mAP', '0.200 best 0.300 at epoch 1', '+0.200 ★ 0.400 best 0.500 at epoch 1']]

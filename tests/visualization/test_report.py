@@ -1,6 +1,7 @@
 """Reports of runs: what is read from work folders, what is made of it, and what the page says."""
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,7 @@ from mmccd.visualization.report import detection as det
 from mmccd.visualization.report import page as page_module
 from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, line_style, short, thin, ticks
 from mmccd.visualization.report.differences import MISSING, config_differences, show
+from mmccd.visualization.report.run import Run
 from mmccd.visualization.report.tables import compared, decimal
 
 CPU = torch.device('cpu')
@@ -437,11 +439,14 @@ def test_record(made_up, two_runs, toy_coco, tmp_path):
     assert not (tmp_path / 'none').exists()
 
 
-def test_page_of_classifiers(made_up, tmp_path):
+@pytest.fixture
+def classifiers(made_up, tmp_path):
+    """Three runs on four pictures, the first two of class zero: ``a`` is right, ``b`` every other time, ``c`` never."""
     runs = []
     for i in range(4):
         Image.new('RGB', (8, 8), (60 * i, ) * 3).save(tmp_path / f'{i}.png')
-    said = dict(a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)))
+    said = dict(a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)),
+                c=((1, 0), (1, 0), (0, 1), (0, 1)))
     for name, classes in said.items():
         made_up.write_lines(tmp_path / name / '20260101_000000', [
             *made_up.training(range(10, 21, 10), 20), {'accuracy/top1': 75.0, 'step': 1}])
@@ -453,7 +458,17 @@ def test_page_of_classifiers(made_up, tmp_path):
         run.cfg = Config(dict(default_scope='mmpretrain', model=dict(), test_dataloader=dict(dataset=dict(
             type='CustomDataset', metainfo=dict(classes=('zero', 'one'))))))
         runs.append(run)
-    page = Report(runs, CPU, Options(pictures=1, gates=0, seconds=0)).html()
+    return runs
+
+
+def galleries(page: str) -> dict[str, list[str]]:
+    """Names of the pictures by the titles above them."""
+    found = re.split(r'<h4[^>]*>(.*?)</h4>', page)
+    return {title: re.findall(r'<p class="name">(.*?)</p>', part) for title, part in zip(found[1::2], found[2::2])}
+
+
+def test_page_of_classifiers(made_up, classifiers):
+    page = Report(classifiers[:2], CPU, Options(pictures=1, gates=0, seconds=0)).html()
     found = made_up.tables(page)
     assert found['Accuracy in percent on 4 pictures'] == [
         ['metric', 'a', 'b'], ['top-1', '★ 100.00', '\N{MINUS SIGN}50.00 50.00']]
@@ -463,3 +478,37 @@ def test_page_of_classifiers(made_up, tmp_path):
         ['zero', 'one', '★ 0', '+1 1'], ['one', 'zero', '★ 0', '+1 1']]
     assert page.count('<img src="data:image/webp;base64,') == 3
     assert 'wrong: one, 0.80' in page
+
+
+def test_right_pictures_are_not_the_worst(classifiers, tmp_path):
+    """Nor are wrong ones the best."""
+    def shown(*runs, pictures=4):
+        page = Report(runs, CPU, Options(pictures=pictures, gates=0, seconds=0)).html().replace('<wbr>', '')
+        return galleries(page), 'All pictures are right' in page
+
+    a, b, c = classifiers
+    names = [f'{tmp_path.name}/{i}.png' for i in range(4)]
+    assert shown(a) == ({'Best': names[::-1]}, True)
+    assert shown(c) == ({'Worst': names}, False)
+    assert shown(a, b) == ({'Worst': [names[1], names[3]], 'Best': [names[2], names[0]]}, False)
+
+
+def test_all_detected(made_up, toy_coco, tmp_path):
+    truth = json.loads((toy_coco / 'val.json').read_text())['annotations']
+    found = [dict({k: a[k] for k in ('image_id', 'category_id', 'bbox')}, score=0.9) for a in truth]
+    run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco), found))
+    page = Report(read_runs([run]), CPU, Options(pictures=3, gates=0, seconds=0)).html()
+    assert galleries(page) == {'Best': ['1.jpg', '2.jpg', '3.jpg']}
+    assert 'All pictures are right: there is no worst one.' in page
+
+
+def test_gates_are_named_as_the_pictures(monkeypatch):
+    titles = []
+    monkeypatch.setattr(page_module, 'prepare_picture', lambda cfg, path: None)
+    monkeypatch.setattr(page_module, 'record_gates', lambda *args: None)
+    buffer = io.BytesIO()
+    Image.new('RGB', (8, 8)).save(buffer, 'PNG')
+    monkeypatch.setattr(page_module, 'draw_sheet', lambda seen, title: titles.append(title) or buffer.getvalue())
+    for task, name in (('classification', 'disc/1.png'), ('detection', '1.png')):
+        item = page_module._sheet(Run('run', 'run', task=task), None, {}, 'data/val/disc/1.png')
+        assert item.title == titles.pop() == name == page_module._picture_name(task, 'data/val/disc/1.png')

@@ -18,7 +18,7 @@ from mmccd.visualization.report import Options, Report, measure, read_runs, reco
 from mmccd.visualization.report import classification as cls
 from mmccd.visualization.report import detection as det
 from mmccd.visualization.report import page as page_module
-from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, line_style, short, thin, ticks
+from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, labels, line_style, short, thin, ticks
 from mmccd.visualization.report.differences import MISSING, config_differences, show
 from mmccd.visualization.report.run import Run
 from mmccd.visualization.report.tables import compared, decimal
@@ -238,6 +238,15 @@ def test_plot():
     assert 'class="curve run-1" stroke-dasharray="2 3" points="199.0,145.0"' in svg
     assert '<b>' not in svg and 'a"b' not in svg
     assert len({line_style(run) for run in range(32)}) == 32
+
+
+def test_numbers_of_an_axis_are_not_cut_off():
+    svg = str(Plot('learning rate', 'iteration', [Curve(0, 'a', [(1, 0.00096), (2, 0.00098)])]).svg())
+    found = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<i]+)<', svg)
+    assert [text for _, text in found] == ['0.00096', '0.000965', '0.00097', '0.000975', '0.00098']
+    assert all(float(x) >= 7 * len(text) for x, text in found)
+    assert 'points="62.0,190.0 350.0,10.0"' in svg
+    assert labels([0.8, 0.80001]) == ['0.8', '0.80001']
 
 
 def test_test_size(tmp_path):

@@ -1,6 +1,7 @@
 """tools/analysis_tools/report.py: models asked, gates and speed, bad input, and the page in a browser."""
 from __future__ import annotations
 
+import os
 import re
 import shutil
 
@@ -40,7 +41,7 @@ def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplac
     """What no file holds is asked of the model: as mmdet's and mmpretrain's own metrics have it."""
     code, stderr = call_tool(TOOL, *trained.values(), '--device', 'cpu', '--no-speed', '--gates', 1, '--pictures', 2)
     assert (code, 'warning' in stderr) == (0, False)
-    page = (workplace / 'report.html').read_text().replace('<wbr>', '')
+    page = (workplace / 'work_dirs' / 'report.html').read_text().replace('<wbr>', '')
     found = made_up.tables(page)
     ap = found['COCO average precision (0 to 1) on 4 pictures of data/digits/det/annotations/instances_val.json']
     top1 = found['Accuracy in percent on 20 pictures']
@@ -110,6 +111,24 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
     page = (tmp_path / 'report.html').read_text()
     assert made_up.tables(page)['Training, from the logs'][0] == ['quantity', 'logs']
     assert '<li>there is no config that can be read</li>' in page
+
+
+def test_page_lies_beside_what_it_is_about(call_tool, made_up, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for run in ('a/x', 'a/y', 'a/y/again', 'b/z'):
+        made_up.write_lines(tmp_path / run / '20260101_000000', made_up.training(range(10, 31, 10), 30))
+    for folders, out in ((['a/x'], 'a/x'), (['a/x', 'a/../a/x/'], 'a/x'), (['a/x', 'a/y'], 'a'),
+                         (['a/y/again', tmp_path / 'a/y'], 'a'), (['a/x', 'b/z'], '')):
+        assert call_tool(TOOL, *folders, *SCRATCH)[0] == 0
+        page = tmp_path / out / 'report.html'
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f'{page.relative_to(tmp_path)}: 0.')
+        page.unlink()
+    assert not list(tmp_path.rglob('report.html'))
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / 'b').chmod(0o555)
+        code, stderr = call_tool(TOOL, 'b/z', '--out', 'b/report.html')
+        (tmp_path / 'b').chmod(0o755)
+        assert (code, stderr) == (2, "error: nothing can be written into 'b': choose another --out\n")
 
 
 # ------------------------------------------------------------------------------------------------ in a browser
@@ -206,8 +225,8 @@ def test_script_in_a_config_does_not_run(browser, made_up, toy_coco, tmp_path, c
     made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco))
     assert call_tool(TOOL, 'run', *SCRATCH)[0] == 0
     page = browser.new_page()
-    text = (tmp_path / 'report.html').read_text().replace('<main', '<script>window.hit = 1</script><main')
-    (tmp_path / 'report.html').write_text(text)
-    page.goto(f'file://{tmp_path}/report.html')
+    text = (tmp_path / 'run' / 'report.html').read_text().replace('<main', '<script>window.hit = 1</script><main')
+    (tmp_path / 'run' / 'report.html').write_text(text)
+    page.goto(f'file://{tmp_path}/run/report.html')
     assert page.evaluate('window.hit') is None
     assert page.locator('script').count() == 2

@@ -33,6 +33,7 @@ ALPHA = 0.65
 BAR, GREY, DARK = '#4575b4', '0.45', '0.1'
 MIN_SPREAD = 1e-3  # a gate that is the same everywhere varies by its rounding
 CLIP = (1, 99)  # percentiles
+MAX_DIGITS = 5  # more do not fit beside a caption
 
 
 @dataclass
@@ -132,6 +133,15 @@ def _bar_limits(bars: list[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
+def distinct(*values: float) -> list[str]:
+    """Numbers with three significant digits, or up to ``MAX_DIGITS`` if they look alike with less."""
+    for digits in range(3, MAX_DIGITS + 1):
+        texts = [f'{v:#.{digits}g}' for v in values]
+        if len(set(texts)) == len(values):
+            return texts
+    return [f'{v:#.3g}' for v in values]  # the same but for rounding
+
+
 class Canvas:
     """A figure whose axes and texts are placed in inches from its upper left corner."""
 
@@ -225,7 +235,7 @@ def _panel(canvas: Canvas, grid: _Grid, seen: SeenPicture, section: _Section, li
            caption: str, values: np.ndarray, x: float, y: float, first: bool) -> None:
     width = max(grid.panel[0], MIN_CELL) if section.kind == 'spatial' else grid.cell
     canvas.text(x, y + CAPTION * 0.4, caption)
-    canvas.text(x + width, y + CAPTION * 0.4, f'{values.min():#.3g} to {values.max():#.3g}', ha='right', color=GREY,
+    canvas.text(x + width, y + CAPTION * 0.4, ' to '.join(distinct(values.min(), values.max())), ha='right', color=GREY,
                 fontsize=6)
     if section.kind == 'spatial':
         _map(canvas.axes(x, y + CAPTION, *grid.panel), seen, values, limits)
@@ -241,8 +251,8 @@ def draw_legend(canvas: Canvas, y: float, label: str, limits: tuple[float, float
     bar = canvas.figure.colorbar(
         ScalarMappable(Normalize(*limits), colors), cax=axes, orientation='horizontal', alpha=alpha)
     bar.outline.set_visible(False)
-    bar.set_ticks(np.linspace(*limits, 3))
-    bar.ax.xaxis.set_major_formatter('{x:#.3g}')
+    ticks = np.linspace(*limits, 3)
+    bar.set_ticks(ticks, labels=distinct(*ticks))
     bar.ax.tick_params(labelsize=6, length=2, pad=1)
     for text, side in zip(bar.ax.get_xticklabels()[::2], ('left', 'right')):
         text.set_horizontalalignment(side)

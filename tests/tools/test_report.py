@@ -1,6 +1,7 @@
 """tools/analysis_tools/report.py: models asked, gates and speed, bad input, and the page in a browser."""
 from __future__ import annotations
 
+import os
 import re
 import shutil
 
@@ -40,7 +41,7 @@ def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplac
     """What no file holds is asked of the model: as mmdet's and mmpretrain's own metrics have it."""
     code, stderr = call_tool(TOOL, *trained.values(), '--device', 'cpu', '--no-speed', '--gates', 1, '--pictures', 2)
     assert (code, 'warning' in stderr) == (0, False)
-    page = (workplace / 'report.html').read_text().replace('<wbr>', '')
+    page = (workplace / 'work_dirs' / 'report.html').read_text().replace('<wbr>', '')
     found = made_up.tables(page)
     ap = found['COCO average precision (0 to 1) on 4 pictures of data/digits/det/annotations/instances_val.json']
     top1 = found['Accuracy in percent on 20 pictures']
@@ -67,7 +68,7 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
     cfg = made_up.detection_config(toy_coco)
     made_up.detection_run(tmp_path / 'run', cfg)
     assert call_tool(TOOL, 'run', '--record', 'docs/runs/run', '--command', 'make it', '--device', 'cpu')[0] == 0
-    assert capsys.readouterr().out.splitlines()[0] == 'docs/runs/run/run.py'
+    assert 'docs/runs/run/run.py' in capsys.readouterr().out.splitlines()
     code, stderr = call_tool(TOOL, 'run', 'docs/runs/run', '--device', 'cpu', '--speed', '0.01', '--gates', '0')
     assert (code, 'warning' in stderr) == (0, False)
     page = (tmp_path / 'report.html').read_text()
@@ -84,10 +85,13 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
 def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'empty').mkdir()
+    (tmp_path / 'void').mkdir()
+    (tmp_path / 'file').touch()
     made_up.write_lines(tmp_path / 'logs' / '20260101_000000', made_up.training(range(10, 31, 10), 30))
     for args, message in (
-        (('empty', 'none'), 'there is nothing to report:\n  empty: there is no config that can be read; there is no '
-         'log of a training (scalars.json)\n  none: there is no such folder\n'),
+        (('empty', 'void'), 'there is nothing to report:\n  empty: there is no config that can be read; there is no '
+         'log of a training (scalars.json)\n  void: there is no config'),
+        (('logs', 'none', 'empty', 'file'), "error: WORK_DIR must be a folder that exists, got 'none', 'file'\n"),
         (('logs', '--device', 'gpu'), "--device 'gpu' cannot be used: "),
         (('logs', '--limit', '0'), '--limit must be at least 1, got 0\n'),
         (('logs', '--speed', '-1'), '--speed must be a time in seconds, got -1.0\n'),
@@ -98,11 +102,33 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
         code, stderr = call_tool(TOOL, *args)
         assert code == 2, args
         assert stderr.startswith('error: ') and message in stderr, (args, stderr)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'logs']
-    assert call_tool(TOOL, 'empty', 'logs', *SCRATCH)[0] == 0  # something to report
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['empty', 'file', 'logs', 'void']
+    code, stderr = call_tool(TOOL, 'empty', 'logs', *SCRATCH)
+    assert code == 0
+    assert [line for line in stderr.splitlines() if 'empty' in line] == [
+        'warning: nothing to report of empty: there is no config that can be read; there is no log of a training '
+        '(scalars.json)']
     page = (tmp_path / 'report.html').read_text()
     assert made_up.tables(page)['Training, from the logs'][0] == ['quantity', 'logs']
     assert '<li>there is no config that can be read</li>' in page
+
+
+def test_page_lies_beside_what_it_is_about(call_tool, made_up, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for run in ('a/x', 'a/y', 'a/y/again', 'b/z'):
+        made_up.write_lines(tmp_path / run / '20260101_000000', made_up.training(range(10, 31, 10), 30))
+    for folders, out in ((['a/x'], 'a/x'), (['a/x', 'a/../a/x/'], 'a/x'), (['a/x', 'a/y'], 'a'),
+                         (['a/y/again', tmp_path / 'a/y'], 'a'), (['a/x', 'b/z'], '')):
+        assert call_tool(TOOL, *folders, *SCRATCH)[0] == 0
+        page = tmp_path / out / 'report.html'
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f'{page.relative_to(tmp_path)}: 0.')
+        page.unlink()
+    assert not list(tmp_path.rglob('report.html'))
+    if os.geteuid():  # root may write anywhere
+        (tmp_path / 'b').chmod(0o555)
+        code, stderr = call_tool(TOOL, 'b/z', '--out', 'b/report.html')
+        (tmp_path / 'b').chmod(0o755)
+        assert (code, stderr) == (2, "error: nothing can be written into 'b': choose another --out\n")
 
 
 # ------------------------------------------------------------------------------------------------ in a browser
@@ -199,8 +225,8 @@ def test_script_in_a_config_does_not_run(browser, made_up, toy_coco, tmp_path, c
     made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco))
     assert call_tool(TOOL, 'run', *SCRATCH)[0] == 0
     page = browser.new_page()
-    text = (tmp_path / 'report.html').read_text().replace('<main', '<script>window.hit = 1</script><main')
-    (tmp_path / 'report.html').write_text(text)
-    page.goto(f'file://{tmp_path}/report.html')
+    text = (tmp_path / 'run' / 'report.html').read_text().replace('<main', '<script>window.hit = 1</script><main')
+    (tmp_path / 'run' / 'report.html').write_text(text)
+    page.goto(f'file://{tmp_path}/run/report.html')
     assert page.evaluate('window.hit') is None
     assert page.locator('script').count() == 2

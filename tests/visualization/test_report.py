@@ -1,6 +1,7 @@
 """Reports of runs: what is read from work folders, what is made of it, and what the page says."""
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -17,8 +18,9 @@ from mmccd.visualization.report import Options, Report, measure, read_runs, reco
 from mmccd.visualization.report import classification as cls
 from mmccd.visualization.report import detection as det
 from mmccd.visualization.report import page as page_module
-from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, line_style, short, thin, ticks
+from mmccd.visualization.report.curves import MAX_POINTS, Curve, Plot, labels, line_style, short, thin, ticks
 from mmccd.visualization.report.differences import MISSING, config_differences, show
+from mmccd.visualization.report.run import Run
 from mmccd.visualization.report.tables import compared, decimal
 
 CPU = torch.device('cpu')
@@ -204,6 +206,10 @@ def test_rows():
     assert [c.key for c in cells] == [0.5, 0.5004, None, 0.512]
     assert [c.best for c in compared('ms', [2.0, 1.0, 1.0], decimal(1), 'low')] == [False, False, True, True]
     assert compared('ms', [2.0, 1.0], decimal(1), 'low')[2].change == '\N{MINUS SIGN}1.0'
+    # Exact, and as logged with three digits: the same difference.
+    for values in ([0.0836, 0.0554], [0.084, 0.055]):
+        assert compared('AP', values, decimal(3))[2].change == '\N{MINUS SIGN}0.029'
+    assert compared('params', [11_674_358, 11_675_382], decimal(0), None)[2].change == '+1,024'
     assert not any(c.best for c in compared('AP', [0.5, 0.5], decimal(3)))
     assert not any(c.best for c in compared('params', [1, 2], decimal(0), None))
 
@@ -234,18 +240,56 @@ def test_plot():
     assert len({line_style(run) for run in range(32)}) == 32
 
 
-def test_test_size():
-    def size(*steps, scope='mmdet', divisor=1):
+def test_numbers_of_an_axis_are_not_cut_off():
+    svg = str(Plot('learning rate', 'iteration', [Curve(0, 'a', [(1, 0.00096), (2, 0.00098)])]).svg())
+    found = re.findall(r'class="tick" x="([\d.]+)" y="[\d.]+" text-anchor="end">([^<i]+)<', svg)
+    assert [text for _, text in found] == ['0.00096', '0.000965', '0.00097', '0.000975', '0.00098']
+    assert all(float(x) >= 7 * len(text) for x, text in found)
+    assert 'points="62.0,190.0 350.0,10.0"' in svg
+    assert labels([0.8, 0.80001]) == ['0.8', '0.80001']
+
+
+def test_test_size(tmp_path):
+    def size(*steps, scope='mmdet', divisor=1, ann_file=None):
         return measure.test_size(Config(dict(
             default_scope=scope, model=dict(data_preprocessor=dict(pad_size_divisor=divisor)),
-            test_dataloader=dict(dataset=dict(pipeline=[dict(type='Load'), *steps])))))
+            test_dataloader=dict(dataset=dict(pipeline=[dict(type='Load'), *steps], ann_file=ann_file)))))
 
     assert size(dict(type='Resize', scale=(1333, 800), keep_ratio=True), divisor=32) == (800, 1344)
     assert size(dict(type='Resize', scale=(128, 128))) == (128, 128)
-    assert size() == (800, 1333)
     assert size(dict(type='ResizeEdge', scale=256), dict(type='CenterCrop', crop_size=224), scope='mmpretrain') == (
         224, 224)
     assert size(dict(type='Resize', scale=64), scope='mmpretrain') == (64, 64)
+    # The picture with most pixels, where the pipeline starts from what it gets.
+    path = tmp_path / 'val.json'
+    path.write_text(json.dumps(dict(images=[
+        dict(height=h, width=w) for h, w in ((100, 300), (250, 190), (240, 180))])))
+    as_it_is = dict(type='Resize', scale=None, scale_factor=1.0, keep_ratio=True)
+    assert size(as_it_is, divisor=32, ann_file=str(path)) == (256, 192)
+    assert size(ann_file=str(path)) == (250, 190)
+    assert size(dict(type='Resize', scale_factor=0.5), ann_file=str(path)) == (125, 95)
+    assert size(dict(type='Resize', scale_factor=(2.0, 0.5)), ann_file=str(path)) == (125, 380)  # of width, of height
+    assert size(dict(type='Resize', scale=(64, 32)), dict(type='Resize', scale_factor=2)) == (64, 128)
+    with pytest.raises(ValueError, match='nothing tells the size of the pictures'):
+        size(as_it_is)
+    path.write_text('{"images": [{"file_name": "1.jpg"}]}')
+    with pytest.raises(ValueError, match=r'val\.json does not tell the size of its pictures: KeyError'):
+        size(as_it_is, ann_file=str(path))
+
+
+def test_page_has_the_size_of_unscaled_pictures(made_up, toy_coco, tmp_path):
+    cfg = made_up.detection_config(toy_coco)
+    cfg.test_dataloader.dataset.pipeline = [
+        dict(t, scale=None, scale_factor=1.0) if t['type'] == 'Resize' else t
+        for t in cfg.test_dataloader.dataset.pipeline]
+    run = str(made_up.detection_run(tmp_path / 'run', cfg))
+    html = Report(read_runs([run]), CPU, NOTHING).html()
+    counted = made_up.tables(html)['One picture of the largest size of the test pipeline']
+    assert counted[1] == ['size in pixels (height × width)', '32 × 64']  # noqa: RUF001  30 x 40, padded
+    (toy_coco / 'val.json').unlink()
+    html = Report(read_runs([run]), CPU, NOTHING).html()
+    assert 'One picture of the largest size' not in html
+    assert '<p class="problem">run: nothing tells the size of the pictures: ' in html
 
 
 def test_speed_takes_turns(monkeypatch):
@@ -285,13 +329,14 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
     found = made_up.tables(page)
     metrics = found[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
     # The one dog: recall 1/3 at 4 of 10 thresholds.
-    plain, ccd = 0.4 * 34 / 101 / 2, (made_up.AP_CAT + made_up.AP_DOG) / 2
+    plain, ccd = round(0.4 * 34 / 101 / 2, 3), round((made_up.AP_CAT + made_up.AP_DOG) / 2, 3)
+    dog = round(0.4 * 34 / 101, 3)
     assert metrics[:2] == [['metric', 'plain', 'ccd'],
                            ['AP', f'{plain:.3f}', f'+{ccd - plain:.3f} ★ {ccd:.3f}']]
     assert [row[0] for row in metrics] == ['metric', 'AP', 'AP50', 'AP75', 'AP small', 'AR', 'AR small']
     assert found['AP of each class'] == [
         ['class', 'objects', 'plain', 'ccd'], ['cat', '3', '0.000', '+0.663 ★ 0.663'],
-        ['dog', '3', f'{2 * plain:.3f}', f'+{0.4 - 2 * plain:.3f} ★ 0.400']]
+        ['dog', '3', f'{dog:.3f}', f'+{0.4 - dog:.3f} ★ 0.400']]
     assert found['Validation during training: the last one'] == [
         ['metric', 'plain', 'ccd'],
         ['coco/bbox_mAP', '0.200 best 0.300 at epoch 1', '+0.200 ★ 0.400 best 0.500 at epoch 1']]
@@ -403,11 +448,14 @@ def test_record(made_up, two_runs, toy_coco, tmp_path):
     assert not (tmp_path / 'none').exists()
 
 
-def test_page_of_classifiers(made_up, tmp_path):
+@pytest.fixture
+def classifiers(made_up, tmp_path):
+    """Three runs on four pictures, the first two of class zero: ``a`` is right, ``b`` every other time, ``c`` never."""
     runs = []
     for i in range(4):
         Image.new('RGB', (8, 8), (60 * i, ) * 3).save(tmp_path / f'{i}.png')
-    said = dict(a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)))
+    said = dict(a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)),
+                c=((1, 0), (1, 0), (0, 1), (0, 1)))
     for name, classes in said.items():
         made_up.write_lines(tmp_path / name / '20260101_000000', [
             *made_up.training(range(10, 21, 10), 20), {'accuracy/top1': 75.0, 'step': 1}])
@@ -419,7 +467,17 @@ def test_page_of_classifiers(made_up, tmp_path):
         run.cfg = Config(dict(default_scope='mmpretrain', model=dict(), test_dataloader=dict(dataset=dict(
             type='CustomDataset', metainfo=dict(classes=('zero', 'one'))))))
         runs.append(run)
-    page = Report(runs, CPU, Options(pictures=1, gates=0, seconds=0)).html()
+    return runs
+
+
+def galleries(page: str) -> dict[str, list[str]]:
+    """Names of the pictures by the titles above them."""
+    found = re.split(r'<h4[^>]*>(.*?)</h4>', page)
+    return {title: re.findall(r'<p class="name">(.*?)</p>', part) for title, part in zip(found[1::2], found[2::2])}
+
+
+def test_page_of_classifiers(made_up, classifiers):
+    page = Report(classifiers[:2], CPU, Options(pictures=1, gates=0, seconds=0)).html()
     found = made_up.tables(page)
     assert found['Accuracy in percent on 4 pictures'] == [
         ['metric', 'a', 'b'], ['top-1', '★ 100.00', '\N{MINUS SIGN}50.00 50.00']]
@@ -429,3 +487,37 @@ def test_page_of_classifiers(made_up, tmp_path):
         ['zero', 'one', '★ 0', '+1 1'], ['one', 'zero', '★ 0', '+1 1']]
     assert page.count('<img src="data:image/webp;base64,') == 3
     assert 'wrong: one, 0.80' in page
+
+
+def test_right_pictures_are_not_the_worst(classifiers, tmp_path):
+    """Nor are wrong ones the best."""
+    def shown(*runs, pictures=4):
+        page = Report(runs, CPU, Options(pictures=pictures, gates=0, seconds=0)).html().replace('<wbr>', '')
+        return galleries(page), 'All pictures are right' in page
+
+    a, b, c = classifiers
+    names = [f'{tmp_path.name}/{i}.png' for i in range(4)]
+    assert shown(a) == ({'Best': names[::-1]}, True)
+    assert shown(c) == ({'Worst': names}, False)
+    assert shown(a, b) == ({'Worst': [names[1], names[3]], 'Best': [names[2], names[0]]}, False)
+
+
+def test_all_detected(made_up, toy_coco, tmp_path):
+    truth = json.loads((toy_coco / 'val.json').read_text())['annotations']
+    found = [dict({k: a[k] for k in ('image_id', 'category_id', 'bbox')}, score=0.9) for a in truth]
+    run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco), found))
+    page = Report(read_runs([run]), CPU, Options(pictures=3, gates=0, seconds=0)).html()
+    assert galleries(page) == {'Best': ['1.jpg', '2.jpg', '3.jpg']}
+    assert 'All pictures are right: there is no worst one.' in page
+
+
+def test_gates_are_named_as_the_pictures(monkeypatch):
+    titles = []
+    monkeypatch.setattr(page_module, 'prepare_picture', lambda cfg, path: None)
+    monkeypatch.setattr(page_module, 'record_gates', lambda *args: None)
+    buffer = io.BytesIO()
+    Image.new('RGB', (8, 8)).save(buffer, 'PNG')
+    monkeypatch.setattr(page_module, 'draw_sheet', lambda seen, title: titles.append(title) or buffer.getvalue())
+    for task, name in (('classification', 'disc/1.png'), ('detection', '1.png')):
+        item = page_module._sheet(Run('run', 'run', task=task), None, {}, 'data/val/disc/1.png')
+        assert item.title == titles.pop() == name == page_module._picture_name(task, 'data/val/disc/1.png')

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from mmccd.visualization import Gate, SeenPicture, draw_sheet
-from mmccd.visualization.sheet import ALPHA, COLORS, DPI, _bar_limits, _map_limits
+from mmccd.visualization.sheet import ALPHA, COLORS, DPI, Canvas, _bar_limits, _map_limits, distinct, draw_legend
 
 LEFT, CELL = 2.0 + 2 * 0.15 + 0.12, 1.5 + 0.12  # inches: where panels begin, and from one to the next
 
@@ -91,6 +91,16 @@ def test_limits():
     assert _bar_limits([np.array([0.5, 0.2]), np.array([0.7])]) == pytest.approx((0, 0.7))
     assert _bar_limits([np.array([-0.5, 0.2])]) == pytest.approx((-0.5, 0.2))
     assert _bar_limits([np.zeros(3)]) == (0, 1)
+
+
+def test_ends_of_a_range_differ():
+    assert distinct(0.25, 0.5) == ['0.250', '0.500']
+    assert distinct(0.7310, 0.7315, 0.7320) == ['0.7310', '0.7315', '0.7320']
+    assert distinct(0.73102, 0.73104) == ['0.73102', '0.73104']
+    assert distinct(0.7310001, 0.7310002) == distinct(0.731, 0.731) == ['0.731', '0.731']
+    figure = Canvas(4, 4)
+    draw_legend(figure, 1, 'gate', (0.731, 0.732))
+    assert [t.get_text() for t in figure.figure.axes[0].get_xticklabels()] == ['0.7310', '0.7315', '0.7320']
 
 
 def test_names_may_look_like_formulas():

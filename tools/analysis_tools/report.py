@@ -5,6 +5,7 @@ where the configs differ. Runs of a task are compared with the first one of it. 
 page says why.
 """
 import argparse
+import os
 import os.path as osp
 import shlex
 import sys
@@ -35,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work folders of mmengine, or recorded ones')
-    parser.add_argument('--out', default='report.html', help='the page; default: report.html')
+    parser.add_argument('--out', help='the page; default: report.html in WORK_DIR, or in the folder that all are in')
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
         '--limit', type=count, metavar='N', help='put only the first N pictures through a model; default: all')
@@ -49,6 +50,14 @@ def parse_args() -> argparse.Namespace:
                         help='instead of a page, write what one needs of WORK_DIR into a small folder without weights')
     parser.add_argument('--command', help='with --record: the command that made the run, for readers')
     return parser.parse_args()
+
+
+def default_out(work_dirs: list[str]) -> str:
+    """``report.html`` in the work folder, or in the deepest folder that several of them are in."""
+    folders = {osp.realpath(folder) for folder in work_dirs}
+    if len(folders) == 1:
+        return osp.join(work_dirs[0], 'report.html')
+    return osp.relpath(osp.join(osp.commonpath([osp.dirname(folder) for folder in folders]), 'report.html'))
 
 
 def check_device(name: str) -> torch.device:
@@ -68,20 +77,29 @@ def main() -> None:
         raise UserError(f'--speed must be a time in seconds, got {args.speed}')
     if args.record and (len(args.work_dirs) != 1 or not args.command or args.limit):
         raise UserError('--record takes one WORK_DIR, all of its pictures (no --limit), and --command')
-    if osp.isdir(args.out) or not osp.isdir(osp.dirname(args.out) or '.'):
-        raise UserError(f'--out must be a file in a folder that exists, got {args.out!r}')
+    missing = [folder for folder in args.work_dirs if not osp.isdir(folder)]
+    if missing:
+        raise UserError(f'WORK_DIR must be a folder that exists, got {", ".join(map(repr, missing))}')
+    out = args.out or default_out(args.work_dirs)
+    folder = osp.dirname(out) or '.'
+    if osp.isdir(out) or not osp.isdir(folder):
+        raise UserError(f'--out must be a file in a folder that exists, got {out!r}')
+    if not args.record and not os.access(folder, os.W_OK):
+        raise UserError(f'nothing can be written into {folder!r}: choose another --out')
     device = check_device(args.device or get_device())
     runs = read_runs(args.work_dirs)
-    if not any(run.usable for run in runs):
-        raise UserError('there is nothing to report:\n  ' + '\n  '.join(
-            f'{run.folder}: {"; ".join(run.notes)}' for run in runs))
+    empty = [f'{run.folder}: {"; ".join(run.notes)}' for run in runs if not run.usable]
+    if len(empty) == len(runs):
+        raise UserError('there is nothing to report:\n  ' + '\n  '.join(empty))
+    for reason in empty:
+        print(f'warning: nothing to report of {reason}', file=sys.stderr)
     if args.record:
         print('\n'.join(record(runs[0], args.record, args.command, device)))
         return
     report = Report(runs, device, Options(args.pictures, args.gates, args.speed, args.limit))
     page = report.html(f'{osp.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}').encode()
-    write_atomically(args.out, page)
-    print(f'{args.out}: {len(page) / 1e6:.1f} MB')
+    write_atomically(out, page)
+    print(f'{out}: {len(page) / 1e6:.1f} MB')
 
 
 if __name__ == '__main__':

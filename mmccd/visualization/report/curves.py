@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 30
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 30  # LEFT at least: more for long numbers
+LETTER, GAP = 7, 6  # at most a digit of .tick in page.css is as wide; between number and axis
 MAX_POINTS = 300
 COLOURS = 8  # --run-0 to --run-7 of page.css
 DASHES = ('', '7 3', '2 3', '9 3 2 3')
@@ -45,17 +46,19 @@ class Plot:
         y_ticks = ticks(*_limits([y for c in curves for _, y in c.points]), 4)
         x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
         y_low, y_high = y_ticks[0], y_ticks[-1]
+        y_labels = labels(y_ticks)
+        left = max(LEFT, GAP + LETTER * max(map(len, y_labels)))
 
         def place(x: float, y: float) -> tuple[float, float]:
-            return (round(LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT), 1),
+            return (round(left + (x - x_low) / (x_high - x_low) * (WIDTH - left - RIGHT), 1),
                     round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1))
 
         parts, data = [], []
-        for y in y_ticks:
+        for y, label in zip(y_ticks, y_labels):
             py = place(x_low, y)[1]
             parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" '
-                                'text-anchor="end">{}</text>').format(LEFT, WIDTH - RIGHT, py, py, LEFT - 6, py + 4,
-                                                                      short(y)))
+                                'text-anchor="end">{}</text>').format(left, WIDTH - RIGHT, py, py, left - GAP,
+                                                                      py + 4, label))
         for x in (t for t in x_ticks if x_low <= t <= x_high):
             px = place(x, y_low)[0]
             parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
@@ -109,10 +112,19 @@ def ticks(low: float, high: float, count: int, whole: bool = False) -> list[floa
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def short(value: float) -> str:
-    """A number in few letters: 12,000; 0.805; 1.2e-05."""
+def labels(values: Sequence[float]) -> list[str]:
+    """Numbers in few letters that differ if the numbers do."""
+    for more in range(12):
+        texts = [short(v, more) for v in values]
+        if len(set(texts)) == len(values):
+            break
+    return texts
+
+
+def short(value: float, more: int = 0) -> str:
+    """A number in few letters: 12,000; 0.805; 1.2e-05; with ``more`` digits if need be."""
     if value == int(value) and abs(value) < 1e7:
         return f'{int(value):,}'
     if 1e-3 <= abs(value) < 1e6:
-        return f'{value:.4g}'
-    return f'{value:.2g}'
+        return f'{value:.{4 + more}g}'
+    return f'{value:.{2 + more}g}'

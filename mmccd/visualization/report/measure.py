@@ -1,6 +1,8 @@
 """What a model costs: counted, and timed here and now."""
 from __future__ import annotations
 
+import json
+import math
 import platform
 import statistics
 import time
@@ -15,29 +17,61 @@ from torch import nn
 from mmccd.utils.complexity import Complexity, measure, run_once
 from mmccd.utils.launch import datasets_of
 
+from .run import annotation_file
+
 WARMUP, MAX_ROUNDS = 2, 50
 
 
 def test_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the largest picture that the test pipeline gives to the model, padding included.
 
-    224 x 224 for classifiers and 800 x 1344 for detectors if the pipeline does not tell.
+    A pipeline that keeps the size, or multiplies it (``scale_factor``), is asked for that of the largest picture of the
+    annotation file.
+
+    Raises:
+        ValueError: If neither the pipeline nor an annotation file tells.
     """
     detection = cfg.get('default_scope') == 'mmdet'
-    size = (800, 1333) if detection else (224, 224)
-    for _, dataset in datasets_of(cfg.get('test_dataloader') or {}, 'test_dataloader'):
-        for step in dataset.get('pipeline') or ():
-            given = step.get('crop_size') or step.get('scale')
-            if isinstance(given, int):
-                size = (given, given)
-            elif isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, int) for v in given):
-                # A scale is (width, height), or with keep_ratio the long and the short side in any order.
-                size = tuple(given) if 'crop_size' in step else (given[1], given[0])
-    if detection:
-        size = min(size), max(size)
+    size, factors = None, (1.0, 1.0)
+    loaders = datasets_of(cfg.get('test_dataloader') or {}, 'test_dataloader')
+    for step in next((dataset.pipeline for _, dataset in loaders if dataset.get('pipeline')), ()):
+        given, factor = step.get('crop_size') or step.get('scale'), step.get('scale_factor')
+        if isinstance(given, int):
+            size = (given, given)
+        elif isinstance(given, (tuple, list)) and len(given) == 2 and all(isinstance(v, int) for v in given):
+            # A scale is (width, height), or with keep_ratio the long and the short side in any order.
+            size = tuple(given) if 'crop_size' in step else (given[1], given[0])
+            if detection:
+                size = min(size), max(size)
+        elif factor:
+            width, height = factor if isinstance(factor, (tuple, list)) else (factor, factor)
+            factors = factors[0] * height, factors[1] * width
+            size = size and _times(size, (height, width))
+    if size is None:
+        size = _times(_largest_annotated(cfg), factors)
     preprocessor = (cfg.get('model') or {}).get('data_preprocessor') or cfg.get('data_preprocessor') or {}
     divisor = preprocessor.get('pad_size_divisor', 1)
     return tuple(-(-v // divisor) * divisor for v in size)
+
+
+def _times(size: tuple[int, int], factors: tuple[float, float]) -> tuple[int, int]:
+    """As mmcv rounds it."""
+    return tuple(int(v * f + 0.5) for v, f in zip(size, factors))
+
+
+def _largest_annotated(cfg: Config) -> tuple[int, int]:
+    """Height and width of the picture with most pixels, of the test set or, as its annotations may be kept, of val."""
+    for part in ('test', 'val'):
+        path = annotation_file(cfg, part)
+        if path and path.endswith('.json') and Path(path).is_file():
+            try:
+                images = json.loads(Path(path).read_text(encoding='utf-8'))['images']
+                return max(((int(i['height']), int(i['width'])) for i in images), key=math.prod)
+            except (ValueError, KeyError, TypeError, RecursionError) as e:
+                raise ValueError(f'annotation file {path} does not tell the size of its pictures: '
+                                 f'{type(e).__name__}: {e}') from e
+    raise ValueError('nothing tells the size of the pictures: the test pipeline makes none, and there is no COCO '
+                     'annotation file')
 
 
 def count(cfg: Config, model: nn.Module) -> tuple[tuple[int, int], Complexity, Complexity]:

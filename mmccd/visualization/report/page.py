@@ -39,6 +39,7 @@ from .tables import Cell, Table, compared, decimal
 HERE = Path(__file__).parent
 PICTURE_SIDE, SHEET_WIDTH = 384, 1400  # pixels
 CONFUSIONS = 12
+ALL_RIGHT = ' All pictures are right: there is no worst one.'
 BUSY = 1.5  # ratio of the 80th to the 20th percentile of times
 TITLES = {'detection': 'Detection', 'classification': 'Classification', None: 'Other runs'}
 LEGEND = (('truth', 'ground truth'), ('found', 'found'), ('false', 'false'), ('missed', 'missed'))
@@ -260,12 +261,13 @@ class Report:
         sure = {i: sum(p.confidence for p in ps) for i, ps in seen.items()}
         spread = {i: max(p.f1 for p in ps) - min(p.f1 for p in ps) for i, ps in seen.items()}
         size = {i: len(truth.boxes(i)) for i in seen}
-        worst = sorted(seen, key=lambda i: (mean[i], sure[i]))
+        worst = sorted((i for i in seen if mean[i] < 1), key=lambda i: (mean[i], sure[i]))
         differ = sorted((i for i in seen if spread[i] > 0), key=lambda i: (-spread[i], sure[i]))
         best = sorted((i for i in seen if size[i]), key=lambda i: (-mean[i], -size[i], -sure[i]))
         section.intro = (f'Judged by F1 at a score of {det.SHOWN_FROM} and an IoU of 0.5, '
                          f'{"the mean over the runs" if len(found) > 1 else "1 if all is right"}. '
                          'Point at a box for its class and score.')
+        section.intro += '' if worst else ALL_RIGHT
         taken: set[int] = set()
         first = []
         for title, ids in (('Worst', worst), ('Where the runs differ most', differ), ('Best', best)):
@@ -291,7 +293,7 @@ class Report:
             panel = _panel(name, key, size, picture.boxes, f'F1 {picture.f1:.2f}' + (f': {note}' if note else ''))
             panel.colour = line_style(self.index[name])[0]
             panels.append(panel)
-        return Item(osp.basename(path), panels)
+        return Item(_picture_name('detection', path), panels)
 
     # -------------------------------------------------------------------------------------- classification
 
@@ -352,11 +354,14 @@ class Report:
         for predictions in found.values():
             for p in predictions:
                 said[p.path].append(p)
-        worst = sorted(said, key=lambda path: sum(p.score for p in said[path]))
-        differ = [path for path in worst if 0 < sum(p.right for p in said[path]) < len(found)]
+        order = sorted(said, key=lambda path: sum(p.score for p in said[path]))
+        worst = [path for path in order if not all(p.right for p in said[path])]
+        differ = [path for path in worst if any(p.right for p in said[path])]
+        best = [path for path in reversed(order) if any(p.right for p in said[path])]
         section.intro = 'Worst: wrong with the highest score. Best: right with the highest score.'
+        section.intro += '' if worst else ALL_RIGHT
         taken, first = set(), []
-        for title, paths in (('Worst', worst), ('Where the runs differ most', differ), ('Best', worst[::-1])):
+        for title, paths in (('Worst', worst), ('Where the runs differ most', differ), ('Best', best)):
             paths = [p for p in paths if p not in taken][:n]
             taken |= set(paths)
             items = []
@@ -376,7 +381,7 @@ class Report:
         for name, p in said.items():
             panels.append(Panel(name, note=f'{"right" if p.right else "wrong"}: {class_names[p.classes[0]]}, '
                                 f'{p.scores[0]:.2f}', colour=line_style(self.index[name])[0], right=p.right))
-        return Item('/'.join(Path(path).parts[-2:]), panels)
+        return Item(_picture_name('classification', path), panels)
 
     # -------------------------------------------------------------------------------------------- any task
 
@@ -558,8 +563,13 @@ def _panel(title: str, picture: str, size: tuple[int, int], boxes: Sequence[det.
                  boxes=drawn)
 
 
+def _picture_name(task: str | None, path: str) -> str:
+    """What a picture is called: in classification with its folder, mostly the class, for names recur."""
+    return '/'.join(Path(path).parts[-2:]) if task == 'classification' else osp.basename(path)
+
+
 def _sheet(run: Run, model: nn.Module, layers: dict[str, nn.Module], path: str) -> Item:
-    name = osp.basename(path)
+    name = _picture_name(run.task, path)
     sheet = draw_sheet(record_gates(model, prepare_picture(run.cfg, path), layers), name)
     uri, (width, height) = _data_uri(io.BytesIO(sheet), SHEET_WIDTH, 85)
     return Item(name, [Panel('', f'gates of {run.name} over {name}', uri=uri, width=width, height=height)])

@@ -30,19 +30,21 @@ class Table:
     words: set[int] = field(default_factory=lambda: {0})
 
 
-def decimal(digits: int, unit: str = '') -> Callable[[float], str]:
+def decimal(digits: int) -> Callable[[float], str]:
     """Formats a number with thousands separators and a fixed number of digits."""
-    return lambda value: f'{value:,.{digits}f}{unit}'
+    return lambda value: f'{value:,.{digits}f}'
 
 
 def compared(name: str, values: Sequence[float | None], text: Callable[[float], str] = str,
              better: str | None = 'high', extra: Sequence[str] = ()) -> list[Cell]:
-    """A row: the value of each run, with its difference to the first run's.
+    """A row: the value of each run, with its difference to the first run's, of the numbers as they are written.
+
+    So readers get the same, and tables of rounded and of exact values agree.
 
     Args:
         name (str): Header of the row.
         values (Sequence[float | None]): None where there is none.
-        text (Callable[[float], str]): Writes a value.
+        text (Callable[[float], str]): Writes a number.
         better (str | None): ``'high'`` or ``'low'``: what is marked as the best, unless all look alike. Default:
             ``'high'``; None: nothing is.
         extra (Sequence[str]): Notes, one a run.
@@ -55,10 +57,14 @@ def compared(name: str, values: Sequence[float | None], text: Callable[[float], 
         if value is None:
             cells.append(Cell('–'))  # noqa: RUF001
             continue
-        change = '' if not i or values[0] is None else _signed(value - values[0], text)
+        change = '' if not i or values[0] is None else _signed(_number(text(value)) - _number(text(values[0])), text)
         cells.append(Cell(text(value), float(value), change, extra[i] if extra else '',
                           not alike and text(value) == best))
     return cells
+
+
+def _number(text: str) -> float:
+    return float(text.replace(',', ''))
 
 
 def _signed(difference: float, text: Callable[[float], str]) -> str:

@@ -133,11 +133,13 @@ def prepare(picture: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, n
             x, y = (round((whole - part) / 2) for whole, part in zip((width, height), crop))
             picture = picture[y:y + crop[1], x:x + crop[0]]
             start = start + np.array((x, y)) / factor
-        elif step['keep_ratio']:
-            ratio = min(max(step['size']) / max(height, width), min(step['size']) / min(height, width))
-            to_size(int(width * ratio + 0.5), int(height * ratio + 0.5))
         else:
-            to_size(*step['size'])
+            size = step['size'] if step['step'] == 'resize' else [
+                int(side * f + 0.5) for side, f in zip((width, height), step['factor'])]
+            if step['keep_ratio']:
+                ratio = min(max(size) / max(height, width), min(size) / min(height, width))
+                size = int(width * ratio + 0.5), int(height * ratio + 0.5)
+            to_size(*size)
 
     if info['shape'] is not None:
         height, width = info['shape']

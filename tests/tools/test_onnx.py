@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,6 +156,15 @@ def test_inference_without_torch(export, pictures, root, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f'work_dirs/{DETECTOR}/onnx/wide_onnx.png: ')
     assert (tmp_path / 'work_dirs' / DETECTOR / 'onnx' / 'wide_onnx.png').is_file()
+
+
+@pytest.mark.slow
+def test_class_folders(call_tool, export, class_folders):
+    model = export(CLASSIFIER, '--shape', 64, 64)
+    assert call_tool(INFER, model, 'val', '--out-dir', 'out', '--json', 'out.json')[0] == 0
+    assert [r['picture'] for r in json.loads(Path('out.json').read_text())] == list(class_folders)
+    assert sorted(str(p) for p in Path('out').rglob('*.png')) == sorted(
+        f'out/{name}_onnx.png' for name in class_folders.values())
 
 
 def test_resizing_is_opencvs_within_a_grey_level(load_tool):

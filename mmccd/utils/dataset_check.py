@@ -67,6 +67,10 @@ KINDS = {
     'category-unused': ('note', 'categories that the config has no class for'),
     'not-checked': ('note', 'what was not looked at'),
 }
+# Errors that write_clean leaves out with their entries.
+CLEANED = ('image-entry', 'image-id-double', 'annotation-entry', 'annotation-id-double', 'annotation-without-image',
+           'annotation-without-category', 'not-finite', 'path-outside', 'picture-missing', 'picture-broken',
+           'picture-size')
 SEVERITIES = ('error', 'warning', 'note')
 Add = Callable[[str, str], None]
 UNREADABLE = object()  # None is a JSON file's content too

@@ -105,13 +105,13 @@ class Report:
 
     def text(self, examples: int = 3) -> str:
         """For people: each kind with its first examples, and a sum."""
-        lines = [f'{name}: {n:,} pictures' for name, n in self.pictures.items()]
+        lines = [f'{name}: {number(n, "picture", "pictures")}' for name, n in self.pictures.items()]
         for severity, kind, text, found in self.sorted():
             lines.append(f'{severity:8}{len(found):>8,}  {kind}: {text}')
             lines += [f'{"":18}{name}: {what}' for name, what in found[:examples]]
             if len(found) > examples:
                 lines.append(f'{"":18}and {len(found) - examples:,} more')
-        return '\n'.join([*lines, ', '.join(f'{self.count(s):,} {s}s' for s in SEVERITIES)])
+        return '\n'.join([*lines, ', '.join(number(self.count(s), s, f'{s}s') for s in SEVERITIES)])
 
     def as_dict(self) -> dict:
         """For programs: all findings."""
@@ -326,6 +326,11 @@ def box_problem(box: list[float], area: float, width: float, height: float) -> t
     if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
         return 'box-partly-outside', what
     return '', ''
+
+
+def number(n: int, one: str, many: str) -> str:
+    """``1 class``, ``2 classes``."""
+    return f'{n:,} {one if n == 1 else many}'
 
 
 def readable(text: str) -> str:

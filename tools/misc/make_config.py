@@ -14,7 +14,7 @@ import sys
 from mmengine.config import Config
 
 import mmccd
-from mmccd.utils.dataset_check import CLEANED, Report, check_config
+from mmccd.utils.dataset_check import CLEANED, Report, check_config, number
 from mmccd.utils.files import write_atomically
 from mmccd.utils.launch import UserError, check_model, load_config, run_tool
 from mmccd.utils.own_config import classifier_text, detector_text
@@ -133,8 +133,8 @@ def main() -> None:
         print(f'warning: {warning}', file=sys.stderr)
     commands = clean_commands(report, parts, out)
     if report.count('error') and not args.force:
-        message = f'the data have {report.count("error")} errors (above), and nothing was written: mend them, or add '
-        message += '--force to have the config as it is'
+        message = f'the data have {number(report.count("error"), "error", "errors")} (above), and nothing was '
+        message += 'written: mend them, or add --force to have the config as it is'
         if commands:
             message += '. With that config,\n' + '\n'.join(commands) + '\n'
             message += 'writes the annotations without their broken entries, to be named here instead'
@@ -145,8 +145,10 @@ def main() -> None:
         raise UserError(f'--out {out} could not be written: {e.strerror}') from e
 
     print(f'\n{text}\n{out}: written. Next:')
-    print(f'  python {shown(osp.join(TOOLS, "train.py"))} {out}')
-    print(f'  {shown(osp.join(TOOLS, "dist_train.sh"))} {out} {args.gpus}')
+    if args.gpus > 1:  # the learning rate is that of all of them
+        print(f'  {shown(osp.join(TOOLS, "dist_train.sh"))} {out} {args.gpus}')
+    else:
+        print(f'  python {shown(osp.join(TOOLS, "train.py"))} {out}')
     print('\n'.join(commands or [check_command(out)]))
 
 

@@ -203,7 +203,7 @@ def test_resize_steps_of_the_configs():
     cfg.test_dataloader.dataset.pipeline[2].interpolation = 'nearest'
     assert resize_steps(cfg) == [
         dict(step='unknown', transform=dict(type='Invert', prob=1.)),
-        dict(step='unknown', transform=dict(type='Resize', scale=[64, 64], interpolation='nearest'))]
+        dict(step='unknown', transform=dict(type='Resize', scale=64, interpolation='nearest'))]
 
 
 @pytest.mark.parametrize(('options', 'step'), [

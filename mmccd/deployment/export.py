@@ -10,7 +10,7 @@ import io
 import json
 import os.path as osp
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -149,8 +149,9 @@ def _metadata(model: nn.Module, network: Network, kind: str, shape: tuple[int, i
 def resize_steps(cfg: Config) -> list[dict[str, Any]]:
     """How the config's test pipeline gets a picture to its size, step by step; sizes are (width, height).
 
-    ``resize`` to ``size``, or, with ``keep_ratio``, as large as fits into it, either way round; ``edge`` resizes the
-    edge of that name to ``size``; ``crop`` cuts ``size`` from the middle; ``unknown`` is any other transform.
+    ``resize`` to ``size``, or, with ``keep_ratio``, as large as fits into it, either way round; ``scale`` does the same
+    with the picture's own size times ``factor``; ``edge`` resizes the edge of that name to ``size``; ``crop`` cuts
+    ``size`` from the middle; ``unknown`` is any other transform, which infer_onnx.py refuses.
     """
     pipeline = next((d.pipeline for _, d in datasets_of(cfg.get('test_dataloader') or {}, '') if d.get('pipeline')), ())
     return [_step(t) for t in pipeline if t['type'].rsplit('.', 1)[-1] not in _NOT_OF_PICTURES]
@@ -159,17 +160,21 @@ def resize_steps(cfg: Config) -> list[dict[str, Any]]:
 def _step(transform: Mapping) -> dict[str, Any]:
     known = {k: v for k, v in transform.items() if k != 'type'}
     name = transform['type'].rsplit('.', 1)[-1]
-    if name == 'Resize' and {'scale'} <= set(known) <= {'scale', 'keep_ratio'}:
-        return dict(step='resize', size=_pair(known['scale']), keep_ratio=known.get('keep_ratio', False))
+    if name == 'Resize' and set(known) <= {'scale', 'scale_factor', 'keep_ratio'}:
+        keep_ratio = known.get('keep_ratio', False)
+        if known.get('scale') is not None:  # goes before scale_factor
+            return dict(step='resize', size=_pair(known['scale']), keep_ratio=keep_ratio)
+        if known.get('scale_factor') is not None:
+            return dict(step='scale', factor=_pair(known['scale_factor']), keep_ratio=keep_ratio)
     if name == 'ResizeEdge' and {'scale'} <= set(known) <= {'scale', 'edge'}:
         return dict(step='edge', size=known['scale'], edge=known.get('edge', 'short'))
     if name == 'CenterCrop' and set(known) == {'crop_size'}:
         return dict(step='crop', size=_pair(known['crop_size']))
-    return dict(step='unknown', transform=dict(type=name, **{k: repr(v) for k, v in known.items()}))
+    return dict(step='unknown', transform=json.loads(json.dumps(dict(known, type=name), default=repr)))
 
 
-def _pair(size: int | tuple[int, int]) -> list[int]:
-    return [size, size] if isinstance(size, int) else list(size)
+def _pair(size: float | Sequence[float]) -> list[float]:
+    return [size, size] if isinstance(size, (int, float)) else list(size)
 
 
 __all__ = ['KINDS', 'METADATA', 'OPSET', 'check_packages', 'export_onnx', 'resize_steps']

@@ -60,13 +60,16 @@ KINDS = {
     'box-outside': ('warning', 'boxes outside of their picture, which are left out'),
     'box-partly-outside': ('warning', f'boxes that reach more than {SLACK:g} pixel out of their picture'),
     'picture-huge': ('warning', 'pictures with more pixels than --max-pixels'),
-    'box-small': ('note', "boxes below filter_cfg's min_size"),
-    'picture-small': ('note', "pictures below filter_cfg's min_size, which are left out"),
+    'picture-small': ('note', "pictures with a side below filter_cfg's min_size, which training leaves out"),
     'picture-without-boxes': ('note', 'pictures without a usable box'),
     'class-without-examples': ('note', 'classes without an example'),
     'category-unused': ('note', 'categories that the config has no class for'),
     'not-checked': ('note', 'what was not looked at'),
 }
+# Errors that write_clean leaves out with their entries.
+CLEANED = ('image-entry', 'image-id-double', 'annotation-entry', 'annotation-id-double', 'annotation-without-image',
+           'annotation-without-category', 'not-finite', 'path-outside', 'picture-missing', 'picture-broken',
+           'picture-size')
 SEVERITIES = ('error', 'warning', 'note')
 Add = Callable[[str, str], None]
 UNREADABLE = object()  # None is a JSON file's content too
@@ -102,13 +105,13 @@ class Report:
 
     def text(self, examples: int = 3) -> str:
         """For people: each kind with its first examples, and a sum."""
-        lines = [f'{name}: {n:,} pictures' for name, n in self.pictures.items()]
+        lines = [f'{name}: {number(n, "picture", "pictures")}' for name, n in self.pictures.items()]
         for severity, kind, text, found in self.sorted():
             lines.append(f'{severity:8}{len(found):>8,}  {kind}: {text}')
             lines += [f'{"":18}{name}: {what}' for name, what in found[:examples]]
             if len(found) > examples:
                 lines.append(f'{"":18}and {len(found) - examples:,} more')
-        return '\n'.join([*lines, ', '.join(f'{self.count(s):,} {s}s' for s in SEVERITIES)])
+        return '\n'.join([*lines, ', '.join(number(self.count(s), s, f'{s}s') for s in SEVERITIES)])
 
     def as_dict(self) -> dict:
         """For programs: all findings."""
@@ -143,7 +146,7 @@ class CocoFile:
         add (Callable[[str, str], None]): Takes each finding: a kind of ``KINDS``, and what.
         locate (Callable[[str], str | None]): The path of a picture by its ``file_name``; None if it leaves the root.
         classes (list[str] | None): The config's.
-        min_size (float): ``filter_cfg.min_size``.
+        min_size (float): Pictures with a shorter side are left out: ``filter_cfg.min_size`` of a training set.
         evaluated (bool): Whether COCO's evaluation will read the file.
         name (str): How messages call the file.
 
@@ -175,7 +178,7 @@ class CocoFile:
             return
         categories = self._check_categories(classes)
         self._check_images(locate, min_size)
-        self._check_annotations(categories, classes, min_size, evaluated)
+        self._check_annotations(categories, classes, evaluated)
 
     def _check_categories(self, classes: list[str] | None) -> dict[Any, str]:
         categories: dict[Any, str] = {}
@@ -227,8 +230,7 @@ class CocoFile:
         if not self.content['images']:
             self.add('empty-set', f'{self.name} has no pictures')
 
-    def _check_annotations(self, categories: Mapping, classes: list[str] | None, min_size: float,
-                           evaluated: bool) -> None:
+    def _check_annotations(self, categories: Mapping, classes: list[str] | None, evaluated: bool) -> None:
         ids, with_boxes, examples = set(), set(), Counter()
         for i, annotation in enumerate(self.content['annotations']):
             kind, what = self._annotation_problem(annotation, ids, categories)
@@ -249,8 +251,6 @@ class CocoFile:
             if kind in ('box-empty', 'box-outside'):
                 self._bad_annotations.add(i)
                 continue
-            if min(annotation['bbox'][2:]) < min_size:
-                self.add('box-small', f'{where}: {short(annotation["bbox"])}')
             with_boxes.add(image['id'])
             examples[categories[annotation['category_id']]] += 1
         if self.content['images'] and not with_boxes:
@@ -328,6 +328,11 @@ def box_problem(box: list[float], area: float, width: float, height: float) -> t
     return '', ''
 
 
+def number(n: int, one: str, many: str) -> str:
+    """``1 class``, ``2 classes``."""
+    return f'{n:,} {one if n == 1 else many}'
+
+
 def readable(text: str) -> str:
     """A text that any terminal can print on one line."""
     return text if text.isprintable() else repr(text)
@@ -367,7 +372,8 @@ def check_coco(checked: Checked, dataset: Mapping, cls: type, report: Report, ev
     except ValueError as e:
         add('classes', str(e))
         classes = None
-    min_size = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}  # mmdet filters no other set
+    min_size = filters.get('min_size', 0)
     file = CocoFile(content, add, locate, classes, min_size, evaluated, path)
     if file.usable:
         checked.paths.update(file.paths)

@@ -9,13 +9,9 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 
 from .classes import head_classes
+from .dataset_check import number
 from .launch import UserError
 from .own_data import MATCH_IOU, MATCHED, Decisions, Part, fit_anchors, fit_scale, only_dataset, resize_factors
-
-
-def number(n: int, one: str, many: str) -> str:
-    """``1 class``, ``2 classes``."""
-    return f'{n:,} {one if n == 1 else many}'
 
 
 class Raw(str):

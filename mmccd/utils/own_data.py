@@ -8,7 +8,7 @@ import math
 import os
 import os.path as osp
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +20,7 @@ from PIL import Image
 from mmccd.models.pretrained import IDENTITY_PARTS, is_local
 
 from .classes import class_folders, dataset_class, is_a, read_categories
-from .dataset_check import UNREADABLE, CocoFile, is_id, read_json
+from .dataset_check import UNREADABLE, CocoFile, is_id, number, read_json
 from .launch import UserError, datasets_of
 
 # Of MMPretrain's CustomDataset.
@@ -109,7 +109,10 @@ def read_coco(argument: str, folder: str, ann_file: str) -> Part:
         classes = tuple(read_categories(ann_file))
     except ValueError as e:
         raise UserError(f'{argument}: {ann_file} cannot be used: {e}') from e
-    names = {c['id']: c['name'] for c in content['categories'] if is_id(c.get('id'))}
+    names = defaultdict(list)  # more than one where categories share an id, an error of the data checks
+    for category in content['categories']:
+        if is_id(category.get('id')):
+            names[category['id']].append(category['name'])
     clean = file.cleaned()
     rows = {image['id']: row for row, image in enumerate(clean['images'])}
     boxes = [a for a in clean['annotations'] if not a.get('iscrowd')]
@@ -117,8 +120,9 @@ def read_coco(argument: str, folder: str, ann_file: str) -> Part:
         if not found:
             raise UserError(f'{argument}: {ann_file} has no {what}' + (f': {problems[0]}' if problems else ''))
     owners = np.array([rows[a['image_id']] for a in boxes])
-    return Part(argument, folder, ann_file, classes, Counter(names[a['category_id']] for a in boxes), len(rows),
-                len(np.unique(owners)), np.array([(i['width'], i['height']) for i in clean['images']], float),
+    counts = Counter(name for a in boxes for name in names[a['category_id']])
+    return Part(argument, folder, ann_file, classes, counts, len(rows), len(np.unique(owners)),
+                np.array([(i['width'], i['height']) for i in clean['images']], float),
                 np.array([a['bbox'][2:] for a in boxes], float), owners)
 
 
@@ -364,7 +368,8 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
     if finetune != 1:
         rate += f'; times {finetune:g}, since it starts from weights'
     least, most = epoch_bounds(pictures, base_epochs, task)
-    length = f'{epochs} epochs of {iterations:,} iterations see {epochs * pictures:,} pictures ({TASKS[task].seen:,} '
+    length = f'{number(epochs, "epoch", "epochs")} of {number(iterations, "iteration", "iterations")} see '
+    length += f'{number(epochs * pictures, "picture", "pictures")} ({TASKS[task].seen:,} '
     length += f"are aimed at, in {least} to {most} epochs); steps in proportion to the base's {base_epochs}"
     schedulers = plan_schedulers(cfg.param_scheduler, base_epochs, epochs, iterations)
     if any(not s.get('by_epoch', True) for s in schedulers):

@@ -20,7 +20,8 @@ from mmccd.utils.pictures import FORMATS, why_broken
 
 
 def list_pictures(path: str) -> list[str]:
-    """Paths of the pictures that ``path`` names: itself, or those directly in this folder, by their suffix, sorted.
+    """Paths of the pictures that ``path`` names: itself, or those in this folder and below it, by their
+    suffix, sorted.
 
     Raises:
         ValueError: If there is none, or one of them cannot be decoded.
@@ -29,7 +30,8 @@ def list_pictures(path: str) -> list[str]:
     if osp.isdir(path):
         Image.init()
         suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
-        paths = [osp.join(path, n) for n in sorted(os.listdir(path)) if n.lower().endswith(suffixes)]
+        paths = sorted(osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names
+                       if n.lower().endswith(suffixes))
         if not paths:
             raise ValueError(f'folder {path!r} has no picture in it (a file named {", ".join(suffixes)})')
     broken = [(p, reason) for p in paths if (reason := why_broken(p))]
@@ -39,9 +41,10 @@ def list_pictures(path: str) -> list[str]:
     return paths
 
 
-def output_names(pictures: list[str]) -> list[str]:
-    """Names without their suffix, or with it where two would be the same."""
-    names = [osp.basename(p) for p in pictures]
+def output_names(pictures: list[str], path: str) -> list[str]:
+    """Paths of ``list_pictures(path)`` below that folder; without their suffix, but where two would be the same."""
+    folder = path if osp.isdir(path) else osp.dirname(path) or '.'
+    names = [osp.relpath(p, folder) for p in pictures]
     stems = [osp.splitext(n)[0] for n in names]
     return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
 

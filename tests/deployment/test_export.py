@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 import mmccd
 from mmccd.deployment import SHAPES, build_network, compare, export_onnx, parity_pictures, resize_steps
@@ -200,4 +201,16 @@ def test_resize_steps_of_the_configs():
     cfg = mmccd.get_config('ccd_r18_digits')
     cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='Invert', prob=1.))
     cfg.test_dataloader.dataset.pipeline[2].interpolation = 'nearest'
-    assert [s['step'] for s in resize_steps(cfg)] == ['unknown', 'unknown']
+    assert resize_steps(cfg) == [
+        dict(step='unknown', transform=dict(type='Invert', prob=1.)),
+        dict(step='unknown', transform=dict(type='Resize', scale=64, interpolation='nearest'))]
+
+
+@pytest.mark.parametrize(('options', 'step'), [
+    (dict(scale=None, scale_factor=1.0, keep_ratio=True), dict(step='scale', factor=[1.0, 1.0], keep_ratio=True)),
+    (dict(scale_factor=(0.5, 2.0)), dict(step='scale', factor=[0.5, 2.0], keep_ratio=False)),
+    (dict(scale=(9, 8), scale_factor=0.5), dict(step='resize', size=[9, 8], keep_ratio=False)),
+])
+def test_steps_are_json(options, step):
+    steps = resize_steps(Config(dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='Resize', **options)])))))
+    assert json.loads(json.dumps(steps)) == steps == [step]

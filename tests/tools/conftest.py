@@ -111,6 +111,17 @@ def workplace(tmp_path, monkeypatch, digits) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def class_folders(workplace) -> dict[str, str]:
+    """``val``, class folders with pictures of the same name; by their paths, how the drawings of them are called."""
+    drawings = {'val/blue/0.png': 'blue/0', 'val/blue/deep/1.bmp': 'blue/deep/1.bmp',
+                'val/blue/deep/1.png': 'blue/deep/1.png', 'val/red box/0.png': 'red box/0'}
+    for path in map(Path, drawings):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new('RGB', (28, 28), 'red').save(path)
+    return drawings
+
+
 @pytest.fixture(scope='session')
 def cpu_env() -> dict[str, str]:
     """Environment of the subprocesses: the CPU on every machine, one thread a process."""

@@ -38,7 +38,7 @@ def test_errors(call_tool, config, place, capsys):
                         '--write-clean', 'clean.json')
     assert code == 1
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        '1 errors, 0 warnings, 0 notes', f'clean.json: 7 pictures, {len(read("clean.json")["annotations"]):,} boxes']
+        '1 error, 0 warnings, 0 notes', f'clean.json: 7 pictures, {len(read("clean.json")["annotations"]):,} boxes']
     report = read('report.json')
     assert report['counts']['error'] == 1
     assert report['findings'][0]['items'] == [

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -76,8 +77,8 @@ def test_detector(call_tool, coco, capsys):
     assert cfg.model.backbone.attention == dict(type='mmccd.CCD', identity_init=True)
     assert cfg.model.backbone.init_cfg == dict(
         type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_new='ccd')
-    for command in (f'train.py {out}', f'dist_train.sh {out} 2', f'misc/check_dataset.py {out}'):
-        assert command in said
+    assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
+        f'dist_train.sh {out} 2', f'misc/check_dataset.py {out}']
     # It may be moved, and what mmengine dumps says the same.
     Path('elsewhere').mkdir()
     shutil.move(out, 'elsewhere/mine.py')
@@ -85,6 +86,14 @@ def test_detector(call_tool, coco, capsys):
     assert moved.to_dict() == cfg.to_dict()
     moved.dump('dumped.py')
     assert Config.fromfile('dumped.py').to_dict() == cfg.to_dict()
+
+
+def test_the_last_words_for_one_gpu_and_one_iteration(call_tool, coco, capsys):
+    assert make(call_tool, '--out', 'own.py', '--batch-size', 6)[0] == 0
+    said = capsys.readouterr().out
+    assert 'Length: 192 epochs of 1 iteration see 1,152 pictures' in said
+    assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
+        'train.py own.py', 'misc/check_dataset.py own.py']
 
 
 def test_small_boxes_get_small_anchors(call_tool, coco):
@@ -228,13 +237,50 @@ def test_errors_in_the_data(call_tool, coco, capsys):
     code, err = make(call_tool, '--base', SMALL, '--out', 'own.py')
     said = capsys.readouterr().out
     assert code == 2
-    assert err.splitlines()[-1].startswith('error: the data have 5 errors (above), and nothing was written'), err
+    assert err.startswith('error: the data have 5 errors (above), and nothing was written')  # none is a warning
     assert 'category-entry' in said
     assert 'picture-broken' in said
     assert not Path('own.py').exists()
     code, _ = make(call_tool, '--base', SMALL, '--out', 'own.py', '--force')
     assert code == 0
     assert Config.fromfile('own.py').model.bbox_head.num_classes == 3
+
+
+def test_the_way_out_of_broken_data(call_tool, coco, capsys):
+    """What is printed, done: --force, the cleaning of either set, and the config of the clean files."""
+    for part in ('train', 'val'):
+        (coco / part / '3.jpg').write_bytes(b'nothing')
+    Path('my val.json').write_text(Path('val.json').read_text())
+    options = ('--base', SMALL, '--out', 'own.py', '--workers', 0)
+    data = ('--train', 'train', 'train.json', '--val', 'val', 'my val.json')
+    code, err = call_tool(TOOL, *data, *options)
+    assert code == 2
+    commands = err.splitlines()[-3:-1]
+    assert [shlex.split(c)[2:] for c in commands] == [
+        ['own.py', '--sets', 'train', '--write-clean', 'train_clean.json'],
+        ['own.py', '--sets', 'val', '--write-clean', 'my val_clean.json']]
+    assert err.splitlines()[-1].startswith('writes the annotations without their broken entries')
+    assert not Path('own.py').exists()
+    assert call_tool(TOOL, *data, *options, '--force')[0] == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == commands
+    for command in commands:
+        tool = Path(shlex.split(command)[1])
+        assert tool.is_file()
+        assert call_tool('misc/check_dataset.py', *shlex.split(command)[2:], '--workers', 0)[0] == 1  # it names them
+    assert [i['id'] for i in json.loads(Path('train_clean.json').read_text())['images']] == [1, 2, 4, 5, 6]
+    capsys.readouterr()
+    assert call_tool(TOOL, '--train', 'train', 'train_clean.json', '--val', 'val', 'my val_clean.json', *options,
+                     '--overwrite')[0] == 0
+    assert '--write-clean' not in capsys.readouterr().out
+
+
+def test_errors_that_no_cleaning_mends(call_tool, folders):
+    """Class folders have no annotations to clean."""
+    (folders / 'train' / 'ant' / '0.png').write_bytes(b'nothing')
+    code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--workers', 0)
+    assert code == 2
+    assert err == ('error: the data have 1 error (above), and nothing was written: mend them, or add --force to have '
+                   'the config as it is\n')
 
 
 def save_backbone(name: str) -> None:

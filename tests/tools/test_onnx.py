@@ -2,6 +2,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,6 +158,15 @@ def test_inference_without_torch(export, pictures, root, tmp_path):
     assert (tmp_path / 'work_dirs' / DETECTOR / 'onnx' / 'wide_onnx.png').is_file()
 
 
+@pytest.mark.slow
+def test_class_folders(call_tool, export, class_folders):
+    model = export(CLASSIFIER, '--shape', 64, 64)
+    assert call_tool(INFER, model, 'val', '--out-dir', 'out', '--json', 'out.json')[0] == 0
+    assert [r['picture'] for r in json.loads(Path('out.json').read_text())] == list(class_folders)
+    assert sorted(str(p) for p in Path('out').rglob('*.png')) == sorted(
+        f'out/{name}_onnx.png' for name in class_folders.values())
+
+
 def test_resizing_is_opencvs_within_a_grey_level(load_tool):
     cv2 = pytest.importorskip('cv2')
     resize = load_tool(INFER).resize
@@ -182,6 +192,36 @@ def test_sizes_are_those_of_the_pipelines(load_tool, tmp_path, shape, name):
     if name.startswith('ccd'):  # 256 / 300, and the middle of the longer edge
         assert factor == pytest.approx([384 / 451, 256 / 300] if shape[0] < shape[1] else [256 / 300, 384 / 451])
         assert sorted(start * factor) == pytest.approx([16, 80], abs=1)
+
+
+@pytest.mark.parametrize('keep_ratio', [True, False])
+@pytest.mark.parametrize('factor', [1.0, 0.37, 1.5, (0.7, 1.3)])
+def test_sizes_by_a_factor_are_those_of_mmcv(load_tool, tmp_path, factor, keep_ratio):
+    from mmccd.deployment import resize_steps
+    cfg = mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco')
+    cfg.test_dataloader.dataset.pipeline[1] = dict(
+        type='Resize', scale=None, scale_factor=factor, keep_ratio=keep_ratio)
+    picture = parity_pictures([(31, 46)])[0]
+    Image.fromarray(picture).save(tmp_path / 'picture.png')
+    ready, _, _ = load_tool(INFER).prepare(picture, dict(resize=resize_steps(cfg), shape=None, task=''))
+    expected = prepare_picture(cfg, str(tmp_path / 'picture.png'))['inputs'][0].flip(0).permute(1, 2, 0).numpy()
+    assert ready.shape == expected.shape
+    assert np.abs(ready.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_step_that_the_inference_cannot_follow(call_tool, small, workplace):
+    (config, checkpoint), picture = small[CLASSIFIER], workplace / 'picture.png'
+    (workplace / 'mine.py').write_text(
+        f'_base_ = {str(config)!r}\ntest_dataloader = dict(dataset=dict(pipeline=[\n'
+        "    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), interpolation='nearest'),\n"
+        "    dict(type='PackInputs')]))\n")
+    Image.new('RGB', (9, 9)).save(picture)
+    step = "{'scale': [64, 64], 'interpolation': 'nearest', 'type': 'Resize'}"
+    assert call_tool(EXPORT, 'mine.py', checkpoint, '--out', 'mine.onnx', '--shape', 64, 64) == (
+        0, f'warning: infer_onnx.py will refuse the file, it cannot follow {step} of the test pipeline\n')
+    assert call_tool(INFER, 'mine.onnx', picture) == (
+        2, f"error: model 'mine.onnx' needs a transform of the test pipeline that is not here: {step}\n")
 
 
 def test_parity_is_part_of_the_export(call_tool, small, tmp_path, monkeypatch, capsys):

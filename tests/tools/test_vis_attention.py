@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,14 @@ def test_classifier_and_detector(call_tool, root, workplace, checkpoints, name, 
     picture = Image.open(out / f'{pictures[0].stem}_gates.png')
     assert picture.format == 'PNG'
     assert picture.width == pytest.approx(150 * (2.42 + 2 * 1.62 + 0.03), abs=1)  # two panels
+
+
+def test_class_folders(call_tool, root, class_folders, checkpoints):
+    name = 'ccd_r18_digits'
+    assert call_tool(TOOL, 'val', root / 'configs' / f'{name}.py', checkpoints[name], '--stages', 4, '--blocks', 0,
+                     '--out-dir', 'out', '--device', 'cpu') == (0, '')
+    assert sorted(str(p) for p in Path('out').rglob('*.*')) == sorted(
+        f'out/{name}_gates.png' for name in class_folders.values())
 
 
 def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workplace, checkpoints):

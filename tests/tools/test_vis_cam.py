@@ -1,5 +1,6 @@
 """tools/visualization/vis_cam.py as a user calls it, on networks with random weights."""
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -60,6 +61,13 @@ def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name
         assert arrays['boxes'].shape == (options[1], 4)
     picture = Image.open(out / f'{scenes[0].stem}_{method}.png')
     assert picture.width == pytest.approx(150 * (2.42 + 2.12 * min(panels, 4) + 0.03), abs=1)
+
+
+def test_class_folders(call_tool, root, class_folders, checkpoints):
+    assert call_tool(TOOL, 'val', root / 'configs' / f'{NAMES[0]}.py', checkpoints[NAMES[0]], '--method', 'eigencam',
+                     '--out-dir', 'out', '--raw', '--device', 'cpu') == (0, '')
+    assert sorted(str(p) for p in Path('out').rglob('*.*')) == sorted(
+        f'out/{name}_eigencam.{kind}' for name in class_folders.values() for kind in ('png', 'npz'))
 
 
 def test_pictures_without_detections_are_named(call_tool, root, workplace, scenes, checkpoints):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from PIL import Image
 
 from mmccd.utils.dataset_check import (
@@ -156,12 +157,20 @@ def test_missing_iscrowd_matters_in_evaluation(toy_coco):
     assert check(toy_coco) == {'iscrowd-missing': ['annotations[0] (id 2)']}
 
 
-def test_min_size(toy_coco):
-    got = check(toy_coco, filter_cfg=dict(min_size=15))
-    assert set(got) == {'box-small'}  # 20 x 10, 9 pictures of two
-    assert len(got['box-small']) == 18
-    assert got['box-small'][0] == 'annotations[0] (id 2): [0, 3, 20, 10]'
-    assert len(check(toy_coco, filter_cfg=dict(min_size=31))['picture-small']) == 9
+@pytest.mark.parametrize(('min_size', 'test_mode', 'pictures', 'boxes'), [
+    (15, False, 6, 11), (30, False, 6, 11), (31, False, 0, 0), (31, True, 6, 11)])
+def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, pictures, boxes):
+    """min_size is the pictures', 40 x 30, and of training alone; boxes, 20 x 10, need one pixel."""
+    edit(toy_coco, 'train', lambda c: first(c).update(bbox=[4, 4, 20, 0.9], area=18))
+    options = dict(filter_cfg=dict(min_size=min_size), test_mode=test_mode)
+    got = check(toy_coco, **options)
+    assert got.pop('box-empty') == ['annotations[0] (id 2): bbox [4, 4, 20, 0.9] in a picture of 40 x 30, area 18']
+    assert len(got.pop('picture-small', ())) == (9 if not pictures else 0)
+    assert not got
+    train = config(toy_coco, **options).train_dataloader.dataset
+    built = DATASETS.build(dict(train, _scope_='mmdet', serialize_data=False))
+    assert len(built) == pictures
+    assert sum(len(built.get_data_info(i)['instances']) for i in range(pictures)) == boxes
 
 
 @pytest.mark.parametrize(('names', 'what'), [

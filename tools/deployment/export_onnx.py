@@ -18,6 +18,7 @@ from mmccd.deployment import (
     export_onnx,
     markdown_table,
     parity_pictures,
+    resize_steps,
 )
 from mmccd.utils.files import write_atomically
 from mmccd.utils.launch import OptionsAction, UserError, check_checkpoint_file, load_config, run_tool
@@ -91,6 +92,10 @@ def main() -> None:
     os.makedirs(osp.dirname(path) or '.', exist_ok=True)
     write_atomically(path, content)
     print(path)
+    for step in resize_steps(cfg) if args.kind == 'end2end' else ():
+        if step['step'] == 'unknown':
+            print(f'warning: infer_onnx.py will refuse the file, it cannot follow {step["transform"]} of the test '
+                  'pipeline', file=sys.stderr)
     if not ok:
         print('error: the exported model is not the one of PyTorch; see the table', file=sys.stderr)
         sys.exit(1)

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help='ONNX file of tools/deployment/export_onnx.py')
-    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it')
+    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it and below')
     parser.add_argument(
         '--out-dir', help='folder for the drawings, <name>_onnx.png; default: work_dirs/<config name>/onnx')
     parser.add_argument('--json', metavar='FILE', help='write what was found there, too')
@@ -73,7 +73,8 @@ def list_pictures(path: str) -> 'list[str]':
     if osp.isdir(path):
         Image.init()
         suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
-        paths = [osp.join(path, n) for n in sorted(os.listdir(path)) if n.lower().endswith(suffixes)]
+        paths = sorted(osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names
+                       if n.lower().endswith(suffixes))
         if not paths:
             raise UserError(f'folder {path!r} has no picture in it (a file named {", ".join(suffixes)})')
     for p in paths:
@@ -133,11 +134,13 @@ def prepare(picture: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, n
             x, y = (round((whole - part) / 2) for whole, part in zip((width, height), crop))
             picture = picture[y:y + crop[1], x:x + crop[0]]
             start = start + np.array((x, y)) / factor
-        elif step['keep_ratio']:
-            ratio = min(max(step['size']) / max(height, width), min(step['size']) / min(height, width))
-            to_size(int(width * ratio + 0.5), int(height * ratio + 0.5))
         else:
-            to_size(*step['size'])
+            size = step['size'] if step['step'] == 'resize' else [
+                int(side * f + 0.5) for side, f in zip((width, height), step['factor'])]
+            if step['keep_ratio']:
+                ratio = min(max(size) / max(height, width), min(size) / min(height, width))
+                size = int(width * ratio + 0.5), int(height * ratio + 0.5)
+            to_size(*size)
 
     if info['shape'] is not None:
         height, width = info['shape']
@@ -224,9 +227,10 @@ def _with_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.Image
     return whole
 
 
-def output_names(pictures: 'list[str]') -> 'list[str]':
-    """Names without their suffix, or with it where two would be the same."""
-    names = [osp.basename(p) for p in pictures]
+def output_names(pictures: 'list[str]', path: str) -> 'list[str]':
+    """Paths of ``list_pictures(path)`` below that folder; without their suffix, but where two would be the same."""
+    folder = path if osp.isdir(path) else osp.dirname(path) or '.'
+    names = [osp.relpath(p, folder) for p in pictures]
     stems = [osp.splitext(n)[0] for n in names]
     return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
 
@@ -243,11 +247,12 @@ def main() -> None:
     try:
         os.makedirs(out_dir, exist_ok=True)
         results = []
-        for path, name in zip(pictures, output_names(pictures)):
+        for path, name in zip(pictures, output_names(pictures, args.img)):
             picture = read_picture(path)
             found = infer(session, info, picture, args.topk, args.score_thr)
             results.append(dict(picture=path, found=found))
             out = osp.join(out_dir, f'{name}_onnx.png')
+            os.makedirs(osp.dirname(out), exist_ok=True)
             draw(picture, found).save(out)
             summary = ', '.join(f'{f["name"]} {f["score"]:.2f}' for f in found)
             print(f'{out}: {summary or "nothing"}')

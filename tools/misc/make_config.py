@@ -8,16 +8,17 @@ import argparse
 import os
 import os.path as osp
 import re
+import shlex
 import sys
 
 from mmengine.config import Config
 
 import mmccd
-from mmccd.utils.dataset_check import check_config
+from mmccd.utils.dataset_check import CLEANED, Report, check_config, number
 from mmccd.utils.files import write_atomically
 from mmccd.utils.launch import UserError, check_model, load_config, run_tool
 from mmccd.utils.own_config import classifier_text, detector_text
-from mmccd.utils.own_data import check_same_classes, decide, read_coco, read_folders
+from mmccd.utils.own_data import Part, check_same_classes, decide, read_coco, read_folders
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 BASES = {'mmdet': 'retinanet_ccd_r50_fpn_1x_coco', 'mmpretrain': 'ccd_r50_8xb32_in1k'}
@@ -89,6 +90,19 @@ def shown(path: str) -> str:
     return path if relative.startswith(osp.pardir) else relative
 
 
+def check_command(*args: str) -> str:
+    """The line that calls check_dataset.py."""
+    return f'  {shlex.join(["python", shown(osp.join(TOOLS, "misc", "check_dataset.py")), *args])}'
+
+
+def clean_commands(report: Report, parts: list[Part], out: str) -> list[str]:
+    """What writes the COCO files without their broken entries, once the config is there."""
+    broken = {name for kind in CLEANED for names, _ in report.findings.get(kind, ()) for name in names.split(', ')}
+    files = {p.ann_file: p.argument[2:] for p in reversed(parts) if p.ann_file and p.argument[2:] in broken}
+    return [check_command(out, '--sets', name, '--write-clean', f'{osp.splitext(path)[0]}_clean.json')
+            for path, name in reversed(files.items())]
+
+
 def main() -> None:
     args = parse_args()
     scope = check_args(args)
@@ -117,19 +131,25 @@ def main() -> None:
     print(report.text())
     for warning in dict.fromkeys(decisions.warnings):
         print(f'warning: {warning}', file=sys.stderr)
+    commands = clean_commands(report, parts, out)
     if report.count('error') and not args.force:
-        raise UserError(f'the data have {report.count("error")} errors (above), and nothing was written: mend them '
-                        '(tools/misc/check_dataset.py CONFIG --write-clean OUT.json leaves broken entries out), or add '
-                        '--force to have the config as it is')
+        message = f'the data have {number(report.count("error"), "error", "errors")} (above), and nothing was '
+        message += 'written: mend them, or add --force to have the config as it is'
+        if commands:
+            message += '. With that config,\n' + '\n'.join(commands) + '\n'
+            message += 'writes the annotations without their broken entries, to be named here instead'
+        raise UserError(message)
     try:
         write_atomically(out, text.encode())
     except OSError as e:
         raise UserError(f'--out {out} could not be written: {e.strerror}') from e
 
     print(f'\n{text}\n{out}: written. Next:')
-    print(f'  python {shown(osp.join(TOOLS, "train.py"))} {out}')
-    print(f'  {shown(osp.join(TOOLS, "dist_train.sh"))} {out} {args.gpus}')
-    print(f'  python {shown(osp.join(TOOLS, "misc", "check_dataset.py"))} {out}')
+    if args.gpus > 1:  # the learning rate is that of all of them
+        print(f'  {shown(osp.join(TOOLS, "dist_train.sh"))} {out} {args.gpus}')
+    else:
+        print(f'  python {shown(osp.join(TOOLS, "train.py"))} {out}')
+    print('\n'.join(commands or [check_command(out)]))
 
 
 if __name__ == '__main__':

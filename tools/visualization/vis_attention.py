@@ -49,7 +49,7 @@ def group(text: str) -> 'int | str':
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it')
+    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--stages', nargs='+', type=int, metavar='N', help='stages, from 1; default: all')
@@ -95,8 +95,7 @@ def main() -> None:
 
     model = load_model(cfg, args.checkpoint, device)
     layers = {name: model.backbone.get_submodule(name) for name in names}
-    os.makedirs(out_dir, exist_ok=True)
-    for path, name in zip(pictures, output_names(pictures)):
+    for path, name in zip(pictures, output_names(pictures, args.img)):
         try:
             seen = record_gates(model, prepare_picture(cfg, path), layers)
             sheet = draw_sheet(seen, osp.basename(path), (osp.basename(args.config), osp.basename(args.checkpoint)),
@@ -104,6 +103,7 @@ def main() -> None:
         except ValueError as e:
             raise UserError(str(e)) from e
         out = osp.join(out_dir, f'{name}_gates')
+        os.makedirs(osp.dirname(out), exist_ok=True)
         write_atomically(f'{out}.png', sheet)
         print(f'{out}.png')
         if args.raw:

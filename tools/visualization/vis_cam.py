@@ -67,7 +67,7 @@ def factor(text: str) -> float:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it')
+    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
@@ -121,7 +121,7 @@ def main() -> None:
         topk = args.topk or (8 if detector else None)
 
         drawn, layers = 0, args.target_layers
-        for path, name in zip(pictures, output_names(pictures)):
+        for path, name in zip(pictures, output_names(pictures, args.img)):
             found = explain(model, prepare_picture(cfg, path), args.method, layers, categories, topk, threshold)
             layers = found.layers
             if not found.cams:
@@ -133,8 +133,8 @@ def main() -> None:
             lines = (osp.basename(args.config), osp.basename(args.checkpoint), f'{found.method} of ' +
                      ', '.join(found.layers))
             sheet = draw_cam_sheet(found, classes, osp.basename(path), lines, args.zoom)
-            os.makedirs(out_dir, exist_ok=True)
             out = osp.join(out_dir, f'{name}_{found.method}')
+            os.makedirs(osp.dirname(out), exist_ok=True)
             write_atomically(f'{out}.png', sheet)
             print(f'{out}.png')
             if args.raw:

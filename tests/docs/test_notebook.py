@@ -10,7 +10,7 @@ def texts(cell):
             if out.output_type == 'stream' or 'image/png' not in out.data]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_tour(root):
     pytest.importorskip('nbclient')
     pytest.importorskip('ipykernel')

@@ -73,9 +73,14 @@ def check(x, scale, bias, grad_y, options):
 
 
 @pytest.mark.skipif(INTERPRETING, reason='this is that process')
-def test_in_the_interpreter():
+@pytest.mark.parametrize('chosen', [
+    pytest.param('operator or kept or empty or unavailable or (dtypes and whole) or (flat and split)', id='some'),
+    pytest.param('test', id='all', marks=pytest.mark.long),  # a minute
+])
+def test_in_the_interpreter(chosen):
     env = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', str(Path(__file__).resolve())]
+    command = [
+        sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-k', chosen, str(Path(__file__).resolve())]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert ' passed' in done.stdout

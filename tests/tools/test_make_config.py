@@ -301,7 +301,7 @@ def test_the_detector_trains(call_tool, run_tool, coco):
     assert (coco / 'work_dirs' / 'retinanet_ccd_r18_fpn_own' / 'epoch_1.pth').is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_classifier_trains(call_tool, run_tool, folders):
     save_backbone('ccd_r18_digits')
     assert call_tool(TOOL, '--train', 'train', '--val', 'val', '--base', 'ccd_r18_digits', '--workers', 0)[0] == 0

@@ -231,8 +231,8 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
     ('ccd_resnet50', 'ccd_r50_8xb32_in1k', ['test_dataloader.batch_size=3'], 'accuracy/top1'),
     ('det_retinanet_ccd_r50', 'retinanet_ccd_r50_fpn_2x_legacy_coco',
      ['test_dataloader.dataset.pipeline.1.scale=(160,128)'], 'coco/bbox_mAP'),
-    ('det_cascade_rcnn_ccd_r50', 'cascade_rcnn_ccd_r50_fpn_24e_legacy_coco',
-     ['test_dataloader.dataset.pipeline.1.scale=(160,128)'], 'coco/bbox_mAP'),
+    pytest.param('det_cascade_rcnn_ccd_r50', 'cascade_rcnn_ccd_r50_fpn_24e_legacy_coco',
+                 ['test_dataloader.dataset.pipeline.1.scale=(160,128)'], 'coco/bbox_mAP', marks=pytest.mark.long),
 ], ids=['classifier', 'retinanet', 'cascade_rcnn'])
 def test_from_the_authors_file_to_metrics(run_tool, load_tool, root, place, coco, seeded_state, shapes, name, config,
                                           options, metric):

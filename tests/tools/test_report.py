@@ -36,7 +36,7 @@ def trained(made_up, workplace):
         (folder / 'epoch_1.pth').unlink()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplace):
     """What no file holds is asked of the model: as mmdet's and mmpretrain's own metrics have it."""
     code, stderr = call_tool(TOOL, *trained.values(), '--device', 'cpu', '--no-speed', '--gates', 1, '--pictures', 2)

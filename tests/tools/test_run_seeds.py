@@ -34,7 +34,7 @@ def first(run_tool, place, args) -> str:
     return run_tool(TOOL, *args, cwd=place).stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_are_trained_and_compared(place, first):
     """The value of a run is its last validation's; 20 digits, so a multiple of five."""
     found = {r.config: r for r in read_results(str(place / 'work_dirs/seeds/results.csv'))}
@@ -52,7 +52,7 @@ def test_both_are_trained_and_compared(place, first):
             f'| ccd_r18_digits | 1 | {ccd:.2f} |  | {ccd - plain:+.2f} |  |\n') in first
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_done_is_kept(run_tool, place, first, args):
     """Called again, nothing is trained; what broke off before its evaluation is evaluated, to the same value."""
     folder = place / 'work_dirs' / 'seeds' / 'ccd_r18_digits' / 'seed_5'
@@ -72,14 +72,14 @@ def test_what_is_done_is_kept(run_tool, place, first, args):
     assert values == [float(line.split(',')[3]) for line in before.splitlines()[1:]]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_settings_are_not_mixed_in(run_tool, place, first, args):
     done = run_tool(TOOL, *args, 'optim_wrapper.optimizer.lr=1e-4', cwd=place, expect=2)
     assert 'r18_digits/seed_5 holds a run with other settings (its --cfg-options: train_cfg.max' in done.stderr
     assert 'choose another --work-dir, or remove it' in done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_that_fails(run_tool, place, root):
     done = run_tool(TOOL, root / 'configs/r18_digits.py', '--seeds', 1, '--work-dir', 'failing', '--cfg-options',
                     'optim_wrapper.optimizer.type=NoSuchOptimizer', cwd=place, expect=1)

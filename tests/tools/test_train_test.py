@@ -225,7 +225,7 @@ def test_two_processes_train(two_processes):
         assert 0 <= ap <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_test_as_one(run_tool, free_port, root, folder, coco_options, two_processes):
     """Predictions and metrics are the same with one process and with two, which share 3 pictures."""
     config, checkpoint = root / f'configs/{COCO_DETECTOR}.py', two_processes / 'epoch_2.pth'

@@ -6,10 +6,9 @@ _base_ = [
 ]
 model = dict(
     # Batches of 8 small pictures: nothing is frozen, norms learn on.
-    backbone=dict(
-        depth=18, frozen_stages=-1, norm_eval=False, init_cfg=dict(checkpoint='checkpoints/r18_digits.pth')),
-    # Neck and head start from nothing: without norms, some hundred iterations find the digits but do not tell them
-    # apart; shared by the levels, as the head is, their statistics fit none. Anchors are as tall as digits.
+    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=dict(checkpoint='checkpoints/r18_digits.pth')),
+    # Neck and head start from nothing: without norms of their own for each level, some hundred iterations find the
+    # digits but do not tell them apart. Anchors are as tall as digits.
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, num_outs=3, norm_cfg=dict(type='BN')),
     bbox_head=dict(
         type='RetinaSepBNHead',
@@ -21,5 +20,6 @@ model = dict(
         anchor_generator=dict(octave_base_scale=3, ratios=[1.0, 1.6, 2.8], strides=[8, 16, 32]),
         reg_decoded_bbox=True,
         loss_bbox=dict(_delete_=True, type='GIoULoss', loss_weight=2.0)))
+optim_wrapper = dict(optimizer=dict(lr=2e-3))  # with the classifier's 1e-3: mAP 0.01 lower
 default_hooks = dict(logger=dict(interval=25))
 randomness = dict(seed=0)

@@ -223,7 +223,7 @@ def slurm_env(cpu_env: dict[str, str], task: int, **more: str) -> dict[str, str]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('address', ['given', 'scontrol'])
+@pytest.mark.parametrize('address', ['given', pytest.param('scontrol', marks=pytest.mark.long)])
 def test_slurm_start_on_the_cpu(cpu_env, free_port, tmp_path, address):
     """Two tasks over loopback; the address given, or asked of ``scontrol`` (a fake one here)."""
     more = dict(MASTER_PORT=free_port())

@@ -104,7 +104,7 @@ def test_schedulers(iterations, warm_up):
     ('retinanet_ccd_r50_fpn_1x_coco', 1, None, 0.00125),  # 2 / 16
     ('retinanet_ccd_r50_fpn_1x_coco', 2, 4, 0.005),  # 8 / 16
     ('cascade_rcnn_ccd_r50_fpn_1x_coco', 4, None, 0.01),
-    ('retinanet_ccd_r18_fpn_digits', 1, None, 0.001),
+    ('retinanet_ccd_r18_fpn_digits', 1, None, 0.002),
     ('ccd_r50_8xb32_in1k', 8, None, 0.01),  # a tenth: it starts from weights
 ])
 def test_learning_rate(toy_coco, name, gpus, batch, lr):

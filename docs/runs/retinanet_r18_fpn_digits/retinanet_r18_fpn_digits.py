@@ -144,7 +144,7 @@ model = dict(
         sampler=dict(type='PseudoSampler')),
     type='RetinaNet')
 optim_wrapper = dict(
-    optimizer=dict(fused=True, lr=0.001, type='AdamW', weight_decay=0.01),
+    optimizer=dict(fused=True, lr=0.002, type='AdamW', weight_decay=0.01),
     type='OptimWrapper')
 param_scheduler = [
     dict(begin=0, by_epoch=False, end=30, start_factor=0.1, type='LinearLR'),

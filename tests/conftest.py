@@ -2,6 +2,7 @@
 import importlib.util
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from unittest import mock
@@ -9,11 +10,18 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from mmengine.visualization import Visualizer
 from PIL import Image
 
 import mmccd  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests first: begun last, one would keep a worker busy while the others have nothing left."""
+    slow = Counter(item.path for item in items if item.get_closest_marker('slow') or item.get_closest_marker('long'))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +34,17 @@ def environment():
     """What a test's tools set in the environment goes with it."""
     with mock.patch.dict(os.environ):
         yield
+
+
+@pytest.fixture(autouse=True)
+def visualizers():
+    """mmengine keeps them by name for a whole process, with the folder of the run that made them."""
+    yield
+    kinds = [Visualizer]
+    while kinds:
+        kind = kinds.pop()
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
 
 
 @pytest.fixture(scope='session')

@@ -46,15 +46,24 @@ def textbook(x, residual, *options):
     return y if residual is None else torch.relu(y + residual)
 
 
-@pytest.mark.slow
 def test_fast_and_reference(root, workplace, monkeypatch):
-    """50 steps from one seed: losses differ as little as those of the reference do from its own, one input rounded."""
+    """50 steps from one seed: losses differ as little as those of the reference do from its own, its inputs rounded.
+
+    Training makes differences grow, now more, now less, hence three controls.
+    """
     fast = train(root, workplace / 'fast')
     monkeypatch.setattr(layer, 'gated', textbook)
     reference = train(root, workplace / 'reference')
-    one_ulp = 1 + torch.finfo(torch.float32).eps
-    monkeypatch.setattr(layer, 'gated', lambda x, *rest: textbook(x * one_ulp, *rest))
-    control = train(root, workplace / 'control')
+
+    def rounded(x, *rest):
+        return textbook(x + x * (torch.rand(x.shape, generator=rng).round() * 2 - 1) * one_ulp, *rest)
+
+    one_ulp = torch.finfo(torch.float32).eps
+    monkeypatch.setattr(layer, 'gated', rounded)
+    controls = []
+    for seed in range(3):
+        rng = torch.Generator().manual_seed(seed)
+        controls.append(train(root, workplace / f'control_{seed}'))
     assert len(fast) == STEPS
     assert reference[-1] < 0.8 * reference[0]  # it does train
 
@@ -62,4 +71,4 @@ def test_fast_and_reference(root, workplace, monkeypatch):
         return max(abs(a / b - 1) for a, b in zip(losses[:steps], reference))
 
     assert furthest(fast, 3) < 1e-5
-    assert furthest(fast, STEPS) < max(2 * furthest(control, STEPS), 1e-5)
+    assert furthest(fast, STEPS) < 2 * max(furthest(control, STEPS) for control in controls)

@@ -13,7 +13,7 @@ DOCS_READY := $(VENV)/.docs-ready
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
-	@echo 'make demo-trees      the same on tree crowns in aerial photographs (half an hour on 2 cores)'
+	@echo 'make demo-trees      the same on tree crowns in aerial photographs (seven minutes more)'
 	@echo 'make test            fast and slow tests'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'

@@ -12,7 +12,7 @@ DOCS_READY := $(VENV)/.docs-ready
 .PHONY: help env demo demo-trees test test-long torture lint docs smoke smoke-openmmlab bench clean
 
 help:
-	@echo 'make demo            train and test a CCD detector on digits (a few minutes on 2 cores)'
+	@echo 'make demo            train and test a CCD detector on digits (ten minutes on 2 cores)'
 	@echo 'make demo-trees      the same on tree crowns in aerial photographs (seven minutes more)'
 	@echo 'make test            fast and slow tests'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'

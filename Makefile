@@ -39,10 +39,10 @@ $(READY): $(REQUIREMENTS) pyproject.toml
 	@touch $(READY)
 
 demo: env
-	$(BIN)/python tools/misc/demo.py
+	$(BIN)/python tools/demo/demo.py
 
 demo-trees: env
-	$(BIN)/python tools/misc/demo_trees.py
+	$(BIN)/python tools/demo/demo_trees.py
 
 # Two tests at a time, each on one thread.
 test: env

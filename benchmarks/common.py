@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from mmccd.utils.memory import keep_freed_memory
+from mmccd.env import keep_freed_memory
 
 RESULTS = Path(__file__).parent / 'results'
 

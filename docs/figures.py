@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from skimage.data import astronaut
 
 from mmccd.ops import ccd_gate
-from mmccd.ops.ccd import nearest_cells
+from mmccd.ops.functional import nearest_cells
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 SCALES = (1, 2, 4)

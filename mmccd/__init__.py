@@ -12,19 +12,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .compat import mmcv_ops
-from .utils.requirements import check_requirements
+from .env import check_requirements
+from .errors import UserError
 from .version import __version__
 
 if TYPE_CHECKING:
     from .apis import config_path, get_config, init_model
-    from .utils.configs import list_configs
+    from .configs import list_configs
 
 check_requirements()
 mmcv_ops.install()
 
-__all__ = ['__version__', 'config_path', 'get_config', 'init_model', 'list_configs']
+__all__ = ['UserError', '__version__', 'config_path', 'get_config', 'init_model', 'list_configs']
 _HOMES = {
-    **dict.fromkeys(('config_path', 'get_config', 'init_model'), 'mmccd.apis'), 'list_configs': 'mmccd.utils.configs'
+    **dict.fromkeys(('config_path', 'get_config', 'init_model'), 'mmccd.apis'), 'list_configs': 'mmccd.configs'
 }
 
 

@@ -1,6 +1,6 @@
 """mmccd from Python: ``mmccd.get_config``, ``mmccd.config_path`` and ``mmccd.init_model``.
 
-What they are given wrong raises :class:`mmccd.utils.launch.UserError`, a ``ValueError``, with one message.
+What they are given wrong raises :class:`mmccd.cli.checks.UserError`, a ``ValueError``, with one message.
 """
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from .utils.checkpoint import mmengine_globals
-from .utils.classes import class_names, dataset_class
-from .utils.configs import CONFIGS, list_configs
-from .utils.launch import UserError, check_model, datasets_of, load_config, load_whole_checkpoint
-from .utils.requirements import check_requirements
+from mmccd.checkpoints.fit import load_whole_checkpoint
+from mmccd.checkpoints.read import mmengine_globals
+from mmccd.data.classes import class_names, dataset_class
+from mmccd.models.build import check_model
+
+from .configs import CONFIGS, datasets_of, list_configs, load_config
+from .env import check_requirements
+from .errors import UserError
 
 __all__ = ['config_path', 'get_config', 'init_model']
 

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 import mmccd
 from mmccd.apis import _dataset_meta
-from mmccd.utils.launch import UserError
+from mmccd.errors import UserError
 
 DIGITS = tuple('0123456789')
 CLASSIFIER, DETECTOR = 'ccd_r18_digits', 'retinanet_ccd_r18_fpn_digits'

@@ -18,9 +18,9 @@ import torchvision
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmccd.ops.ccd import ccd_reference
-from mmccd.utils.checkpoint import load_local_checkpoint
-from mmccd.utils.convert import parse_arch
+from mmccd.checkpoints.convert import parse_arch
+from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.ops.functional import ccd_reference
 
 TESTS = Path(__file__).parent
 CLASSIFIERS = ['resnet50', 'ccd_resnet50', 'se_resnet50', 'sk_resnet50', 'cbam_resnet50', 'gc_resnet50']

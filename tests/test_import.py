@@ -4,7 +4,7 @@ from importlib import metadata
 
 import pytest
 
-from mmccd.utils import requirements
+from mmccd import env as requirements
 
 
 def run(code):

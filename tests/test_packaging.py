@@ -19,7 +19,7 @@ import mmccd
 SOURCES = ('mmccd', 'configs', 'tools', 'tests', 'model-index.yml', 'pyproject.toml', 'README.md', 'LICENSE')
 BUILD = [sys.executable, '-c', 'import sys\nfrom setuptools import build_meta\n'
          'print(getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2]))']
-EXCLUDED = ('tools/misc/demo.py', 'tools/misc/demo_trees.py')
+EXCLUDED = ('tools/demo/demo.py', 'tools/demo/demo_trees.py')
 
 
 @pytest.fixture(scope='module')
@@ -160,7 +160,7 @@ runpy.run_path({str(mim / 'tools/analysis_tools/get_flops.py')!r}, run_name='__m
 @pytest.mark.slow
 def test_environment_report_of_the_wheel_works_without_the_others(installed, tmp_path):
     """-S: the standard library alone."""
-    done = subprocess.run([sys.executable, '-S', installed / 'mmccd/.mim/tools/misc/check_env.py'], cwd=tmp_path,
+    done = subprocess.run([sys.executable, '-S', installed / 'mmccd/.mim/tools/checks/check_env.py'], cwd=tmp_path,
                           capture_output=True, text=True, timeout=120)
     assert done.returncode == 1, done.stderr
     assert 'Traceback' not in done.stderr

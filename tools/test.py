@@ -8,19 +8,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.utils.launch import (
-    UserError,
-    add_common_arguments,
-    apply_common_arguments,
-    build_runner,
-    check_amp,
-    check_checkpoint_file,
-    check_checkpoint_fits,
-    check_data,
-    check_model,
-    load_config,
-    run_tool,
-)
+from mmccd.checkpoints.fit import check_checkpoint_fits
+from mmccd.checkpoints.read import check_checkpoint_file
+from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool
+from mmccd.cli.checks import check_amp, check_data
+from mmccd.cli.runner import build_runner
+from mmccd.configs import load_config
+from mmccd.errors import UserError
+from mmccd.models.build import check_model
 
 EXAMPLES = """examples:
   python tools/test.py configs/retinanet_ccd_r18_fpn_digits.py work_dirs/retinanet_ccd_r18_fpn_digits/epoch_4.pth

@@ -4,25 +4,15 @@ import os
 import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
+from mmccd.checkpoints.fit import check_checkpoint_fits
+from mmccd.checkpoints.resume import set_resume
+from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool
+from mmccd.cli.checks import check_amp, check_data, check_init_checkpoint, check_init_download, check_sync_bn
+from mmccd.cli.runner import build_runner, log_scaling, uses_fsdp
+from mmccd.configs import load_config
 from mmccd.engine.hooks.interrupt import Interrupted
-from mmccd.utils.launch import (
-    UserError,
-    add_common_arguments,
-    apply_common_arguments,
-    build_runner,
-    check_amp,
-    check_checkpoint_fits,
-    check_data,
-    check_init_checkpoint,
-    check_init_download,
-    check_model,
-    check_sync_bn,
-    load_config,
-    log_scaling,
-    run_tool,
-    uses_fsdp,
-)
-from mmccd.utils.resume import set_resume
+from mmccd.errors import UserError
+from mmccd.models.build import check_model
 
 EXAMPLES = """examples:
   python tools/train.py configs/retinanet_ccd_r18_fpn_digits.py

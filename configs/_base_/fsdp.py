@@ -3,7 +3,7 @@ runner_type = 'FlexibleRunner'
 strategy = dict(
     type='mmccd.FSDPStrategy',
     model_wrapper=dict(
-        type='MMFullyShardedDataParallel', auto_wrap_policy='mmccd.utils.fsdp.wrap_residual_blocks'),
+        type='MMFullyShardedDataParallel', auto_wrap_policy='mmccd.engine.strategies.wrap_residual_blocks'),
     # Whole checkpoints, with the names and shapes of unsharded training. mmengine's short form, 'full', offloads to
     # the CPU, which crashes PyTorch where parameters are on it already.
     state_dict_cfg=dict(

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from mmccd.utils.classes import is_a
-from mmccd.utils.launch import datasets_of
+from mmccd.configs import datasets_of
+from mmccd.data.classes import is_a
 from mmccd.version import __version__
 
 from .networks import KINDS, Network, build_network

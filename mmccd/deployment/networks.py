@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from mmccd.compat.mmdet_v06 import InclusiveBBoxCoder
-from mmccd.utils.classes import is_a
+from mmccd.data.classes import is_a
 
 KINDS = ('end2end', 'raw')
 SUPPORTED = ('ImageClassifier with a LinearClsHead, single-stage detectors with a RetinaHead or RetinaSepBNHead, and, '

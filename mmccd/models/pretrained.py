@@ -11,8 +11,9 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Size, Tensor, nn
 
+from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.env import is_local
 from mmccd.registry import WEIGHT_INITIALIZERS
-from mmccd.utils.checkpoint import load_local_checkpoint
 
 # Where a backbone's tensors stand in the checkpoints that one meets.
 PREFIXES = ('', 'backbone.', 'module.', 'module.backbone.')
@@ -48,11 +49,6 @@ def missing_checkpoint_message(checkpoint: str) -> str:
                  f'model.backbone.init_cfg.checkpoint=torchvision://resnet{depth} '
                  f'model.backbone.init_cfg.allow_new={IDENTITY_PARTS[attention]}')
     return text
-
-
-def is_local(checkpoint: str) -> bool:
-    """Whether a checkpoint is named by a path, not by a URL or a name like torchvision://resnet50."""
-    return '://' not in checkpoint
 
 
 def as_names(names: str | Sequence[str]) -> tuple[str, ...]:

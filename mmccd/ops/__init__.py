@@ -1,4 +1,4 @@
 """Tensor operators: torch only, no OpenMMLab import, nothing done at import time."""
-from .ccd import ccd, ccd_add_relu, ccd_gate, ccd_reference, check_ccd_options
+from .functional import ccd, ccd_add_relu, ccd_gate, ccd_reference, check_ccd_options
 
 __all__ = ['ccd', 'ccd_add_relu', 'ccd_gate', 'ccd_reference', 'check_ccd_options']

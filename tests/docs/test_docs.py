@@ -86,7 +86,9 @@ def test_commands_have_options_that_their_tool_knows(page, root):
 
 def test_cfg_options_fit_their_config(page, root):
     """Entries that the config has, values that its model takes."""
-    from mmccd.utils.launch import OptionsAction, check_model, load_config
+    from mmccd.cli.arguments import OptionsAction
+    from mmccd.configs import load_config
+    from mmccd.models.build import check_model
     for _, words in commands(page.read_text()):
         if '--cfg-options' not in words:
             continue
@@ -99,7 +101,8 @@ def test_cfg_options_fit_their_config(page, root):
 
 def test_configs_in_pages_are_configs(page, root, tmp_path):
     """Code that begins with ``_base_`` is a config: it loads, and its model can be built."""
-    from mmccd.utils.launch import check_model, load_config
+    from mmccd.configs import load_config
+    from mmccd.models.build import check_model
     for language, code in FENCE.findall(page.read_text()):
         if language == 'python' and code.startswith('_base_'):
             path = tmp_path / 'config.py'

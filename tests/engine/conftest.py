@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmccd.engine  # noqa: F401
-from mmccd.utils.checkpoint import mmengine_globals
+from mmccd.checkpoints.read import mmengine_globals
 
 SAMPLES, BATCH, ITERATIONS = 20, 4, 5
 _numbers = itertools.count()

@@ -12,8 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mmccd.configs import load_config
+from mmccd.errors import UserError
 from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK, AttentionResNet
-from mmccd.utils.launch import UserError, check_model, load_config
+from mmccd.models.build import check_model
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ccd_r18_digits.py'
 few = settings(max_examples=60, deadline=None, derandomize=True, database=None,

@@ -16,7 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.utils.launch import run_tool
+from mmccd.cli.arguments import run_tool
 
 pytestmark = pytest.mark.long
 
@@ -91,7 +91,7 @@ def one_of_two(out: str) -> None:
     found = {}
     for case in CASES:
         cfg, model = build(case)
-        # As mmccd.utils.launch has it, find_unused_parameters off.
+        # As mmccd.cli.checks has it, find_unused_parameters off.
         model = MMDistributedDataParallel(model, device_ids=None, broadcast_buffers=False)
         found[case] = gradients(model, make_batch(cfg, slice(2 * rank, 2 * rank + 2)))
     found['accuracy'] = accuracy()

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmccd.utils import launch
-from mmccd.utils.checkpoint import load_local_checkpoint
+from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.cli import arguments, checks
+from mmccd.errors import UserError
 
 DETECTOR = 'retinanet_ccd_r18_fpn_digits.py'
 CLASSIFIER = 'ccd_r18_digits.py'
@@ -107,13 +108,13 @@ def test_one_message_a_machine(monkeypatch, capsys, name):
     """Of several processes only the first of a machine speaks, with torchrun as with slurm."""
 
     def main() -> None:
-        raise launch.UserError('no')
+        raise UserError('no')
 
     for local_rank, text in (('0', 'error: no\n'), ('1', '')):
         monkeypatch.delenv('LOCAL_RANK', raising=False)
         monkeypatch.setenv(name, local_rank)
         with pytest.raises(SystemExit, match='2'):
-            launch.run_tool(main)
+            arguments.run_tool(main)
         assert capsys.readouterr().err == text
 
 
@@ -183,7 +184,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content):
 
 
 def test_amp_on_the_cpu(refused, config, monkeypatch):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
     message = refused('train.py', config(CLASSIFIER), '--amp')
     assert message.startswith('--amp (AmpOptimWrapper) needs a GPU')
     assert '\n' not in message
@@ -296,7 +297,7 @@ def test_start_that_does_not_fit(refused, config, workplace, content, rule):
     ('mpi', '--launcher mpi needs GPUs'),
 ])
 def test_launcher_without_its_environment(refused, config, monkeypatch, launcher, rule):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
     monkeypatch.delenv('RANK', raising=False)
     assert refused('train.py', config(CLASSIFIER), '--launcher', launcher).startswith(rule)
 

@@ -105,7 +105,9 @@ def test_sharded_training(one_node, sharded, root):
     """Whole checkpoints, of the names and shapes that tools/test.py wants, and what unsharded training gives without
     an interruption: weights, momentum and schedule were restored.
     """
-    from mmccd.utils.launch import check_checkpoint_fits, check_model, load_config
+    from mmccd.checkpoints.fit import check_checkpoint_fits
+    from mmccd.configs import load_config
+    from mmccd.models.build import check_model
     model = check_model(load_config(str(root / f'configs/{CLASSIFIER}.py')))
     check_checkpoint_fits(str(sharded / 'epoch_2.pth'), model)
     expected, found = (load(path / 'epoch_2.pth') for path in (one_node, sharded))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmccd.utils.resume import newest_checkpoint
+from mmccd.checkpoints.resume import newest_checkpoint
 
 SCRIPTS = {
     'dist_train.sh': 'CONFIG GPUS [options of tools/train.py]',
@@ -203,7 +203,7 @@ START = '''
 import sys, torch
 import mmccd
 from mmengine.config import Config
-from mmccd.utils.launch import end_process, init_cpu_distributed
+from mmccd.cli.checks import end_process, init_cpu_distributed
 cfg = Config(dict(launcher='slurm', env_cfg=dict(dist_cfg=dict(backend='nccl'))))
 init_cpu_distributed(cfg)
 total = torch.tensor(float(torch.distributed.get_rank() + 1))

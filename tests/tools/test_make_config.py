@@ -1,4 +1,4 @@
-"""tools/misc/make_config.py as a user calls it."""
+"""tools/make_config.py as a user calls it."""
 from __future__ import annotations
 
 import json

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import mmccd
+from mmccd.analysis import prepare_picture
 from mmccd.deployment import build_network, parity_pictures
-from mmccd.visualization import prepare_picture
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')

@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from mmccd.utils.checkpoint import load_local_checkpoint
+from mmccd.checkpoints.read import load_local_checkpoint
 
 TOOL = 'model_converters/original_to_mmccd.py'
 OUT = 'made/out.pth'

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mmccd.utils.seeds import Result, read_results, write_results
+from mmccd.analysis.seeds import Result, read_results, write_results
 
 TOOL = 'analysis_tools/run_seeds.py'
 CONFIGS = ('r18_digits', 'ccd_r18_digits')

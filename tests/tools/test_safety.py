@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmccd.utils.checkpoint import forbid_unpickling, load_local_checkpoint
+from mmccd.checkpoints.read import forbid_unpickling, load_local_checkpoint
 
 DETECTOR, CLASSIFIER = 'configs/retinanet_ccd_r18_fpn_digits.py', 'configs/ccd_r18_digits.py'
 

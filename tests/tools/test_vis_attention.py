@@ -6,7 +6,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
-from mmccd.utils.launch import load_config
+from mmccd.configs import load_config
 
 TOOL = 'visualization/vis_attention.py'
 

@@ -32,7 +32,7 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''
 os.environ['OMP_NUM_THREADS'] = '1'
 
 # All that a training imports, here and once. mmccd comes before anything of mmdet.
-for name in ('mmccd', 'mmccd.utils.resume', 'mmccd.engine', 'mmdet.models', 'mmdet.datasets', 'mmdet.evaluation',
+for name in ('mmccd', 'mmccd.checkpoints.resume', 'mmccd.engine', 'mmdet.models', 'mmdet.datasets', 'mmdet.evaluation',
              'mmdet.visualization'):
     importlib.import_module(name)
 

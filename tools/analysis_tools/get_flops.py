@@ -7,8 +7,10 @@ import os.path as osp
 from mmengine.config import Config
 
 import mmccd  # noqa: F401
-from mmccd.utils.complexity import CONVENTIONS, build_on_meta, measure
-from mmccd.utils.launch import UserError, load_config, run_tool
+from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
+from mmccd.cli.arguments import run_tool
+from mmccd.configs import load_config
+from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/analysis_tools/get_flops.py configs/*_r50_8xb32_in1k.py

@@ -14,9 +14,10 @@ import torch
 from mmengine.device import get_device
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.utils.files import write_atomically
-from mmccd.utils.launch import UserError, run_tool
-from mmccd.visualization.report import Options, Report, read_runs, record
+from mmccd.analysis.report import Options, Report, read_runs, record
+from mmccd.checkpoints.files import write_atomically
+from mmccd.cli.arguments import run_tool
+from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/analysis_tools/report.py work_dirs/retinanet_r50_fpn_1x_coco work_dirs/retinanet_ccd_r50_fpn_1x_coco

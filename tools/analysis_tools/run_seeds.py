@@ -20,18 +20,14 @@ import time
 import torch
 
 import mmccd
-from mmccd.models.pretrained import is_local
-from mmccd.utils.launch import (
-    OptionsAction,
-    UserError,
-    check_data,
-    check_init_checkpoint,
-    check_model,
-    load_config,
-    run_tool,
-)
-from mmccd.utils.resume import newest_checkpoint
-from mmccd.utils.seeds import METRICS, Result, read_results, summarise, table, write_results
+from mmccd.analysis.seeds import METRICS, Result, read_results, summarise, table, write_results
+from mmccd.checkpoints.resume import newest_checkpoint
+from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.cli.checks import check_data, check_init_checkpoint
+from mmccd.configs import load_config
+from mmccd.env import is_local
+from mmccd.errors import UserError
+from mmccd.models.build import check_model
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 EXAMPLES = """examples:

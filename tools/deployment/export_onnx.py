@@ -10,6 +10,11 @@ import os.path as osp
 import sys
 
 import mmccd  # before anything of mmdet
+from mmccd.analysis import list_pictures
+from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.read import check_checkpoint_file
+from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.configs import load_config
 from mmccd.deployment import (
     KINDS,
     SHAPES,
@@ -20,9 +25,7 @@ from mmccd.deployment import (
     parity_pictures,
     resize_steps,
 )
-from mmccd.utils.files import write_atomically
-from mmccd.utils.launch import OptionsAction, UserError, check_checkpoint_file, load_config, run_tool
-from mmccd.visualization import list_pictures
+from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/deployment/export_onnx.py CONFIG CKPT

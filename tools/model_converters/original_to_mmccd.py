@@ -2,7 +2,7 @@
 
 Takes the original ImageNet models (plain, CCD, SE, GE, CBAM, GC, SK; depths 18 to 152), RetinaNet and Cascade R-CNN of
 MMDetection 0.6 on them, and timm's SE-ResNet-50, -101 and -152. What of other files is not the same, and why mmdet's
-upgrade_model_version.py does not do, stands in mmccd/utils/convert.py. No code from the file is run.
+upgrade_model_version.py does not do, stands in mmccd/checkpoints/convert.py. No code from the file is run.
 """
 import argparse
 import contextlib
@@ -15,8 +15,7 @@ from mmengine.registry import DATASETS, MODELS
 from torch import nn
 
 import mmccd  # before anything of mmdet
-from mmccd.utils.checkpoint import load_local_checkpoint
-from mmccd.utils.convert import (
+from mmccd.checkpoints.convert import (
     TASKS,
     Arch,
     check_fits,
@@ -26,8 +25,10 @@ from mmccd.utils.convert import (
     recognise,
     state_dict_of,
 )
-from mmccd.utils.launch import UserError, check_checkpoint_file, run_tool
-from mmccd.utils.requirements import check_requirements
+from mmccd.checkpoints.read import check_checkpoint_file, load_local_checkpoint
+from mmccd.cli.arguments import run_tool
+from mmccd.env import check_requirements
+from mmccd.errors import UserError
 
 CONFIGS = osp.join(osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))), 'configs')
 TASK_NAMES = {'cls': 'classifier', 'det': 'detector'}

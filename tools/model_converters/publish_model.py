@@ -7,8 +7,9 @@ import os.path as osp
 import torch
 
 import mmccd  # noqa: F401
-from mmccd.utils.checkpoint import load_local_checkpoint
-from mmccd.utils.launch import UserError, check_checkpoint_file, run_tool
+from mmccd.checkpoints.read import check_checkpoint_file, load_local_checkpoint
+from mmccd.cli.arguments import run_tool
+from mmccd.errors import UserError
 
 EXAMPLES = """example:
   python tools/model_converters/publish_model.py work_dirs/ccd_r50_8xb32_in1k/epoch_100.pth checkpoints/ccd_r50_in1k.pth

@@ -12,17 +12,7 @@ import torch
 from mmengine.device import get_device
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.utils.files import write_atomically
-from mmccd.utils.launch import (
-    OptionsAction,
-    UserError,
-    check_checkpoint_file,
-    check_checkpoint_fits,
-    check_model,
-    load_config,
-    run_tool,
-)
-from mmccd.visualization import (
+from mmccd.analysis import (
     attention_layers,
     choose_layers,
     draw_sheet,
@@ -32,6 +22,13 @@ from mmccd.visualization import (
     prepare_picture,
     record_gates,
 )
+from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.fit import check_checkpoint_fits
+from mmccd.checkpoints.read import check_checkpoint_file
+from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.configs import load_config
+from mmccd.errors import UserError
+from mmccd.models.build import check_model
 
 EXAMPLES = """examples:
   python tools/visualization/vis_attention.py picture.jpg CONFIG CKPT

@@ -12,9 +12,7 @@ import sys
 import numpy as np
 
 import mmccd
-from mmccd.utils.files import write_atomically
-from mmccd.utils.launch import OptionsAction, UserError, load_config, run_tool
-from mmccd.visualization import (
+from mmccd.analysis import (
     METHODS,
     check_layers,
     class_index,
@@ -27,6 +25,10 @@ from mmccd.visualization import (
     output_names,
     prepare_picture,
 )
+from mmccd.checkpoints.files import write_atomically
+from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.configs import load_config
+from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/visualization/vis_cam.py picture.jpg CONFIG CKPT

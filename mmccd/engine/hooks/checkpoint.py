@@ -11,8 +11,8 @@ from mmengine.dist import all_gather_object, barrier, broadcast_object_list, get
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
+from mmccd.checkpoints.files import PARTIAL, write_atomically
 from mmccd.registry import HOOKS
-from mmccd.utils.files import PARTIAL, write_atomically
 
 from ..random_states import get_random_states, make_resumable, set_random_states
 

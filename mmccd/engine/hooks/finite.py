@@ -14,14 +14,14 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmccd.checkpoints.files import write_atomically
 from mmccd.registry import HOOKS
-from mmccd.utils.files import write_atomically
 
 CAUSES = """Likely causes:
   * the learning rate is too high for this batch, or its warm-up too short: compare the learning rate above with the
     config's auto_scale_lr.base_batch_size, try --auto-scale-lr or a tenth of it;
   * gradients explode: set optim_wrapper.clip_grad=dict(max_norm=35);
-  * a picture or its boxes: look at those named in the report, e.g. with tools/misc/check_dataset.py;
+  * a picture or its boxes: look at those named in the report, e.g. with tools/checks/check_dataset.py;
   * half precision: try without --amp."""
 
 

@@ -52,7 +52,7 @@ class AttentionLayer(BaseModule):
     A backbone's ``init_cfg`` (Kaiming for every Conv2d) runs before its children's ``init_weights``, so that what
     :meth:`reset_parameters` sets here stays, unless the layer was given an ``init_cfg`` of its own.
 
-    A layer with a method ``gates(x)`` can be looked at (:mod:`mmccd.visualization`): a dict of ``'spatial'``
+    A layer with a method ``gates(x)`` can be looked at (:mod:`mmccd.analysis`): a dict of ``'spatial'``
     (N, maps, H, W), ``'channel'`` (N, C) or both, what the layer does to ``x`` of shape (N, C, H, W).
 
     Attributes:

@@ -13,11 +13,11 @@ import torch
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
+from mmccd.checkpoints.files import verify_checksum
+from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine import CheckpointHook
 from mmccd.engine.hooks.checkpoint import course_of
-from mmccd.utils.checkpoint import load_local_checkpoint
-from mmccd.utils.files import verify_checksum
-from mmccd.utils.resume import newest_checkpoint
 
 
 class Killed(BaseException):
@@ -174,7 +174,7 @@ def test_full_disk(make_runner, tmp_path, best):
 
 def test_the_old_one_goes_last(make_runner, tmp_path, monkeypatch):
     """When a checkpoint is removed, the one that takes its place has its checksum already."""
-    from mmccd.utils import files
+    from mmccd.checkpoints import files
     removed = []
 
     def remove(path):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
+from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine.hooks.finite import CheckFiniteHook, NonFiniteError, _finite
-from mmccd.utils.resume import newest_checkpoint
 
 
 def spoil_gradient(value):

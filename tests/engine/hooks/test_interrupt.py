@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
+from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine.hooks.interrupt import EXIT_CODE, Interrupted, _WorkerOutlives
-from mmccd.utils.resume import newest_checkpoint
 
 
 def send(signum):

@@ -1,4 +1,4 @@
-"""Tests of tools/dataset_converters/make_trees.py and of the picture of tools/misc/demo_trees.py.
+"""Tests of tools/dataset_converters/make_trees.py and of the picture of tools/demo/demo_trees.py.
 
 A small wheel of the same layout stands in for deepforest's; the real one is tried if MMCCD_DEEPFOREST_WHEEL names it.
 """

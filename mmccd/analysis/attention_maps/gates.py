@@ -1,0 +1,160 @@
+"""Gates of a backbone's attention layers, for a picture as the network sees it.
+
+Any layer with a method ``gates`` (:class:`mmccd.models.layers.base.AttentionLayer`) in a residual block can be looked
+at, in :class:`mmccd.AttentionResNet` and, as a plugin, in mmdet's ResNet. They are taken from the layer's input: what
+leaves the layer may hold the shortcut and the ReLU as well.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+KINDS = ('spatial', 'channel')
+_PLACE = re.compile(r'layer(\d+)\.(\d+)\.(\w+)')
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What one layer does to one picture.
+
+    Attributes:
+        name (str): The layer's name in the backbone, ``'layer3.0.ccd'``: stage 3, block 0.
+        layer (str): Its class.
+        kind (str): ``'spatial'`` or ``'channel'``.
+        label (str): What the numbers are.
+        values (np.ndarray): float32, (maps, H, W) if spatial, with one map a group in CCD; else (channels,).
+    """
+
+    name: str
+    layer: str
+    kind: str
+    label: str
+    values: np.ndarray
+
+    @property
+    def stage(self) -> int:
+        return place(self.name)[0]
+
+    @property
+    def block(self) -> int:
+        return place(self.name)[1]
+
+
+@dataclass(frozen=True)
+class SeenPicture:
+    """A picture and its gates.
+
+    Attributes:
+        pixels (np.ndarray): The picture after the test pipeline, RGB, uint8, (h, w, 3).
+        padded (tuple[int, int]): Height and width of the network's input, in pixels; padding is at the right and the
+            bottom. The gates' maps cover all of it.
+        gates (list[Gate]): In the order of the layers.
+    """
+
+    pixels: np.ndarray
+    padded: tuple[int, int]
+    gates: list[Gate]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All of it by name, for ``np.savez``: ``layer3.0.ccd.spatial``, ``picture``, ``padded_size``."""
+        gates = {f'{g.name}.{g.kind}': g.values for g in self.gates}
+        return dict(picture=self.pixels, padded_size=np.array(self.padded), **gates)
+
+
+def place(name: str) -> tuple[int, int]:
+    """Stage (from 1) and block (from 0), as the name of a layer in a ResNet has them."""
+    stage, block, _ = _PLACE.fullmatch(name).groups()
+    return int(stage), int(block)
+
+
+def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
+    """Layers of a backbone that can be looked at, by name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = {n: m for n, m in backbone.named_modules() if _PLACE.fullmatch(n) and hasattr(m, 'gates')}
+    if not layers:
+        raise ValueError(f'there is nothing to show: no residual block of the backbone ({type(backbone).__name__}) has '
+                         'an attention with gates')
+    return layers
+
+
+def choose_layers(layers: dict[str, nn.Module],
+                  stages: Collection[int] | None = None,
+                  blocks: Collection[int] | None = None) -> dict[str, nn.Module]:
+    """Those of :func:`attention_layers` in these stages and blocks; None: in all.
+
+    Raises:
+        ValueError: If a stage has no attention, or none of these stages has it in a block.
+    """
+    there = {}
+    for name in layers:
+        stage, block = place(name)
+        if stages is None or stage in stages:
+            there.setdefault(stage, []).append(block)
+    for stage in stages or ():
+        if stage not in there:
+            known = sorted({place(name)[0] for name in layers})
+            raise ValueError(f'stage {stage} has no attention, or does not exist; there are {_listed(known)}')
+    for block in blocks or ():
+        if all(block not in known for known in there.values()):
+            known = '; '.join(f'stage {s}: {_listed(sorted(set(b)))}' for s, b in there.items())
+            raise ValueError(f'block {block} has no attention, or does not exist; there are, in {known}')
+    return {
+        name: layer for name, layer in layers.items()
+        if place(name)[0] in there and (blocks is None or place(name)[1] in blocks)
+    }
+
+
+def _listed(numbers: list[int]) -> str:
+    return ', '.join(map(str, numbers))
+
+
+@torch.no_grad()
+def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.Module]) -> SeenPicture:
+    """Run the backbone and take the gates of its layers.
+
+    Args:
+        model (nn.Module): A classifier or a detector in evaluation mode.
+        batch (dict): One picture, what ``model.data_preprocessor`` takes
+            (:func:`mmccd.analysis.prepare_picture`).
+        layers (dict[str, nn.Module]): Layers of ``model.backbone`` by name.
+    """
+    gates = {}
+
+    def record(name: str, layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found = layer.gates(args[0])
+        labels = getattr(layer, 'gate_labels', {})
+        gates[name] = [
+            Gate(name, type(layer).__name__, kind, labels.get(kind, 'gate'), found[kind][0].float().cpu().numpy())
+            for kind in KINDS if kind in found
+        ]
+
+    pixels = rgb_pixels(batch['inputs'][0])
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, args, name=name: record(name, layer, args))
+        for name, layer in layers.items()
+    ]
+    try:
+        inputs = model.data_preprocessor(batch, False)['inputs']
+        model.backbone(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return SeenPicture(pixels, tuple(inputs.shape[-2:]), [g for name in layers for g in gates[name]])
+
+
+def rgb_pixels(inputs: Tensor) -> np.ndarray:
+    """Pixels of a pipeline's output (C, h, w), BGR or grey, as OpenCV reads them."""
+    pixels = inputs.cpu().numpy().transpose(1, 2, 0)[..., ::-1]
+    if pixels.dtype != np.uint8:  # normalised by the pipeline
+        low, high = pixels.min(), pixels.max()
+        pixels = ((pixels - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

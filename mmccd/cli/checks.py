@@ -1,0 +1,142 @@
+"""Checks of a training or a test before any work: what a user can get wrong raises UserError with one message.
+
+Only initial weights that do not fit the backbone may show later, when the runner gives the model its weights.
+"""
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections.abc import Iterator
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.device import get_device
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_torchvision_models
+from torch import nn
+
+from mmccd.compat import mmcv_ops
+from mmccd.configs import datasets_of
+from mmccd.data.classes import class_problems
+from mmccd.env import is_local
+from mmccd.errors import UserError
+from mmccd.models.pretrained import PretrainedBackbone, missing_checkpoint_message
+
+
+def check_amp(cfg: Config, asked: bool) -> None:
+    """Mixed precision, by the option or by the config, needs an accelerator."""
+    if (asked or 'Amp' in str(cfg.optim_wrapper.get('type', ''))) and get_device() == 'cpu':
+        raise UserError('--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out for '
+                        'float32 on the CPU, or check the driver and CUDA_VISIBLE_DEVICES '
+                        f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})')
+
+
+def check_sync_bn(cfg: Config, model: nn.Module) -> None:
+    """Norms that processes share need GPUs; with one process, mmengine turns them into ordinary ones."""
+    kind = cfg.get('sync_bn')
+    if kind not in (None, 'torch', 'mmcv'):
+        raise UserError(f"sync_bn must be 'torch', 'mmcv' or None, got {kind!r}")
+    if cfg.launcher == 'none' or not (kind or any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())):
+        return
+    if cfg.get('runner_type') == 'FlexibleRunner':
+        raise UserError('--sync-bn (sync_bn) is read by the ordinary runner; FlexibleRunner takes strategy.sync_bn, '
+                        'and FSDPStrategy has none')
+    if get_device() == 'cpu':
+        raise UserError("synchronised BatchNorm (--sync-bn, sync_bn, or norm_cfg.type='SyncBN') needs GPUs, and "
+                        'PyTorch sees none: leave it out, or take larger batches a process')
+    if kind == 'mmcv' and mmcv_ops.in_use() != 'compiled':
+        raise UserError("sync_bn='mmcv' needs mmcv's compiled operators, which are not installed: use sync_bn='torch' "
+                        '(--sync-bn)')
+
+
+def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
+    root = dataset.get('data_root') or ''
+    if dataset.get('backend_args') or not is_local(root):
+        return  # not on this machine's disk: the loader will tell
+    paths = {}
+    if dataset.get('ann_file'):
+        paths['ann_file'] = dataset['ann_file']
+    prefix = dataset.get('data_prefix') or dataset.get('split')
+    for name, value in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
+        if isinstance(value, str) and value:
+            paths[f'data_prefix.{name}' if name else 'data_prefix'] = value
+    for name, path in paths.items():
+        path = osp.join(root, path)
+        if is_local(path) and not osp.exists(path):
+            yield f'{path} ({key}.{name})'
+
+
+def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
+    """Annotation files and picture folders of the loaders and their evaluators have to be there, with our classes."""
+    missing = []
+    for loader in loaders:
+        if cfg.get(f'{loader}_dataloader') is not None:
+            for key, dataset in datasets_of(cfg[f'{loader}_dataloader'], f'{loader}_dataloader'):
+                missing += _missing_paths(key, dataset)
+        evaluators = cfg.get(f'{loader}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            path = evaluator.get('ann_file')
+            if path and not evaluator.get('backend_args') and is_local(path) and not osp.exists(path):
+                missing.append(f'{path} ({loader}_evaluator.ann_file)')
+    if missing:
+        made = next((n for n in ('digits', 'trees') if all(m.startswith(f'data/{n}') for m in missing)), None)
+        hint = f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py' if made else (
+            '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
+            f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH')
+        raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
+    problems = class_problems(cfg, loaders)
+    if problems:
+        raise UserError('the classes do not fit, and nothing would say so later:\n  ' + '\n  '.join(problems))
+
+
+def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
+    """The local checkpoint that the backbone starts from has to be there, and to fit, before anything else is done."""
+    for item in _starts(cfg):
+        checkpoint = item.get('checkpoint')
+        if not checkpoint or not is_local(checkpoint):
+            continue
+        if not osp.isfile(checkpoint):
+            raise UserError(missing_checkpoint_message(checkpoint))
+        if item.get('type') == 'mmccd.PretrainedBackbone':
+            try:
+                _pretrained(item).check(model.backbone)
+            except ValueError as e:
+                raise UserError(str(e)) from e
+
+
+def check_init_download(cfg: Config, model: nn.Module) -> None:
+    """A checkpoint that a URL names has to be had, and to fit: the first process of a machine downloads it now."""
+    if os.environ.get('LOCAL_RANK', '0') != '0':
+        return
+    for item in _starts(cfg):
+        checkpoint = item.get('checkpoint')
+        if not checkpoint or is_local(checkpoint):
+            continue
+        try:
+            if item.get('type') == 'mmccd.PretrainedBackbone':
+                _pretrained(item).check(model.backbone)
+            else:
+                CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
+        except ValueError as e:
+            raise UserError(str(e)) from e
+        except (OSError, RuntimeError, KeyError) as e:  # URLError, a wrong hash, a name that torchvision has not
+            raise UserError(f'init_cfg.checkpoint {checkpoint!r} cannot be had: {e}.{_by_hand(checkpoint)}') from e
+
+
+def _starts(cfg: Config) -> list[ConfigDict]:
+    init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
+    return list(init_cfg) if isinstance(init_cfg, (list, tuple)) else [init_cfg]
+
+
+def _pretrained(item: ConfigDict) -> PretrainedBackbone:
+    return PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'})
+
+
+def _by_hand(checkpoint: str) -> str:
+    """How to bring a file that cannot be downloaded."""
+    scheme, name = checkpoint.split('://', 1)
+    url = get_torchvision_models().get(name) if scheme == 'torchvision' else checkpoint
+    if url is None or not url.startswith('http'):
+        return ''
+    return (f'\nWithout a network, fetch {url}\nelsewhere, and put it into '
+            f'{osp.join(torch.hub.get_dir(), "checkpoints")}')

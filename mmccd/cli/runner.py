@@ -1,0 +1,115 @@
+"""The runner of a training or a test, on GPUs or on the CPU, and the end of its processes."""
+from __future__ import annotations
+
+import atexit
+import os
+import subprocess
+import sys
+
+import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmccd.checkpoints.read import mmengine_globals
+from mmccd.env import keep_freed_memory
+from mmccd.errors import UserError
+
+
+def end_process(code: int) -> None:
+    """End this process of a group, after what is registered with ``atexit``, without finalizing Python.
+
+    gloo's threads let go of the last collective's tensors some time after it, and abort the process, with exit code
+    -6, if Python is being finalized just then (pytorch/pytorch#179291). Destroying the group is no remedy: whatever
+    refers to it, DistributedDataParallel say, keeps its threads.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def uses_fsdp(cfg: Config) -> bool:
+    """Whether the config shards parameters over the processes (mmengine's FlexibleRunner with FSDPStrategy)."""
+    strategy = (cfg.get('strategy') or {}).get('type')
+    return cfg.get('runner_type') == 'FlexibleRunner' and strategy in ('mmccd.FSDPStrategy', 'FSDPStrategy')
+
+
+def init_cpu_distributed(cfg: Config) -> None:
+    """Start gloo where there is no GPU: mmengine's own start calls ``torch.cuda.set_device``."""
+    if cfg.launcher == 'none' or get_device() != 'cpu':
+        return
+    if cfg.launcher == 'mpi':
+        raise UserError('--launcher mpi needs GPUs; on the CPU use pytorch (tools/dist_train.sh) or slurm')
+    if cfg.launcher == 'slurm':
+        if 'MASTER_ADDR' not in os.environ:
+            os.environ['MASTER_ADDR'] = subprocess.check_output(
+                ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True).split()[0]
+        os.environ.setdefault('MASTER_PORT', '29500')
+        for ours, theirs in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS'), ('LOCAL_RANK', 'SLURM_LOCALID')):
+            os.environ[ours] = os.environ[theirs]
+    if 'RANK' not in os.environ:
+        raise UserError('--launcher pytorch needs the environment that torchrun sets: start with tools/dist_train.sh '
+                        'or tools/dist_test.sh')
+    torch.distributed.init_process_group('gloo')
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    if uses_fsdp(cfg):
+        cfg.strategy.setdefault('model_wrapper', {}).setdefault('device_id', 'cpu')
+        return
+    cfg.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel',
+        device_ids=None,
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
+    if uses_fsdp(cfg) and cfg.launcher == 'none':
+        raise UserError('FSDPStrategy shards over several processes: train with tools/dist_train.sh, and test its '
+                        'checkpoints with the config that this one is made from')
+    if uses_fsdp(cfg) and cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best'):
+        raise UserError("FSDPStrategy's runner counts an epoch too many in a checkpoint that it saves again for "
+                        'save_best, and would skip one on resuming: set default_hooks.checkpoint.save_best=None')
+    init_cpu_distributed(cfg)
+    if get_device() == 'cpu':
+        keep_freed_memory()
+    # mmengine 0.10.7 loads with PyTorch's default, weights_only=True, and then refuses its own checkpoints.
+    torch.serialization.add_safe_globals(mmengine_globals())
+    return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+
+
+def log_scaling(runner: Runner) -> None:
+    """Log processes, global batch and learning rate before training, with a warning where rate and batch do not fit.
+
+    Linear scaling: the rate grows with the number of pictures of an optimizer step, from the batch that the config's
+    rate was chosen for (``auto_scale_lr.base_batch_size``). What ``paramwise_cfg`` makes of it scales along.
+    """
+    cfg, processes = runner.cfg, runner.world_size
+    loader, wrapper, scaling = (cfg.get(k) or {} for k in ('train_dataloader', 'optim_wrapper', 'auto_scale_lr'))
+    batch = (loader.get('batch_sampler') or {}).get('batch_size', loader.get('batch_size', 1))
+    accumulated = wrapper.get('accumulative_counts', 1)
+    total = processes * batch * accumulated
+    text = f'{processes} process{"es" if processes > 1 else ""} x {batch} pictures'
+    text += f' x {accumulated} accumulated' if accumulated > 1 else ''
+    text += f' = global batch {total}'
+    lr, base = (wrapper.get('optimizer') or {}).get('lr'), scaling.get('base_batch_size')
+    if lr is None:
+        runner.logger.info(f'{text}; the config gives no single learning rate')
+        return
+    if not base:
+        runner.logger.info(f'{text}; learning rate {lr:.6g} (no auto_scale_lr.base_batch_size to scale it from)')
+        return
+    linear = lr * total / base
+    used = lr * processes * batch / base if scaling.get('enable') else lr  # mmengine's scaling knows no accumulation
+    runner.logger.info(f'{text}; learning rate {used:.6g}, by linear scaling from {lr:.6g} at batch {base}: '
+                       f'{linear:.6g}')
+    if abs(used - linear) <= 1e-6 * linear:
+        return
+    if accumulated > 1:
+        advice = f'set optim_wrapper.optimizer.lr={linear:.6g} without --auto-scale-lr, which ignores accumulation'
+    else:
+        advice = f'add --auto-scale-lr for {linear:.6g}'
+    runner.logger.warning(f'the learning rate {used:.6g} does not follow the global batch of {total}: {advice}, or '
+                          'leave it if it is meant')

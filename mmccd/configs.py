@@ -1,0 +1,99 @@
+"""Config files: those that come with mmccd, reading one with its options, and walking its datasets.
+
+Imports nothing heavy: a list of names should not take seconds.
+"""
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+import os
+import os.path as osp
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.config import Config, ConfigDict
+
+from .errors import UserError
+
+# Files in a wheel, links to the checkout's folders in a checkout: the place where mim looks, too.
+CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+
+
+def list_configs(pattern: str = '*') -> list[str]:
+    """Names of the configs that come with mmccd, sorted.
+
+    Args:
+        pattern (str): Shell pattern for the whole name: ``*``, ``?``, ``[...]``. Default: all.
+
+    Example:
+        >>> import mmccd
+        >>> mmccd.list_configs('retinanet_*_digits')
+        ['retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits']
+    """
+    return sorted(fnmatch.filter((path.stem for path in CONFIGS.glob('*.py')), pattern))
+
+
+# Top-level keys that mmengine's runners and tools/test.py read beside the arguments of Runner.
+_OTHER_KEYS = {
+    'sync_bn', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'compile', 'tta_model',
+    'tta_pipeline'
+}
+
+
+def load_config(path: str, options: dict | None = None) -> Config:
+    """Read a config file and merge ``--cfg-options`` into it."""
+    if not osp.isfile(path):
+        folder = osp.dirname(path) or '.'
+        names = [n for n in os.listdir(folder) if n.endswith('.py')] if osp.isdir(folder) else []
+        close = difflib.get_close_matches(osp.basename(path), names, n=3, cutoff=0.5)
+        hint = f' Did you mean {" or ".join(osp.join(folder, n) for n in close)}?' if close else ''
+        raise UserError(f'config {path!r} does not exist.{hint}')
+    try:
+        cfg = Config.fromfile(path)
+    except (SyntaxError, FileNotFoundError) as e:  # the latter: a base
+        raise UserError(f'config {path!r} cannot be read: {e}') from e
+    _check_option_keys(cfg, options or {})
+    try:
+        cfg.merge_from_dict(options or {})
+    except (TypeError, KeyError, ValueError, IndexError) as e:
+        raise UserError(f'--cfg-options does not fit {path}: {e.args[0]}') from e
+    return cfg
+
+
+def keys_read() -> set[str]:
+    """Top-level keys of a config that something reads; all others are variables of the config files."""
+    from mmengine.runner import Runner  # takes seconds
+
+    return set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'} | _OTHER_KEYS
+
+
+def _check_option_keys(cfg: Config, options: dict) -> None:
+    """Refuse options that nothing would read: mmengine accepts any top-level key without a word."""
+    read = keys_read()
+    for option in options:
+        key = option.split('.')[0]
+        if key in read:
+            continue
+        if key not in cfg:
+            close = difflib.get_close_matches(key, sorted(read | set(cfg)), n=1)
+            raise UserError(f'--cfg-options {option}: the config has no key {key!r}, and nothing would read it' +
+                            (f'; did you mean {close[0]!r}?' if close else ''))
+        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0':
+            print(f'warning: --cfg-options {option}: {key!r} is a variable of the config files, used when they were '
+                  'read; changing it changes nothing that was made from it (set the entries themselves, e.g. '
+                  'train_dataloader.dataset.data_root)', file=sys.stderr)
+
+
+def datasets_of(cfg: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:
+    """(key, config) of every dataset below ``cfg``, wrappers unpacked."""
+    for inner in ('dataset', 'datasets'):
+        below = cfg.get(inner)
+        if isinstance(below, dict):
+            yield from datasets_of(below, f'{key}.{inner}')
+        elif isinstance(below, (list, tuple)):
+            for i, item in enumerate(below):
+                yield from datasets_of(item, f'{key}.{inner}.{i}')
+    if 'dataset' not in cfg and 'datasets' not in cfg:
+        yield key, cfg

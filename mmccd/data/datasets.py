@@ -1,0 +1,124 @@
+"""Data sets that survive a few broken pictures in training, and hide none in evaluation."""
+from __future__ import annotations
+
+import logging
+import os
+import os.path as osp
+from typing import Any
+
+import torch
+from mmdet import datasets
+from mmengine.logging import print_log
+
+from mmccd.data.image_files import looks_cut, why_broken
+from mmccd.env import is_local
+from mmccd.errors import UserError
+from mmccd.registry import DATASETS
+
+DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
+
+
+class BrokenPictureError(UserError):
+    """A picture that cannot be used where it must not be skipped, or too many of them."""
+
+    everywhere = False
+
+    def __init__(self, message: str) -> None:
+        # A loader's worker raises it in the main process with its traceback as the message.
+        super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].rstrip())
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path stays inside a folder, by its text: links are the user's own."""
+    return osp.relpath(path, folder).split(os.sep)[0] != os.pardir
+
+
+class GuardedDataset:
+    """Mixin before one of mmengine's data sets: what a picture or an annotation file can do wrong has a clear end.
+
+    A picture that is not there, cut short or cannot be decoded is skipped and counted if ``max_broken`` allows any:
+    another one, drawn at random, takes its place (:class:`mmengine.dataset.BaseDataset` does that). Else, and always
+    with ``test_mode=True``, it is an error that names the picture. Counts stand in memory that the loader's worker
+    processes share; :class:`mmccd.engine.BrokenPicturesHook` reports them.
+
+    Paths out of annotations may leave neither ``data_root`` nor ``data_prefix``.
+
+    Args:
+        max_broken (float): Share of the pictures that may be broken, 0 to 1. Default: 0.
+
+    Raises:
+        ValueError: If ``max_broken`` is none of 0 to 1.
+        UserError: If the annotations cannot be read, or a path leaves the root.
+        BrokenPictureError: From ``dataset[i]``, for a broken picture that may not be skipped.
+    """
+
+    def __init__(self, *args: Any, max_broken: float = 0.0, **kwargs: Any) -> None:
+        if isinstance(max_broken, bool) or not isinstance(max_broken, (int, float)) or not 0 <= max_broken <= 1:
+            raise ValueError(f'max_broken must be a share from 0 to 1, got {max_broken!r}')
+        self.max_broken = max_broken
+        super().__init__(*args, **kwargs)
+
+    def load_data_list(self) -> list[dict]:
+        """The annotations, every picture's path inside the root."""
+        source = self.ann_file or ', '.join(self.data_prefix.values())
+        try:
+            data = super().load_data_list()
+        except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
+            reason = f'{type(e).__name__}: {e}'.rstrip(': ')
+            raise UserError(f'the annotations {source} cannot be used ({reason}); {DOCTOR}') from e
+        roots = [root for root in (self.data_root, *self.data_prefix.values()) if root] or ['.']
+        plain = tuple(osp.join(root, '') for root in roots)
+        for info in data:
+            path = info['img_path']
+            if path.startswith(plain) and os.pardir not in path:
+                continue  # of a million paths nearly all
+            if not any(is_inside(path, root) for root in roots):
+                raise UserError(f'{source} names a picture outside of the data root {roots[0]}: {path}; {DOCTOR}')
+        return data
+
+    def full_init(self) -> None:
+        """Load the annotations, once."""
+        if not self._fully_initialized:
+            super().full_init()
+            # How often each picture was skipped: shared, forked or spawned.
+            self.skipped = torch.zeros(len(self), dtype=torch.int32).share_memory_()
+
+    def prepare_data(self, idx: int) -> Any:
+        """The pipeline's result; None, which draws another one, for a broken picture that may be skipped."""
+        path = self.get_data_info(idx)['img_path']
+        backend_args, reason = getattr(self, 'backend_args', None), ''
+        try:
+            if backend_args is None and is_local(path) and looks_cut(path):
+                reason = why_broken(path)
+            if not reason:
+                return super().prepare_data(idx)
+        except Exception:
+            reason = why_broken(path, backend_args)
+            if not reason:  # no fault of the picture
+                raise
+        if self.test_mode or not self.max_broken:
+            raise BrokenPictureError(f'picture {path} cannot be used: {reason}; {DOCTOR}')
+        self._skip(idx, path, reason)
+        return None
+
+    def broken(self) -> dict[str, int]:
+        """How often each broken picture was skipped, by its path, in this process and its workers."""
+        return {self.get_data_info(i)['img_path']: int(self.skipped[i]) for i in self.skipped.nonzero()[:, 0].tolist()}
+
+    def _skip(self, idx: int, path: str, reason: str) -> None:
+        if not self.skipped[idx]:
+            print_log(f'picture {path} is skipped: {reason}', 'current', logging.WARNING)
+        self.skipped[idx] += 1
+        self.check_share(self.skipped.count_nonzero().item(), path)
+
+    def check_share(self, broken: int, example: str) -> None:
+        """Raise BrokenPictureError if ``broken`` pictures are more than ``max_broken`` allows."""
+        if broken > self.max_broken * len(self):
+            raise BrokenPictureError(
+                f'{broken} of {len(self)} training pictures cannot be used, more than max_broken={self.max_broken:g} '
+                f'of the data set allows, {example} among them; {DOCTOR}')
+
+
+@DATASETS.register_module()
+class CocoDataset(GuardedDataset, datasets.CocoDataset):
+    """``mmdet.CocoDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""

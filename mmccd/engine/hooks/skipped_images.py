@@ -1,0 +1,82 @@
+"""Which pictures a training skipped."""
+from __future__ import annotations
+
+import os.path as osp
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.dist import all_gather_object
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from mmccd.data.image_files import why_broken
+from mmccd.registry import HOOKS
+
+FILE = 'broken_pictures.txt'
+
+
+def guarded_datasets(dataset: Any) -> Iterator[Any]:
+    """Every guarded data set inside a data set and its wrappers."""
+    from mmccd.data import GuardedDataset  # imports both tasks' packages: not before there is a data set
+    if isinstance(dataset, GuardedDataset):
+        yield dataset
+    for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
+        if inner is not None:
+            yield from guarded_datasets(inner)
+
+
+@HOOKS.register_module()
+class BrokenPicturesHook(Hook):
+    """Gather what the processes skipped, write it to ``<work_dir>/broken_pictures.txt``, and stop if it is too much.
+
+    A line for each picture: its path, how often it was skipped in this run, and what is wrong with it. The share that
+    may be broken is the data set's ``max_broken`` (:class:`mmccd.data.GuardedDataset`); a process counts its own
+    pictures at once, those of all processes are put together here.
+
+    Args:
+        interval (int): Iterations between two looks; there is one at every epoch's end as well. Default: 100.
+
+    Raises:
+        ValueError: If ``interval`` is less than 1.
+        BrokenPictureError: While training, if too many pictures are broken.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, interval: int = 100) -> None:
+        if interval < 1:
+            raise ValueError(f'interval must be at least 1, got {interval}')
+        self.interval = interval
+        self._written = 0
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Look every ``interval`` iterations."""
+        if self.every_n_train_iters(runner, self.interval):
+            self._look(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look, and say how many there are."""
+        broken = self._look(runner)
+        if broken:
+            runner.logger.warning(f'{len(broken)} broken pictures were skipped so far, listed in '
+                                  f'{osp.join(runner.work_dir, FILE)}')
+
+    def _look(self, runner: Runner) -> Counter:
+        """How often each picture was skipped, by all processes."""
+        datasets = list(guarded_datasets(runner.train_dataloader.dataset))
+        counts: list[Counter] = [Counter() for _ in datasets]
+        for of_process in all_gather_object([dataset.broken() for dataset in datasets]):
+            for count, own in zip(counts, of_process):
+                count.update(own)
+        broken = sum(counts, Counter())
+        times = sum(broken.values())
+        if times != self._written and runner.rank == 0:
+            with open(osp.join(runner.work_dir, FILE), 'w') as f:
+                f.writelines(f'{path}\t{n}\t{why_broken(path) or "it can be read by now"}\n'
+                             for path, n in sorted(broken.items()))
+            self._written = times
+        for dataset, count in zip(datasets, counts):
+            if count:
+                dataset.check_share(len(count), next(iter(count)))
+        return broken

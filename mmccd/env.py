@@ -1,0 +1,69 @@
+"""The packages that mmccd needs, the process that it runs in, and the C library's memory."""
+from __future__ import annotations
+
+import ctypes
+import platform
+from importlib import metadata, util
+
+# import name: (oldest version that is tested, distributions that provide it, the maintained one first)
+REQUIRED = {
+    'torch': ('2.6.0', ('torch', )),
+    'torchvision': ('0.21.0', ('torchvision', )),
+    'mmengine': ('0.10.7', ('onedl-mmengine', 'mmengine')),
+    'mmcv': ('2.1.0', ('onedl-mmcv', 'mmcv', 'mmcv-lite')),
+    'mmdet': ('3.3.0', ('onedl-mmdetection', 'mmdet')),
+}
+OPTIONAL = {
+    'mmpretrain': ('1.2.0', ('onedl-mmpretrain', 'mmpretrain')),
+}
+
+
+def installed_distribution(name: str) -> tuple[str, str] | None:
+    """``(distribution, version)`` that provides the import ``name``, or None. Imports nothing."""
+    _, distributions = {**REQUIRED, **OPTIONAL}[name]
+    for distribution in distributions:
+        try:
+            return distribution, metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check_requirements(*optional: str) -> None:
+    """Raise ImportError, with one line and one command a package, if something is missing or too old.
+
+    Args:
+        *optional (str): Import names out of ``OPTIONAL`` that are needed now as well, e.g. ``'mmpretrain'``.
+    """
+    from packaging.version import Version  # not at the top: the table above is read where packages are missing, too
+
+    problems = []
+    for name in (*REQUIRED, *optional):
+        oldest, distributions = {**REQUIRED, **OPTIONAL}[name]
+        found = installed_distribution(name)
+        # A checkout on PYTHONPATH has no distribution: that it can be imported has to do.
+        if found is None and util.find_spec(name) is None:
+            problems.append(f'{name} is not installed: pip install "{distributions[0]}>={oldest}"')
+        elif found is not None and Version(found[1]) < Version(oldest):
+            problems.append(f'{name} is too old ({found[0]} {found[1]}, needed is {oldest} or newer): '
+                            f'pip install "{found[0]}>={oldest}"')
+    if problems:
+        raise ImportError('mmccd needs other packages:\n  ' + '\n  '.join(problems) +
+                          '\nThe set that is tested together is in requirements.txt; tools/checks/check_env.py looks '
+                          'into the whole environment.')
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: returned to the system, every large tensor's pages are cleared and mapped anew.
+
+    An eighth of a training step on the CPU. Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if platform.libc_ver()[0] == 'glibc' else None
+    if mallopt is not None:
+        for parameter, value in ((-4, 0), (-1, -1)):  # M_MMAP_MAX: nothing by mmap; M_TRIM_THRESHOLD: never
+            mallopt(parameter, value)
+
+
+def is_local(checkpoint: str) -> bool:
+    """Whether a checkpoint is named by a path, not by a URL or a name like torchvision://resnet50."""
+    return '://' not in checkpoint

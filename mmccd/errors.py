@@ -1,0 +1,32 @@
+"""What mmccd raises where a command or a config has to be changed, and the names that its messages suggest."""
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """Something in the command or the config that its author has to change; the message is all he needs.
+
+    Attributes:
+        everywhere (bool): Whether all processes of a run raise it alike, so that one message a machine will do.
+    """
+
+    everywhere = True
+
+
+def suggest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.5) -> str:
+    """End of a message: '; did you mean ...?' with the nearest of ``names``, '' if none is near.
+
+    Args:
+        name (str): What was asked for.
+        names (Iterable[str]): What there is.
+        n (int): Number of names at most. Default: 1.
+        cutoff (float): Similarity from which a name is near, 0 to 1. Default: 0.5.
+
+    Example:
+        >>> suggest('mmccd.CDC', ['mmccd.CCD', 'mmccd.SE'])
+        "; did you mean 'mmccd.CCD'?"
+    """
+    near = difflib.get_close_matches(name, list(names), n=n, cutoff=cutoff)
+    return f'; did you mean {" or ".join(map(repr, near))}?' if near else ''

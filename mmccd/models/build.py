@@ -1,0 +1,41 @@
+"""Building a model out of a config, with one clear error for what its author has to change."""
+from __future__ import annotations
+
+import copy
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmccd.errors import UserError
+
+
+def check_model(cfg: Config, device: str = 'meta') -> nn.Module:
+    """Build the model, without memory for its weights: what mmccd finds wrong with it becomes a :class:`UserError`.
+
+    The runner builds its own, after it has set the seed; this one has the names and shapes of the tensors. On
+    another ``device`` it has weights, too.
+    """
+    try:
+        with torch.device(device):
+            return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.get('default_scope')))
+    except (TypeError, ValueError, KeyError) as e:
+        own = _raised_in_mmccd(e)
+        if own is None and isinstance(e, TypeError) and 'unexpected keyword argument' in str(e):
+            own = e  # whichever class it is, the config misspells an option
+        if own is None:
+            raise
+        raise UserError(f'the model of the config cannot be built: {own.args[0]}') from e
+
+
+def _raised_in_mmccd(error: BaseException | None) -> BaseException | None:
+    """The exception behind ``error`` that came out of mmccd's own code; None for all others."""
+    while error is not None:
+        end = error.__traceback__
+        while end.tb_next is not None:
+            end = end.tb_next
+        if end.tb_frame.f_globals.get('__name__', '').startswith('mmccd.'):
+            return error
+        error = error.__context__  # some versions of mmengine's registries raise their own in place of it
+    return None

@@ -1,0 +1,62 @@
+"""The parts of CCD that depend on height and width, in operators that ONNX has: one graph for any size.
+
+``ccd_gate`` takes them while ONNX is exported. ONNX has no adaptive pooling, so poolings are products with matrices
+that the graph makes from the size it gets; cells are found in integers, as everywhere; and nothing is decided by the
+size of the picture that is traced, a single pixel included.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .functional import FLATNESS
+
+
+def _cells(size: int | Tensor, cells: int) -> Tensor:
+    """As ``nearest_cells``: floor(i * cells / size), (size,). Truncation is one operator of ONNX, floor nine."""
+    return torch.div(torch.arange(size) * cells, size, rounding_mode='trunc')
+
+
+def pooling_matrix(size: int | Tensor, cells: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(cells, size): row i averages the positions floor(i * size / cells) to ceil((i + 1) * size / cells) - 1."""
+    i = torch.arange(cells)
+    start = torch.div(i * size, cells, rounding_mode='trunc')
+    end = torch.div((i + 1) * size + (cells - 1), cells, rounding_mode='trunc')
+    position = torch.arange(size)
+    inside = (position >= start[:, None]) & (position < end[:, None])
+    return inside.to(dtype) / (end - start).to(dtype)[:, None]
+
+
+def pooled_context(z: Tensor, scales: Sequence[int]) -> Tensor:
+    """Mean of the poolings, upsampled to the size of ``z``, (N, C, H, W)."""
+    height, width = z.shape[-2:]
+    grid = max(scales)
+    total = 0
+    for s in scales:
+        if s == 1:  # (N, C, 1, 1), added to every cell
+            total = total + z.mean((2, 3), keepdim=True)
+            continue
+        p = pooling_matrix(height, s, z.dtype) @ (z @ pooling_matrix(width, s, z.dtype).T)  # (N, C, s, s)
+        cells = _cells(grid, s)
+        total = total + (p if s == grid else p.index_select(2, cells).index_select(3, cells))
+    # Columns by a product with ones and zeros: onnxruntime's Gather is slow along the last axis.
+    columns = (_cells(width, grid) == torch.arange(grid)[:, None]).to(z.dtype)  # (grid, W)
+    return (total / len(scales) @ columns).index_select(2, _cells(height, grid))
+
+
+def normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tensor:
+    """Normalise (N, G, H, W) over H and W; 0 where it is flat."""
+    if normalize is None:
+        return d
+    tolerance = FLATNESS * torch.finfo(d.dtype).eps
+    if normalize == 'zscore':
+        mean = d.mean((2, 3), keepdim=True)
+        pixels = torch.ones_like(d[:1, :1]).sum()
+        variance = (d - mean).square().sum((2, 3), keepdim=True) / (pixels - 1).clamp_min(1)  # N - 1
+        std = variance.sqrt()
+        return ((d - mean) / (std + eps)).masked_fill(std <= tolerance * mean.abs(), 0)
+    low, high = d.amin((2, 3), keepdim=True), d.amax((2, 3), keepdim=True)
+    flat = high - low <= tolerance * torch.maximum(low.abs(), high.abs())
+    return ((d - low) / (high - low).masked_fill(flat, 1)).masked_fill(flat, 0)

@@ -1,1 +1,0 @@
-"""Helpers that no other room of the package owns."""

@@ -1,0 +1,117 @@
+"""Files appear whole or not at all."""
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+
+import pytest
+
+from mmccd.checkpoints import files
+from mmccd.checkpoints.files import (
+    AtomicBackend,
+    remove_with_checksum,
+    verify_checksum,
+    write_atomically,
+    write_with_checksum,
+)
+
+
+@pytest.fixture
+def path(tmp_path) -> str:
+    return str(tmp_path / 'x.pth')
+
+
+def read(path: str) -> bytes:
+    with open(path, 'rb') as f:
+        return f.read()
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+
+
+def crash_after(monkeypatch, changes: int) -> None:
+    """Let so many changes of the disk happen; the next one, and whatever would tidy up after it, does not."""
+    left = iter(range(changes))
+
+    def until_crash(original):
+        def call(*args, **kwargs):
+            if next(left, None) is None:
+                raise Crash
+            return original(*args, **kwargs)
+        return call
+
+    for name in ('replace', 'remove', 'fsync'):
+        monkeypatch.setattr(files.os, name, until_crash(getattr(os, name)))
+
+
+def test_every_crash_leaves_the_old_or_the_new(tmp_path, monkeypatch):
+    """A crash before each change in turn: the content is old or new, and no checksum speaks against it."""
+    seen = set()
+    for changes in range(20):
+        path = str(tmp_path / f'{changes}.pth')
+        write_with_checksum(path, b'old')
+        with monkeypatch.context() as m:
+            crash_after(m, changes)
+            try:
+                write_with_checksum(path, b'new')
+                crashed = False
+            except Crash:
+                crashed = True
+        seen.add((read(path), verify_checksum(path)))
+        if not crashed:
+            break
+    assert not crashed
+    assert seen == {(b'old', True), (b'old', False), (b'new', False), (b'new', True)}
+
+
+def test_content_and_checksum(path):
+    for content in (b'old', b'new' * 1000):
+        write_with_checksum(path, content)
+        assert read(path) == content
+        assert read(path + '.sha256') == f'{hashlib.sha256(content).hexdigest()}  x.pth\n'.encode()
+        assert verify_checksum(path)
+    remove_with_checksum(path)
+    assert not os.listdir(os.path.dirname(path))
+    write_atomically(path, b'alone')
+    assert os.listdir(os.path.dirname(path)) == ['x.pth']
+    assert not verify_checksum(path)
+    remove_with_checksum(path)
+
+
+@pytest.mark.parametrize('damaged', [b'', b'ne', b'new ', b'nEw'])
+def test_damage(path, damaged):
+    write_with_checksum(path, b'new')
+    with open(path, 'wb') as f:
+        f.write(damaged)
+    with pytest.raises(ValueError, match=r'x\.pth is not what was written: it differs from x\.pth\.sha256'):
+        verify_checksum(path)
+
+
+def test_no_room(path):
+    """The old file and its checksum stay, nothing half written does; the message has path, reason and sizes."""
+    backend = AtomicBackend()
+    backend.put(b'old', path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r'x\.pth could not be written: File too large\. It takes 2\.0 MB, and '
+                           r'[0-9.]+ MB are free there\. Earlier .* --resume'):
+            backend.put(bytes(2_000_000), path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert read(path) == b'old'
+    assert verify_checksum(path)
+    assert sorted(os.listdir(os.path.dirname(path))) == ['x.pth', 'x.pth.sha256']
+    backend.remove(path)
+    assert not os.listdir(os.path.dirname(path))
+
+
+def test_folder_that_is_a_file(tmp_path):
+    (tmp_path / 'f').write_text('')
+    with pytest.raises(OSError, match=r'x\.pth could not be written: ') as caught:
+        AtomicBackend().put(b'new', str(tmp_path / 'f' / 'x.pth'))
+    assert 'MB are free' not in str(caught.value)

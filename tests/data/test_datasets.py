@@ -1,0 +1,215 @@
+"""Data sets with broken pictures, through loaders with and without worker processes."""
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import DATASETS, DefaultScope
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from mmccd.data import BrokenPictureError, GuardedDataset
+from mmccd.data.datasets import is_inside
+from mmccd.errors import UserError
+
+LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_path', 'img_id'))
+
+
+def coco(root, part='train', **options) -> GuardedDataset:
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return DATASETS.build(
+            dict(
+                type='mmccd.CocoDataset',
+                data_root=str(root),
+                ann_file=f'{part}.json',
+                data_prefix=dict(img=f'{part}/'),
+                metainfo=dict(classes=('cat', 'dog')),
+                pipeline=[LOAD, PACK],
+                **options))
+
+
+def folders(root, **options) -> GuardedDataset:
+    pytest.importorskip('mmpretrain')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return DATASETS.build(
+            dict(type='mmccd.CustomDataset', data_root=str(root), pipeline=[LOAD, dict(type='PackInputs')], **options))
+
+
+@pytest.fixture
+def toy_folders(tmp_path):
+    """Two classes of 4 pictures."""
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            Image.new('RGB', (8, 8), (i, 0, 0)).save(tmp_path / name / f'{i}.png')
+    return tmp_path
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def paths(dataset, workers=0) -> list[str]:
+    loader = iter(DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=lambda x: x))
+    try:
+        return [sample['data_samples'].metainfo['img_path'] for [sample] in loader]
+    finally:
+        if workers:
+            loader._shutdown_workers()  # not only when pytest lets go of the error
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('damage', [cut, lambda p: p.unlink(), lambda p: p.write_bytes(b''),
+                                    lambda p: p.write_text('no picture')], ids=['cut', 'gone', 'empty', 'text'])
+def test_skipped_in_training(toy_coco, damage, workers):
+    """Another picture takes its place, and the count arrives in this process."""
+    np.random.seed(0)
+    broken = toy_coco / 'train' / '3.jpg'
+    damage(broken)
+    dataset = coco(toy_coco, max_broken=0.2)
+    found = paths(dataset, workers)
+    assert len(found) == 6
+    assert str(broken) not in found
+    assert {str(toy_coco / 'train' / f'{i}.jpg') for i in (1, 2, 4, 5, 6)} == set(found)
+    assert list(dataset.broken()) == [str(broken)]
+    assert dataset.broken()[str(broken)] >= 1
+
+
+def test_whole_pictures_are_untouched(toy_coco):
+    dataset = coco(toy_coco, max_broken=0.2)
+    assert dataset.broken() == {}
+    stock = DATASETS.get('mmdet.CocoDataset')(
+        data_root=str(toy_coco), ann_file='train.json', data_prefix=dict(img='train/'),
+        metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+    for i in range(6):
+        assert dataset.get_data_info(i) == stock.get_data_info(i)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_too_many(toy_coco, workers):
+    """3 of 6 where 2 are allowed: no endless drawing, and one message, out of a worker as well."""
+    dataset = coco(toy_coco, max_broken=0.4)
+    for i in (1, 2, 3):
+        (toy_coco / 'train' / f'{i}.jpg').unlink()
+    with pytest.raises(BrokenPictureError) as error:
+        paths(dataset, workers)
+        paths(dataset, workers)  # should another one have taken the place of all three
+    assert re.fullmatch(
+        r'3 of 6 training pictures cannot be used, more than max_broken=0\.4 of the data set allows, '
+        r'\S+/train/[123]\.jpg among them; tools/checks/check_dataset\.py CONFIG says what else is wrong with the data',
+        str(error.value))
+
+
+def test_all_are_broken(toy_coco):
+    for path in (toy_coco / 'train').iterdir():
+        path.write_bytes(b'')
+    with pytest.raises(BrokenPictureError, match=r'1 of 6 training pictures cannot be used, more than max_broken=0\.1'):
+        coco(toy_coco, max_broken=0.1)[0]
+    with pytest.raises(Exception, match='Cannot find valid image after 20'):  # all may be: mmengine's own limit
+        coco(toy_coco, max_broken=1, max_refetch=20)[0]
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('options', [dict(test_mode=True, max_broken=0.5), dict()])
+def test_evaluation_skips_nothing(toy_coco, workers, options):
+    cut(toy_coco / 'val' / '2.jpg')
+    dataset = coco(toy_coco, 'val', **options)
+    with pytest.raises(BrokenPictureError) as error:
+        paths(dataset, workers)
+    message = str(error.value)
+    assert message.startswith(f'picture {toy_coco / "val" / "2.jpg"} cannot be used: image file is truncated')
+    assert '\n' not in message
+    assert dataset.broken() == {}
+
+
+def test_other_errors_stay(toy_coco):
+    """A fault of the pipeline is none of a picture."""
+    dataset = coco(toy_coco, max_broken=0.5)
+    dataset.pipeline.transforms[1] = lambda results: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        dataset[0]
+    assert dataset.broken() == {}
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_classification(toy_folders, workers):
+    np.random.seed(0)
+    cut(toy_folders / 'b' / '2.png')
+    (toy_folders / 'b' / '2.png').write_bytes(b'\x89PNG')
+    dataset = folders(toy_folders, max_broken=0.2)
+    loader = DataLoader(dataset, num_workers=workers, collate_fn=lambda x: x)
+    assert len([sample for [sample] in loader]) == 8
+    assert list(dataset.broken()) == [str(toy_folders / 'b' / '2.png')]
+    with pytest.raises(BrokenPictureError, match=r'2\.png cannot be used'):
+        folders(toy_folders)[6]
+
+
+def test_imagenet(tmp_path):
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'meta' / 'val.txt').write_text('x.JPEG 5\n')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        dataset = DATASETS.build(dict(type='mmccd.ImageNet', data_root=str(tmp_path), split='val', pipeline=[]))
+    assert dataset.get_data_info(0)['gt_label'] == 5
+    assert len(dataset.metainfo['classes']) == 1000
+
+
+@pytest.mark.parametrize('name', ['/etc/hostname', '../../secret.jpg', 'x/../../../secret.jpg'])
+def test_paths_outside(toy_coco, toy_folders, name):
+    content = json.loads((toy_coco / 'train.json').read_text())
+    content['images'][2]['file_name'] = name
+    (toy_coco / 'train.json').write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'train\.json names a picture outside of the data root '):
+        coco(toy_coco)
+    (toy_folders / 'x.txt').write_text(f'{name} 0\n')
+    with pytest.raises(UserError, match=r'x\.txt names a picture outside of the data root'):
+        folders(toy_folders, ann_file='x.txt', data_prefix='a')
+
+
+def test_paths_inside(toy_coco):
+    """Another folder of the same root, and a root that is written with dots."""
+    content = json.loads((toy_coco / 'train.json').read_text())
+    content['images'][2]['file_name'] = '../val/1.jpg'
+    (toy_coco / 'train.json').write_text(json.dumps(content))
+    assert coco(toy_coco)[2]['data_samples'].img_id == 3
+    assert coco(toy_coco / '..' / toy_coco.name)[2]['data_samples'].img_id == 3
+
+
+def test_is_inside():
+    assert is_inside('data/coco/x.jpg', 'data/coco/')
+    assert is_inside('data/coco/..x.jpg', 'data/coco')
+    assert is_inside('../data/x.jpg', '../data')
+    assert is_inside('/data/x', '/data')
+    assert is_inside('x.jpg', '.')
+    assert not is_inside('data/coco2/x.jpg', 'data/coco')
+    assert not is_inside('data/coco/../x.jpg', 'data/coco')
+    assert not is_inside('/data/x', 'data')
+    assert not is_inside('../x.jpg', '.')
+
+
+@pytest.mark.parametrize('content', ['{}', '[]', '{"images": 3}', 'no JSON', '{"images": [{"id": 1}], "annotations": '
+                                     '[], "categories": [{"id": 1, "name": "cat"}]}'])
+def test_annotations_that_are_none(toy_coco, content):
+    (toy_coco / 'train.json').write_text(content)
+    with pytest.raises(UserError, match=r'the annotations .*train\.json cannot be used \(\w+: .*check_dataset\.py'):
+        coco(toy_coco)
+
+
+@pytest.mark.parametrize('value', [-0.1, 1.1, '1', None, True, float('nan')])
+def test_max_broken_is_a_share(toy_coco, value):
+    with pytest.raises(ValueError, match='max_broken must be a share from 0 to 1, got '):
+        coco(toy_coco, max_broken=value)
+
+
+def test_counts_survive_spawned_workers(toy_coco):
+    """Spawned processes get the data set pickled; the counts are shared none the less."""
+    (toy_coco / 'train' / '1.jpg').unlink()
+    dataset = coco(toy_coco, max_broken=0.5)
+    context = torch.multiprocessing.get_context('spawn')
+    process = context.Process(target=dataset.__getitem__, args=(0, ))
+    process.start()
+    process.join(120)
+    assert dataset.broken() == {str(toy_coco / 'train' / '1.jpg'): 1}

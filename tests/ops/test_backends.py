@@ -1,0 +1,569 @@
+"""Every implementation of CCD against the textbook composition in float64, value and gradients, and inside PyTorch."""
+import importlib
+import itertools
+import math
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+import torch._dynamo.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.library import opcheck
+
+from mmccd.models import CCD, AttentionResNet
+from mmccd.ops import ccd, ccd_add_relu, ccd_reference
+from mmccd.ops import torch_backend as ccd_torch
+from mmccd.ops.functional import CCDOptions
+from mmccd.ops.numba_backend import launch as ccd_cpu
+
+NO_NUMBA = ccd_cpu.unavailable(torch.empty(0))
+IMPLS = ['torch', pytest.param('cpu', marks=pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA)))]
+SHAPES = [  # (N, C, H, W), groups
+    ((2, 6, 1, 1), 2),  # no deviation; below a vector of the CPU loops
+    ((2, 6, 1, 9), 2),  # one row
+    ((1, 4, 1, 37), 2),  # one row of more than a vector
+    ((1, 4, 19, 1), 2),  # one column
+    ((1, 6, 13, 11), 2),  # primes: adaptive bins overlap
+    ((1, 3, 82, 2), 1),  # F.interpolate reads row 41 from the wrong cell
+    ((2, 8, 7, 7), 8),  # last stage at 224; one channel a group
+    ((1, 64, 7, 7), 2),  # 32 channels a group
+    ((1, 12, 14, 14), 4),  # third stage; 3 channels a group, the CPU loops take 4 at a time
+    ((2, 8, 17, 16), 2),  # exactly a vector wide
+    ((1, 8, 28, 28), 2),  # divisible by 4: bins do not overlap
+    ((1, 6, 25, 42), 2),  # last stage at 800 x 1344
+    ((1, 8, 200, 336), 1),  # first stage at 800 x 1344; with fewer channels the greatest cosine, 1, has ties
+]
+SCALES = [(1, ), (1, 2, 4), (1, 4, 8), (3, 5)]
+OPTIONS = [dict(similarity=s, normalize=n) for s in ('dot', 'cosine') for n in ('zscore', 'minmax', None)]
+
+
+def make(shape, groups, dtype=torch.float32, seed=0):
+    """x, scale, bias, grad_y of numbers that ``dtype`` holds exactly."""
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(s, generator=rng).to(dtype) for s in (shape, groups, groups, shape)]
+
+
+def evaluate(function, tensors, dtype):
+    """y and the gradients of x, scale and bias, in float64."""
+    x, scale, bias, grad_y = (t.detach().to(dtype) for t in tensors)
+    arguments = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, scale, bias)]
+    y = function(*arguments)
+    y.backward(grad_y)
+    return [t.double() for t in (y.detach(), *(a.grad for a in arguments))]
+
+
+def errors(got, expected):
+    return [((g - e).abs().max() / e.abs().max().clamp_min(1e-30)).item() for g, e in zip(got, expected)]
+
+
+def check(impl, tensors, groups, dtype=torch.float32, **options):
+    """At most twice the error of the reference in the same dtype, and of what one rounding of x makes of the result.
+
+    The second part says how well the numbers can be known at all: sums that cancel (the gradient of ``scale``), an
+    extremum that is nearly shared. The last 1e-6 (8 float32 ulp) is for those where the reference is right by luck. The
+    cosine of one channel is its sign: what flows through it cancels to 0, from terms of size 1 / |x|.
+    """
+    def reference(*a):
+        return ccd_reference(*a, groups, **options)
+
+    expected = evaluate(reference, tensors, torch.float64)
+    got = evaluate(lambda *a: ccd(*a, groups, impl=impl, **options), tensors, dtype)
+    allowed = errors(evaluate(reference, tensors, dtype), expected)
+    x = tensors[0].double()
+    nudged = x * (1 + torch.finfo(dtype).eps / 2 * torch.sign(torch.randn(x.shape, dtype=torch.float64)))
+    nudge = errors(evaluate(reference, [nudged, *tensors[1:]], torch.float64), expected)
+    floor = 8 * torch.finfo(dtype).eps
+    if options.get('similarity') == 'cosine' and tensors[0].shape[1] == groups:
+        floor *= 100
+    for name, g, a, n in zip(('y', 'grad_x', 'grad_scale', 'grad_bias'), errors(got, expected), allowed, nudge):
+        assert g <= 2 * (a + n) + floor, f'{name}: error {g:.1e}, reference {a:.1e}, one rounding {n:.1e}'
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids=lambda o: '-'.join(map(str, o.values())))
+@pytest.mark.parametrize(('shape', 'groups'), SHAPES, ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_against_float64(impl, shape, groups, options):
+    for scales in SCALES:
+        check(impl, make(shape, groups), groups, scales=scales, **options)
+
+
+@pytest.mark.parametrize('options', OPTIONS, ids=lambda o: '-'.join(map(str, o.values())))
+@pytest.mark.parametrize(('shape', 'groups'), SHAPES, ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_same_maths_in_float64(impl, shape, groups, options):
+    tensors = make(shape, groups)
+    for scales in SCALES:
+        expected, got = (evaluate(lambda *a: f(*a, groups, scales, **options), tensors, torch.float64)  # noqa: B023
+                         for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k)))
+        for g, e in zip(got, expected):
+            # 1e-10 where all is 0, as the gradient of scale at a single pixel.
+            assert (g - e).abs().max() <= 1e-10 * (1 + e.abs().max())
+
+
+@pytest.mark.parametrize(('shape', 'groups'), [((2, 64, 7, 7), 2), ((2, 12, 14, 9), 4), ((1, 8, 25, 42), 2)], ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_memory_layouts(impl, shape, groups):
+    x, scale, bias, grad_y = make(shape, groups)
+    n, c, h, w = shape
+    layouts = dict(
+        channels_last=lambda t: t.to(memory_format=torch.channels_last),
+        transposed=lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
+        every_second=lambda t: t.new_zeros(n, 2 * c, 2 * h, 2 * w)[:, ::2, ::2, ::2].copy_(t),
+        some_channels=lambda t: t.new_zeros(n, c + 3, h, w)[:, 1:c + 1].copy_(t),
+        tail=lambda t: t.new_zeros(n * c * h * w + 5)[5:].view(n, c, h, w).copy_(t),  # not aligned to a vector
+    )
+    expected = evaluate(lambda *a: ccd(*a, groups, impl=impl), (x, scale, bias, grad_y), torch.float64)
+    for in_layout, grad_layout in itertools.product([*layouts.values(), lambda t: t], repeat=2):
+        a = [in_layout(x).detach().requires_grad_(), scale.clone().requires_grad_(), bias.clone().requires_grad_()]
+        y = ccd(*a, groups, impl=impl)
+        y.backward(grad_layout(grad_y))
+        assert y.stride() == torch.empty_like(in_layout(x)).stride()
+        for got, e in zip((y, *(t.grad for t in a)), expected):
+            assert torch.allclose(got.double(), e, rtol=1e-4, atol=2e-5 * e.abs().max().item())
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_expanded_gradient(impl):
+    x, scale, bias, _ = make((2, 8, 9, 6), 4)
+    results = []
+    for f in (ccd_reference, lambda *a: ccd(*a, impl=impl)):
+        a = [t.double().requires_grad_() for t in (x, scale, bias)]
+        f(*a, 4).sum().backward()  # strides 0
+        results.append([t.grad for t in a])
+    assert all(torch.allclose(g, e, rtol=1e-10) for g, e in zip(*results))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_half_precision(impl, layout, dtype):
+    x, scale, bias, grad_y = make((2, 16, 13, 21), 4, dtype)
+    check(impl, (x.to(memory_format=layout), scale, bias, grad_y), 4, dtype)
+    a = [x.clone().requires_grad_(), scale.float().requires_grad_(), bias.float().requires_grad_()]
+    y = ccd(*a, 4, impl=impl)
+    y.backward(grad_y)
+    assert y.dtype == a[0].grad.dtype == dtype
+    assert a[1].grad.dtype == a[2].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize('options', [{}, dict(similarity='cosine'), dict(normalize='minmax'), dict(scales=(3, 5)),
+                                     dict(normalize=None, gain=1.3)], ids=str)
+@pytest.mark.parametrize('shape', [(2, 4, 5, 7), (1, 2, 2, 18)])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_gradcheck(impl, shape, options):
+    arguments = [t.double().requires_grad_() for t in make(shape, 2)[:3]]
+    assert torch.autograd.gradcheck(lambda *a: ccd(*a, 2, impl=impl, **options), arguments)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), st.integers(1, 40)),
+    groups=st.integers(1, 3), scales=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    options=st.sampled_from(OPTIONS), layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    gain=st.sampled_from([1.0, 1.3679]))
+@pytest.mark.parametrize('impl', IMPLS)
+def test_fuzz(impl, shape, groups, scales, options, layout, gain):
+    n, per_group, h, w = shape
+    tensors = make((n, per_group * groups, h, w), groups)
+    tensors[0] = tensors[0].to(memory_format=layout)
+    expected, got = (evaluate(lambda *a: f(*a, groups, tuple(scales), gain=gain, **options),  # noqa: B023
+                              tensors, torch.float64)
+                     for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k)))
+    for g, e in zip(got, expected):
+        assert (g - e).abs().max() <= 1e-8 * (1 + e.abs().max())
+
+
+@pytest.mark.parametrize('normalize', ['zscore', 'minmax'])
+@pytest.mark.parametrize('similarity', ['dot', 'cosine'])
+@pytest.mark.parametrize('size', [(1, 1), (1, 9), (7, 7), (25, 42), (100, 167)])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_flat_map(impl, size, similarity, normalize):
+    for factor in (0.0, 1e-3, 1.0, 3.7e3):
+        x = (torch.randn(2, 16, 1, 1) * factor).expand(2, 16, *size).contiguous().requires_grad_()
+        scale, bias = torch.full((4, ), 5., requires_grad=True), torch.full((4, ), 0.3, requires_grad=True)
+        y = ccd(x, scale, bias, 4, similarity=similarity, normalize=normalize, impl=impl)
+        gate = 1 / (1 + math.exp(-0.3))
+        assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
+        y.sum().backward()
+        assert torch.allclose(x.grad, torch.full_like(x, gate), rtol=1e-5)
+        assert torch.equal(scale.grad, torch.zeros(4))
+        assert torch.allclose(bias.grad, (x.detach().sum((0, 2, 3)).view(4, 4).sum(1) * gate * (1 - gate)), rtol=1e-3,
+                              atol=1e-3 * factor)
+
+
+@pytest.mark.parametrize('shape', [(0, 4, 5, 5), (1, 4, 7, 7), (1, 4, 20, 30)])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_empty_batch_and_zeros(impl, shape):
+    x, scale, bias = torch.zeros(shape, requires_grad=True), torch.ones(2, requires_grad=True), torch.ones(2)
+    y = ccd(x, scale, bias, 2, impl=impl)
+    assert y.shape == shape
+    y.sum().backward()
+    assert torch.allclose(x.grad, torch.full(shape, 1 / (1 + math.exp(-1))))
+    assert torch.equal(scale.grad, torch.zeros(2))
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf])
+@pytest.mark.parametrize('normalize', ['zscore', 'minmax', None])
+@pytest.mark.parametrize('shape', [(1, 4, 7, 7), (1, 4, 20, 30)])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_what_is_not_finite_stays_so(impl, shape, normalize, value):
+    # In the map's group alone, so that a loss scaler or a detector of anomalies sees it.
+    x, scale, bias, _ = make(shape, 2)
+    x[0, 0, 3, 3] = value
+    y = ccd(x, scale, bias, 2, normalize=normalize, impl=impl)
+    assert y[:, 2:].isfinite().all()
+    assert not y[:, :2].isfinite().all()
+    if normalize and math.isnan(value):
+        assert y[:, :2].isnan().all()
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_large_logits(impl):
+    # Beyond exp(88) = Inf. A factor of 200 lifts the last digit of the similarity to the gate's fifth.
+    x, scale, bias, grad_y = make((1, 4, 9, 9), 2)
+    tensors = (x, scale * 200, bias, grad_y)
+    expected = evaluate(lambda *a: ccd_reference(*a, 2), tensors, torch.float64)
+    got = evaluate(lambda *a: ccd(*a, 2, impl=impl), tensors, torch.float32)
+    assert max(errors(got, expected)) < 1e-4
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_only_asked_for_gradients(impl):
+    x, scale, bias, grad_y = make((2, 8, 9, 6), 4)
+    everything = [t.clone().requires_grad_() for t in (x, scale, bias)]
+    ccd(*everything, 4, impl=impl).backward(grad_y)
+    for needed in itertools.product((False, True), repeat=3):
+        a = [t.clone().requires_grad_(n) for t, n in zip((x, scale, bias), needed)]
+        y = ccd(*a, 4, impl=impl)
+        assert y.requires_grad == any(needed)
+        if any(needed):
+            y.backward(grad_y)
+        for t, full, n in zip(a, everything, needed):
+            assert torch.allclose(t.grad, full.grad, rtol=1e-5) if n else t.grad is None
+
+
+@pytest.mark.parametrize(('shape', 'groups'), [((8, 256, 28, 28), 64), ((2, 1024, 14, 14), 64), ((2, 2048, 7, 7), 64)],
+                         ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_memory_kept_for_backward(impl, shape, groups):
+    x, scale, bias, _ = make(shape, groups)
+    x.requires_grad_()
+    kept = {}
+
+    def pack(t):
+        kept[t.data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        y = ccd(x, scale.requires_grad_(), bias.requires_grad_(), groups, impl=impl)
+    assert kept.pop(x.data_ptr()) == x.numel() * 4
+    assert y.data_ptr() not in kept
+    assert sum(kept.values()) <= 0.6 * x.numel() * 4
+    kept.clear()
+    with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        ccd(x, scale, bias, groups, impl=impl)
+    assert not kept
+
+
+@pytest.mark.parametrize('impl', ['auto', *IMPLS])
+def test_opcheck(impl):
+    options = ([1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, impl)
+    for dtype in (torch.float32, torch.float64):
+        x, scale, bias, grad_y = make((2, 8, 9, 7), 4, dtype)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            a = [t.clone(memory_format=torch.preserve_format).requires_grad_()
+                 for t in (x.to(memory_format=layout), scale, bias)]
+            opcheck(torch.ops.mmccd.ccd_forward, (*a, 4, *options, True))
+            opcheck(torch.ops.mmccd.ccd_forward, (*(t.detach() for t in a), 4, *options, False))
+            _, *saved = torch.ops.mmccd.ccd_forward(*(t.detach() for t in a), 4, *options, True)
+            opcheck(torch.ops.mmccd.ccd_backward,
+                    (grad_y, *(t.detach() for t in a), *saved, 4, *options, True))
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_second_derivative_is_refused(impl):
+    x, scale, bias, _ = make((1, 4, 5, 5), 2)
+    x.requires_grad_()
+    grad, = torch.autograd.grad(ccd(x, scale, bias, 2, impl=impl).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r'ccd has no second derivative; take it through mmccd\.ops\.ccd_reference'):
+        grad.sum().backward()
+
+
+@pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA))
+def test_calls_from_several_threads():
+    # Different sizes at once, larger than what one thread does alone.
+    cases = [make((2, 16, 40 + i, 50 + 3 * i), 4) for i in range(4)]
+    expected = [evaluate(lambda *a: ccd(*a, 4, impl='cpu'), case, torch.float32) for case in cases]
+    wrong = []
+
+    def work(i):
+        for _ in range(20):
+            got = evaluate(lambda *a: ccd(*a, 4, impl='cpu'), cases[i], torch.float32)
+            if not all(torch.equal(g, e) for g, e in zip(got, expected[i])):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work, args=(i, )) for i in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong
+
+
+@pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA))
+@pytest.mark.parametrize('openmp', [True, False])
+def test_result_does_not_depend_on_threads(openmp, monkeypatch):
+    if not openmp:
+        monkeypatch.setattr(ccd_cpu, '_openmp', lambda: None)
+    tensors = make((2, 64, 28, 28), 16)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(evaluate(lambda *a: ccd(*a, 16, impl='cpu'), tensors, torch.float32))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize(('impl', 'error', 'message'), [
+    ('triton', ValueError, "impl='triton' cannot run here: "),
+    ('cuda', ValueError, r"impl must be one of \('auto', 'torch', 'cpu', 'triton'\), got 'cuda'"),
+])
+def test_impl_that_cannot_run(impl, error, message, monkeypatch):
+    monkeypatch.delenv('TRITON_INTERPRET', raising=False)
+    x, scale, bias, _ = make((1, 4, 5, 5), 2)
+    if impl == 'triton' and importlib.import_module('mmccd.ops.triton_backend.kernels').unavailable(x) is None:
+        pytest.skip('the interpreter is on')
+    with pytest.raises(error, match=message):
+        ccd(x, scale, bias, 2, impl=impl)
+
+
+def test_cpu_impl_says_what_it_cannot():
+    meta = [t.to('meta') for t in make((1, 4, 5, 5), 2)[:3]]
+    with pytest.raises(ValueError, match="impl='cpu' cannot run here: it runs on the CPU, x is on meta"):
+        ccd(*meta, 2, impl='cpu')
+    assert ccd(*meta, 2).shape == (1, 4, 5, 5)
+
+
+def test_without_numba():
+    code = '''
+import sys
+sys.modules['numba'] = None
+import torch
+from mmccd.ops import ccd, ccd_reference
+x, scale, bias = torch.randn(2, 8, 9, 9, requires_grad=True), torch.randn(4), torch.randn(4)
+y = ccd(x, scale, bias, 4)
+y.sum().backward()
+assert torch.allclose(y, ccd_reference(x, scale, bias, 4), atol=1e-5)
+try:
+    ccd(x, scale, bias, 4, impl='cpu')
+except ValueError as e:
+    assert "impl='cpu' cannot run here: numba is not installed" in str(e), e
+else:
+    raise SystemExit('no error')
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_nothing_heavy_at_import():
+    code = '''
+import sys
+import mmccd.ops
+assert not {m for m in sys.modules if m.split('.')[0] in ('numba', 'triton', 'llvmlite')}, sys.modules
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA))
+def test_cache_that_cannot_be_written(tmp_path):
+    # A copy of the package in a folder without write access, no home to fall back to.
+    code = '''
+from numba.core import caching
+caching.CacheImpl._locator_classes = []
+import torch
+from mmccd.ops import ccd
+ccd(torch.randn(1, 4, 5, 5), torch.ones(2), torch.ones(2), 2, impl='cpu')
+'''
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+@pytest.mark.parametrize('use_reentrant', [False, True])
+def test_checkpointing(use_reentrant):
+    x, scale, bias, grad_y = make((2, 8, 9, 6), 4)
+    expected = evaluate(lambda *a: ccd(*a, 4), (x, scale, bias, grad_y), torch.float32)
+    got = evaluate(
+        lambda *a: torch.utils.checkpoint.checkpoint(lambda *b: ccd(*b, 4), *a, use_reentrant=use_reentrant),
+        (x, scale, bias, grad_y), torch.float32)
+    assert all(torch.equal(g, e) for g, e in zip(got, expected))
+
+
+def test_autocast():
+    conv, layer = torch.nn.Conv2d(3, 8, 3), CCD(8, groups=4)
+    torch.nn.init.normal_(layer.scale)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        features = conv(torch.randn(2, 3, 12, 12))
+        y = layer(features)
+        assert features.dtype == y.dtype == torch.bfloat16
+        saved = torch.ops.mmccd.ccd_forward(features, layer.scale, layer.bias, 4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0,
+                                            'auto', True)[1:]
+        assert {t.dtype for t in saved} == {torch.float32}
+    y.float().sum().backward()
+    assert layer.scale.grad.dtype == conv.weight.grad.dtype == torch.float32
+
+
+def test_fx_keeps_the_layer_whole():
+    layer = CCD(8, groups=4)
+    torch.nn.init.normal_(layer.scale)
+    traced = torch.fx.symbolic_trace(layer)
+    for size in ((7, 7), (9, 12)):
+        x = torch.randn(1, 8, *size)
+        assert torch.equal(traced(x), layer(x))
+
+
+def test_jit_trace_is_made_of_stock_operators():
+    layer = CCD(8, groups=4)
+    torch.nn.init.normal_(layer.scale)
+    x = torch.randn(1, 8, 8, 8)
+    traced = torch.jit.trace(layer, x)
+    assert 'mmccd::' not in str(traced.inlined_graph)
+    assert torch.allclose(traced(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_compile_layer(dynamic):
+    torch._dynamo.reset()
+    layer = CCD(8, groups=4)
+    torch.nn.init.normal_(layer.scale)
+    counter = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic, backend=counter)
+    counts = []
+    for size in ((9, 12), (20, 15), (33, 28), (13, 40), (64, 48), (25, 42)) if dynamic else ((7, 7), (7, 7)):
+        x = torch.randn(2, 8, *size)
+        results = []
+        for f in (layer, compiled):
+            a = x.clone().requires_grad_()
+            y = f(a)
+            y.square().sum().backward()
+            results.append((y, a.grad))
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*results))
+        counts.append(counter.frame_count)
+    assert 1 <= counts[0] <= 2
+    assert counts == counts[:1] * len(counts)  # none for another size
+
+
+@pytest.mark.parametrize('strict', [False, True])
+def test_export_layer_of_any_size(strict):
+    layer = CCD(8, groups=4).eval()
+    torch.nn.init.normal_(layer.scale)
+    n, h, w = torch.export.Dim('n', max=64), torch.export.Dim('h', max=4096), torch.export.Dim('w', max=4096)
+    program = torch.export.export(layer, (torch.randn(2, 8, 9, 7), ), dynamic_shapes=({0: n, 2: h, 3: w}, ),
+                                  strict=strict)
+    for shape in ((1, 8, 5, 6), (3, 8, 20, 31)):
+        x = torch.randn(shape)
+        assert torch.equal(program.module()(x), layer(x))
+
+
+@pytest.mark.slow
+def test_compile_and_export_backbone():
+    torch._dynamo.reset()
+    net = AttentionResNet(18, attention=dict(type='mmccd.CCD'), norm_eval=False)
+    for layer in net.modules():
+        if isinstance(layer, CCD):
+            torch.nn.init.normal_(layer.scale)
+    x = torch.randn(2, 3, 64, 64)
+    compiled = torch.compile(net, fullgraph=True, backend='aot_eager')
+    sum(y.sum() for y in compiled(x)).backward()
+    compiled_grad = net.conv1.weight.grad.clone()
+    net.zero_grad()
+    sum(y.sum() for y in net(x)).backward()
+    assert torch.allclose(compiled_grad, net.conv1.weight.grad, rtol=1e-3, atol=1e-3 * compiled_grad.abs().max().item())
+    net.eval()
+    program = torch.export.export(net, (x, ))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(program.module()(x), net(x)))
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_interface(impl):
+    # What the header of ccd_torch promises to whoever calls an implementation directly.
+    module = importlib.import_module(f'mmccd.ops.ccd_{impl}')
+    x, scale, bias, grad_y = make((2, 8, 9, 6), 4)
+    options = CCDOptions(4, (1, 4))
+    y, (context, d, stats) = module.forward(x, scale, bias, options)
+    assert (y.shape, context.shape, d.shape, stats.shape) == ((2, 8, 9, 6), (2, 8, 4, 4), (2, 4, 9, 6), (2, 4, 2))
+    expected = ccd_torch.forward(x, scale, bias, options)
+    assert torch.allclose(context, expected[1][0], atol=1e-6)
+    assert torch.allclose(d, expected[1][1], atol=1e-5)
+    assert torch.allclose(stats, torch.stack([d.mean((2, 3)), d.std((2, 3))], -1), atol=1e-5)
+    y, saved = module.forward(x, scale, bias, options, keep=False)
+    assert all(s.numel() == 0 for s in saved)
+    grads = module.backward(grad_y, x, scale, bias, (context, d, stats), options, need_x=False)
+    assert torch.allclose(grads[1], ccd_torch.backward(grad_y, x, scale, bias, (context, d, stats), options)[1],
+                          rtol=1e-4)
+
+
+def in_parts(x, residual, scale, bias, *options, **more):
+    return torch.relu(ccd(x, scale, bias, *options, **more) + residual)
+
+
+def joined_and_in_parts(tensors, groups, **options):
+    """[y, gradients of x, residual, scale, bias] of ccd_add_relu and of its three parts."""
+    x, scale, bias, grad_y = tensors
+    residual = torch.randn_like(x)
+    results = []
+    for function in (ccd_add_relu, in_parts):
+        a = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, residual, scale, bias)]
+        y = function(*a, groups, **options)
+        y.backward(grad_y)
+        results.append([y.detach(), *(t.grad for t in a)])
+    return results
+
+
+@pytest.mark.parametrize(('shape', 'groups'), [*SHAPES, ((3, 6, 4, 4), 2), ((0, 4, 5, 5), 2)], ids=str)
+@pytest.mark.parametrize('impl', ['auto', *IMPLS])
+def test_add_relu_is_the_same_to_the_last_bit(impl, shape, groups):
+    for dtype, options in itertools.product((torch.float32, torch.float64), OPTIONS[:2]):
+        joined, parts = joined_and_in_parts(make(shape, groups, dtype), groups, impl=impl, **options)
+        assert all(map(torch.equal, joined, parts))
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_add_relu_in_other_layouts_and_dtypes(impl):
+    for change in (lambda t: t.to(memory_format=torch.channels_last), torch.Tensor.half,
+                   lambda t: t.repeat(1, 1, 1, 2)[..., ::2]):
+        tensors = [change(t) if t.dim() == 4 else t for t in make((2, 8, 6, 8), 4)]
+        joined, parts = joined_and_in_parts(tensors, 4, impl=impl)
+        assert all(map(torch.equal, joined, parts))
+    # A gradient of other strides than y's, and one that is wanted alone.
+    x, scale, bias, _ = make((2, 8, 6, 8), 4)
+    residual = torch.zeros_like(x).requires_grad_()
+    ccd_add_relu(x, residual, scale, bias, 4, impl=impl).sum().backward()
+    assert torch.equal(residual.grad, (in_parts(x, residual, scale, bias, 4, impl=impl) > 0).float())
+    nan = torch.full_like(x, math.nan)
+    assert ccd_add_relu(x, nan, scale, bias, 4, impl=impl).isnan().all()
+
+
+@pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA))
+def test_add_relu_opcheck():
+    options = ([1, 2, 4], 'dot', 'zscore', 1e-7, 1.0)
+    x, scale, bias, grad_y = make((2, 8, 9, 7), 4)
+    a = [t.clone().requires_grad_() for t in (x, torch.randn_like(x), scale, bias)]
+    opcheck(torch.ops.mmccd.ccd_add_relu_forward, (*a, 4, *options, True))
+    detached = [t.detach() for t in a]
+    y, *saved = torch.ops.mmccd.ccd_add_relu_forward(*detached, 4, *options, True)
+    opcheck(torch.ops.mmccd.ccd_add_relu_backward, (grad_y, y, x, scale, bias, *saved, 4, *options, True))
+
+
+def test_add_relu_bad_input():
+    x, scale, bias, _ = make((2, 8, 6, 8), 4)
+    with pytest.raises(ValueError, match=r'residual must have the shape of x, \(2, 8, 6, 8\), got \(2, 8, 6, 1\)'):
+        ccd_add_relu(x, x[..., :1], scale, bias, 4)
+    with pytest.raises(TypeError, match='residual must be a Tensor, got int'):
+        ccd_add_relu(x, 0, scale, bias, 4)
+    with pytest.raises(ValueError, match=r"impl must be one of .*, got 'fast'"):
+        ccd_add_relu(x, x, scale, bias, 4, impl='fast')

@@ -1,0 +1,275 @@
+"""The Triton kernels, on CUDA where there is one, and always in Triton's interpreter.
+
+The interpreter has to be asked for before Triton's kernels are defined, so a process of its own runs this file again.
+"""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmccd.ops import ccd, ccd_reference
+from mmccd.ops import torch_backend as ccd_torch
+from mmccd.ops.functional import CCDOptions
+
+pytest.importorskip('triton', reason='Triton is not installed')
+from mmccd.ops.triton_backend import kernels as ccd_triton
+
+INTERPRETING = ccd_triton.interpreting()
+DEVICE = 'cpu' if INTERPRETING else 'cuda'
+runs = pytest.mark.skipif(not (INTERPRETING or torch.cuda.is_available()),
+                          reason='no CUDA device; test_in_the_interpreter runs these in a process of its own')
+on_cuda = pytest.mark.skipif(INTERPRETING or not torch.cuda.is_available(), reason='needs a CUDA device')
+
+# Limits that make every picture here go one way; small tiles, so that there are several.
+WAYS = {'whole': dict(WHOLE_LIMIT=1 << 30), 'split': dict(WHOLE_LIMIT=0, TILE_ELEMENTS=1024)}
+LAYOUTS = {
+    'contiguous': lambda x: x.contiguous(),
+    'channels_last': lambda x: x.contiguous(memory_format=torch.channels_last),
+    # Every second channel and column of a larger tensor: no stride is one.
+    'strided': lambda x: x.repeat_interleave(2, 1).repeat_interleave(2, 3)[:, ::2, :, ::2],
+}
+
+
+@pytest.fixture(params=WAYS)
+def way(request, monkeypatch):
+    for name, value in WAYS[request.param].items():
+        monkeypatch.setattr(ccd_triton, name, value)
+    return request.param
+
+
+def arguments(shape, groups, dtype=torch.float32, layout='contiguous'):
+    x, grad_y = (LAYOUTS[layout](torch.randn(shape).to(dtype)).to(DEVICE) for _ in range(2))
+    assert x.shape == shape
+    scale, bias = (torch.randn(groups).to(dtype).to(DEVICE) for _ in range(2))
+    return x, scale, bias, grad_y
+
+
+def by_triton(x, scale, bias, grad_y, options):
+    assert ccd_triton.unavailable(x) is None
+    y, saved = ccd_triton.forward(x, scale, bias, options)
+    return y, *ccd_triton.backward(grad_y, x, scale, bias, saved, options)
+
+
+def by_reference(x, scale, bias, grad_y, options, dtype):
+    inputs = [t.to(dtype).detach().requires_grad_() for t in (x, scale, bias)]
+    y = ccd_reference(*inputs, *options)
+    return y.detach(), *torch.autograd.grad(y, inputs, grad_y.to(dtype))
+
+
+def check(x, scale, bias, grad_y, options):
+    got = by_triton(x, scale, bias, grad_y, options)
+    textbook = by_reference(x, scale, bias, grad_y, options, x.dtype)
+    exact = by_reference(x, scale, bias, grad_y, options, torch.float64)
+    for name, a, b, e in zip(('y', 'grad x', 'grad scale', 'grad bias'), got, textbook, exact):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        # The textbook may be right to the last bit by luck, so two units of the last place are free: of the largest
+        # result, and for the gradients of scale and bias, whose terms cancel, of their terms' root sum of squares.
+        size = e.abs().max() if a.dim() > 1 else (grad_y.double() * x.double()).norm()
+        allowed = 2 * (b.double() - e).abs().max() + 2 * torch.finfo(x.dtype).eps * size
+        error = (a.double() - e).abs().max()
+        assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}, size {size:.2e}'
+
+
+@pytest.mark.skipif(INTERPRETING, reason='this is that process')
+@pytest.mark.parametrize('chosen', [
+    pytest.param('operator or kept or empty or unavailable or (dtypes and whole) or (flat and split)', id='some'),
+    pytest.param('test', id='all', marks=pytest.mark.long),  # a minute
+])
+def test_in_the_interpreter(chosen):
+    env = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    command = [
+        sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-k', chosen, str(Path(__file__).resolve())]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert ' passed' in done.stdout
+
+
+@runs
+@pytest.mark.parametrize(('shape', 'groups', 'options'), [
+    ((2, 3, 1, 1), 1, {}),  # one pixel: flat
+    ((1, 2, 1, 9), 2, {}),  # one row, in all four rows of bins; one channel a group
+    ((1, 4, 9, 2), 1, dict(scales=(1, 4, 8))),  # fewer columns than cells
+    ((1, 32, 7, 7), 1, {}),  # the last stage's: overlapping bins, 32 channels a group
+    ((1, 3, 13, 21), 1, {}),  # primes; 3 channels a group leave one of four lanes idle
+    ((1, 4, 13, 21), 1, dict(scales=(3, 5))),  # neither scale divides the other
+    ((1, 4, 10, 7), 1, dict(scales=(2, 6))),  # not powers of two, but one divides the other
+    ((1, 4, 6, 11), 2, dict(scales=(1, ))),  # SGE
+    ((1, 4, 8, 10), 2, dict(scales=(2, 2))),
+    ((1, 8, 8, 12), 2, {}),  # the cells divide the picture
+    ((1, 2, 16, 8), 2, dict(scales=(1, 4, 8))),
+    ((1, 4, 25, 42), 1, {}),  # 800 x 1344 at the last stage
+    ((1, 3, 7, 9), 1, dict(similarity='cosine')),
+    ((1, 3, 8, 4), 1, dict(similarity='cosine', normalize=None)),
+    ((1, 3, 7, 9), 1, dict(normalize='minmax')),
+    ((1, 3, 8, 4), 1, dict(normalize='minmax', similarity='cosine', gain=1.3, eps=0.1)),
+    ((1, 3, 7, 9), 1, dict(normalize=None, gain=1.3)),
+])
+def test_within_twice_the_error_of_the_textbook(shape, groups, options, way):
+    check(*arguments(shape, groups), CCDOptions(groups, **options))
+
+
+@runs
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_dtypes(dtype, way):
+    check(*arguments((1, 3, 7, 9), 1, dtype), CCDOptions(1))
+    check(*arguments((1, 3, 8, 4), 1, dtype), CCDOptions(1, similarity='cosine'))
+
+
+@runs
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize(('shape', 'groups'), [((2, 4, 7, 5), 1), ((1, 16, 8, 16), 2), ((1, 3, 5, 1), 1)])
+def test_layouts(shape, groups, layout, way):
+    options = CCDOptions(groups)
+    x, scale, bias, grad_y = arguments(shape, groups, torch.float16, layout)
+    check(x, scale, bias, grad_y, options)
+    y, grad_x, *_ = by_triton(x, scale, bias, grad_y, options)
+    assert y.stride() == grad_x.stride() == torch.empty_like(x).stride()
+
+
+@runs
+def test_gradient_in_a_layout_of_its_own(way):
+    for layout in LAYOUTS:
+        x, scale, bias, grad_y = arguments((1, 4, 7, 5), 1, torch.float16, layout)
+        check(x, scale, bias, grad_y.contiguous(), CCDOptions(1))
+        # As from sum(): no memory behind every element.
+        check(x, scale, bias, grad_y[:, :, :1, :1].expand(x.shape), CCDOptions(1))
+
+
+@runs
+def test_a_map_too_large_for_one_tile():
+    options = CCDOptions(1)
+    inputs = arguments((1, 2, 100, 168), 1)
+    assert not ccd_triton.launch_plan(inputs[:1], options).whole
+    check(*inputs, options)
+
+
+@runs
+@pytest.mark.parametrize('normalize', ['zscore', 'minmax'])
+def test_flat_maps_take_no_gradient_through_the_similarity(normalize, way):
+    for similarity, size in (('dot', (7, 7)), ('cosine', (8, 8))):
+        x = torch.randn(1, 3, 1, 1).expand(1, 3, *size).contiguous().to(DEVICE)
+        scale, bias = torch.full((1, ), 5., device=DEVICE), torch.full((1, ), 0.3, device=DEVICE)
+        y, grad_x, grad_scale, grad_bias = by_triton(x, scale, bias, torch.ones_like(x),
+                                                     CCDOptions(1, similarity=similarity, normalize=normalize))
+        gate = torch.tensor(0.3).sigmoid().to(DEVICE)
+        assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
+        assert torch.allclose(grad_x, gate.expand_as(x), rtol=1e-6)
+        assert torch.equal(grad_scale, torch.zeros_like(scale))
+        assert torch.allclose(grad_bias, (gate * (1 - gate) * x).sum(), rtol=1e-4)
+
+
+@runs
+def test_ties_share_the_gradient(way):
+    # Columns repeat, so that every extreme is met at several pixels, in different tiles where there are several.
+    x, scale, bias, grad_y = arguments((1, 2, 8, 24), 1)
+    x = x[..., :3].repeat(1, 1, 1, 8)
+    check(x, scale, bias, grad_y, CCDOptions(1, scales=(1, ), normalize='minmax'))
+
+
+@runs
+@pytest.mark.parametrize('normalize', ['zscore', 'minmax'])
+def test_far_from_zero(normalize, way):
+    # Mean 30 deviations away from zero: E[d^2] - E[d]^2 would have few digits left.
+    x, scale, bias, grad_y = arguments((1, 3, 13, 9), 1)
+    check(x + 30, scale, bias, grad_y, CCDOptions(1, normalize=normalize))
+
+
+@runs
+def test_results_repeat_to_the_bit(way):
+    inputs = arguments((1, 4, 13, 21), 1)
+    first, second = (by_triton(*inputs, CCDOptions(1)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+
+
+@runs
+def test_nothing_is_kept_where_nothing_is_asked(way):
+    x, scale, bias, _ = arguments((1, 4, 7, 6), 2)
+    kept, left = (ccd_triton.forward(x, scale, bias, CCDOptions(2), keep) for keep in (True, False))
+    assert torch.equal(kept[0], left[0])
+    assert [t.numel() for t in left[1]] == [0, 0, 0]
+    # The interface of all implementations; see ccd_torch.
+    expected = ccd_torch.forward(x, scale, bias, CCDOptions(2))[1]
+    for a, b in zip(kept[1], expected):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@runs
+def test_scales_with_too_many_common_cells_go_to_stock_operators():
+    check(*arguments((1, 2, 9, 9), 1), CCDOptions(1, scales=(7, 11, 13)))
+
+
+@runs
+def test_empty_batch():
+    x, scale, bias, grad_y = arguments((0, 4, 5, 5), 2)
+    y, grad_x, grad_scale, grad_bias = by_triton(x, scale, bias, grad_y, CCDOptions(2))
+    assert y.shape == grad_x.shape == x.shape
+    assert torch.equal(grad_scale, torch.zeros_like(scale)) and torch.equal(grad_bias, torch.zeros_like(bias))
+
+
+@runs
+def test_through_the_operator():
+    x, scale, bias, grad_y = (t.requires_grad_() for t in arguments((1, 4, 7, 6), 2))
+    y = ccd(x, scale, bias, 2, impl='triton')
+    y.backward(grad_y)
+    expected = by_reference(x, scale, bias, grad_y, CCDOptions(2), torch.float64)
+    for got, value in zip((y, x.grad, scale.grad, bias.grad), expected):
+        assert torch.allclose(got.double(), value, rtol=1e-4, atol=1e-5)
+
+
+def coco_sizes():
+    """Padded pictures of 800 x 1333 training, as every stage of the backbone sees them."""
+    pictures = [(h, w) for h in range(480, 1345, 96) for w in range(480, 1345, 32)]
+    return [[(-(-h // d), -(-w // d)) for h, w in pictures] for d in (4, 8, 16, 32)]
+
+
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+def test_kernels_are_not_compiled_for_every_size(layout):
+    options = CCDOptions(64)
+    memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
+
+    def plans(channels, sizes):
+        shapes = ((2, channels, h, w) for h, w in sizes)
+        empty = (torch.empty(s, dtype=torch.float16, device='meta', memory_format=memory_format) for s in shapes)
+        return {ccd_triton.launch_plan((x, x, x), options) for x in empty}
+
+    for channels, sizes in zip((256, 512, 1024, 2048), coco_sizes()):
+        assert len(set(sizes)) > 100
+        assert len(plans(channels, sizes)) <= 12
+        # A third of the sizes brings nothing new.
+        assert plans(channels, sizes[::3] + sizes[1::3]) == plans(channels, sizes)
+
+
+@on_cuda
+def test_compilations_on_cuda():
+    kernels = (ccd_triton._forward_kernel, ccd_triton._backward_kernel)
+
+    def compiled():
+        return sum(len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels)
+
+    def run(sizes):
+        for height, width in sizes:
+            by_triton(*arguments((2, 16, height, width), 2, torch.float16), CCDOptions(2))
+        return compiled()
+
+    # The second series has the first one's facts (what divides the width and height) in other sizes.
+    first = run([(40 + 4 * i, 100 + 1 * i) for i in range(8)] + [(41 + 2 * i, 96 + 8 * i) for i in range(8)])
+    assert run([(80 + 4 * i, 140 + 1 * i) for i in range(15)] + [(81 + 2 * i, 168 + 8 * i) for i in range(15)]) == first
+
+
+@runs
+def test_unavailable():
+    assert 'got torch.int64' in ccd_triton.unavailable(torch.ones(1, 1, 1, 1, dtype=torch.int64))
+    assert 'meta' in ccd_triton.unavailable(torch.ones(1, 1, 1, 1, device='meta'))
+    far = torch.empty(1, 3, 1, 1, device='meta').as_strided((1, 3, 1, 1), (0, 2**30, 1, 1))
+    assert '32 bits' in ccd_triton.unavailable(far) or 'meta' in ccd_triton.unavailable(far)
+
+
+def test_unavailable_without_a_device():
+    if INTERPRETING:
+        assert ccd_triton.unavailable(torch.ones(1, 1, 1, 1)) is None
+    else:
+        assert 'need a CUDA tensor' in ccd_triton.unavailable(torch.ones(1, 1, 1, 1))

@@ -1,0 +1,39 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+FREED = """
+import resource, sys
+import mmccd, torch
+from mmccd.env import keep_freed_memory
+
+if sys.argv[1] == 'keep':
+    keep_freed_memory()
+torch.set_num_threads(1)
+
+def make():
+    for size in (40_000_000, 90_000_000):
+        torch.ones(size, dtype=torch.uint8)
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    make()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+make()
+print(min(faults() for _ in range(5)))  # least: something small may lie in the way once
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='acts on glibc alone')
+def test_freed_memory_is_kept():
+    """Memory that was freed is used again without the system clearing it page by page."""
+    faults = {}
+    for word in ('keep', 'default'):
+        done = subprocess.run([sys.executable, '-c', FREED, word], capture_output=True, text=True, check=True)
+        faults[word] = int(done.stdout)
+    assert faults['keep'] < 100
+    assert faults['default'] > 1000 or faults['default'] > 10 * faults['keep']  # huge pages make it fewer

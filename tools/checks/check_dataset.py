@@ -1,0 +1,68 @@
+"""Look for broken pictures, boxes, ids, classes and paths in the data of a config, before a training finds them.
+
+Ends with 0 if there are no errors (warnings and notes may be), with 1 if there are, with 2 if the command is wrong.
+"""
+import argparse
+import json
+import os
+import os.path as osp
+import sys
+
+import mmccd  # noqa: F401  before anything of mmdet
+from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.configs import load_config
+from mmccd.data.checks.dataset_check import MAX_PIXELS, SETS, check_config, write_clean
+from mmccd.errors import UserError
+
+EXAMPLES = """examples:
+  python tools/checks/check_dataset.py configs/retinanet_ccd_r50_fpn_1x_coco.py --workers 16 --out report.json
+  python tools/checks/check_dataset.py configs/ccd_r50_8xb32_in1k.py --sets val
+  python tools/checks/check_dataset.py CONFIG --sets train --write-clean data/mine/annotations/train_clean.json
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--sets', nargs='+', choices=SETS, default=SETS, help='which sets; default: all')
+    parser.add_argument(
+        '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode pictures; 0: this one')
+    parser.add_argument(
+        '--max-pixels',
+        type=int,
+        default=MAX_PIXELS,
+        help=f'larger pictures are named and not decoded; default: {MAX_PIXELS:,}')
+    parser.add_argument('--out', help='write all findings into this file (.json)')
+    parser.add_argument(
+        '--write-clean',
+        metavar='OUT.json',
+        help='write the COCO annotation file of the one set in --sets without its broken pictures and boxes')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    for name, least in (('workers', 0), ('max_pixels', 1)):
+        if getattr(args, name) < least:
+            raise UserError(f'--{name.replace("_", "-")} must be at least {least}, got {getattr(args, name)}')
+    if args.out and not args.out.endswith('.json'):
+        raise UserError(f'--out must end with .json, got {args.out!r}')
+    if args.write_clean and osp.exists(args.write_clean):  # said before the long work
+        raise UserError(f'--write-clean: {args.write_clean} is there, and nothing is overwritten')
+    cfg = load_config(args.config, args.cfg_options)
+    report = check_config(cfg, tuple(args.sets), args.workers, args.max_pixels)
+    print(report.text())
+    if args.out:
+        with open(args.out, 'w') as f:
+            json.dump(dict(config=args.config, **report.as_dict()), f, indent=1)
+    if args.write_clean:
+        content = write_clean(report, args.write_clean)
+        print(f'{args.write_clean}: {len(content["images"]):,} pictures, {len(content["annotations"]):,} boxes')
+    sys.exit(1 if report.count('error') else 0)
+
+
+if __name__ == '__main__':
+    run_tool(main)

@@ -1,0 +1,74 @@
+"""What a detector or classifier would load from its pretrained checkpoint, stage by stage. Loads nothing.
+
+Ends with 0 if the backbone would load whole but for what allow_new and allow_unused name, else with 1.
+"""
+import argparse
+import re
+import sys
+from collections import Counter
+
+import mmccd  # noqa: F401
+from mmccd.analysis.complexity import build_on_meta
+from mmccd.cli.arguments import run_tool
+from mmccd.configs import load_config
+from mmccd.errors import UserError
+from mmccd.models.pretrained import PretrainedBackbone, is_named
+
+EXAMPLES = """examples:
+  python tools/checks/check_pretrained.py configs/retinanet_ccd_r50_fpn_1x_coco.py
+  python tools/checks/check_pretrained.py configs/retinanet_ccd_r50_fpn_1x_coco.py my_ccd_r50.pth
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', nargs='?', help="default: the one of the config's model.backbone.init_cfg")
+    return parser.parse_args()
+
+
+def stage(key: str) -> str:
+    """layer1 .. layer4, stem, or the first component of a key."""
+    if re.match(r'layer\d', key):
+        return key.split('.')[0]
+    return 'stem' if re.match(r'(conv1|bn1|stem)\.', key) else key.split('.')[0]
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config)
+    given = cfg.model.backbone.get('init_cfg') or {}
+    options = {k: given[k] for k in ('checkpoint', 'allow_new', 'allow_unused') if k in given}
+    if args.checkpoint:
+        options['checkpoint'] = args.checkpoint
+    if 'checkpoint' not in options:
+        raise UserError(f'{args.config} names no checkpoint in model.backbone.init_cfg: give one')
+    initializer = PretrainedBackbone(**options)
+    try:
+        found = initializer.compare(build_on_meta(cfg).backbone)
+    except (FileNotFoundError, ValueError) as e:
+        raise UserError(str(e)) from e
+
+    columns = {
+        'loaded': [k for k in found.tensors if k not in found.shapes],
+        'new': found.new,
+        'unused': found.unused,
+        'other shape': list(found.shapes),
+    }
+    counts = {name: Counter(stage(k) for k in keys) for name, keys in columns.items()}
+    stages = sorted({s for c in counts.values() for s in c}, key=lambda s: (s != 'stem', not s.startswith('layer'), s))
+    print(f'{initializer.checkpoint} -> {args.config}\n')
+    print(f'{"stage":12}' + ''.join(f'{name:>13}' for name in columns))
+    for s in [*stages, 'all']:
+        print(f'{s:12}' + ''.join(f'{sum(c.values()) if s == "all" else c[s]:>13}' for c in counts.values()))
+    allowed = [k for k in found.new if is_named(k, initializer.allow_new)]
+    if allowed:
+        print(f'\n{len(allowed)} of the new ones are allowed by allow_new={initializer.allow_new}')
+    problems = initializer.problems(found)
+    print('\n' + ('\n'.join(f'PROBLEM: {p}' for p in problems) if problems else 'The backbone would load whole.'))
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == '__main__':
+    run_tool(main)

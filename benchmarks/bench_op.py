@@ -29,8 +29,8 @@ SIZES = {'224': (224, 224, 8), '800x1344': (800, 1344, 1)}  # height, width, bat
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--size', nargs='+', choices=list(SIZES), default=list(SIZES), help='pictures')
-    parser.add_argument('--batch', type=int, help='pictures at once; default: 8 at 224, 1 at 800x1344')
+    parser.add_argument('--size', nargs='+', choices=list(SIZES), default=list(SIZES), help='images')
+    parser.add_argument('--batch', type=int, help='images at once; default: 8 at 224, 1 at 800x1344')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--dtype', choices=['float32', 'float64', 'float16', 'bfloat16'], default='float32')
     parser.add_argument('--layout', choices=['contiguous', 'channels_last'], default='contiguous')

@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('results', type=Path, nargs='+', help='CSV files of bench_op.py or bench_backbone.py')
-    parser.add_argument('--out', type=Path, help='folder of the pictures; default: beside the results')
+    parser.add_argument('--out', type=Path, help='folder of the images; default: beside the results')
     return parser.parse_args()
 
 

@@ -5,7 +5,7 @@ _base_ = [
     './_base_/det_runtime.py',
 ]
 model = dict(
-    # Batches of 8 small pictures: nothing is frozen, norms learn on.
+    # Batches of 8 small images: nothing is frozen, norms learn on.
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=dict(checkpoint='checkpoints/r18_digits.pth')),
     # Neck and head start from nothing: without norms of their own for each level, some hundred iterations find the
     # digits but do not tell them apart. Anchors are as tall as digits.

@@ -23,14 +23,14 @@ DARK, BLUE, ORANGE = '0.15', '#4575b4', '#d9732b'
 
 
 def features() -> torch.Tensor:
-    """Three channels that can be looked at: a picture's colours, normalised as a network gets them, (1, 3, H, W)."""
-    picture = torch.from_numpy(astronaut()).float().permute(2, 0, 1)[None] / 255
-    picture = F.adaptive_avg_pool2d(picture[..., :384, :], (90, 120))
-    return (picture - MEAN[:, None, None]) / STD[:, None, None]
+    """Three channels that can be looked at: an image's colours, normalised as a network gets them, (1, 3, H, W)."""
+    image = torch.from_numpy(astronaut()).float().permute(2, 0, 1)[None] / 255
+    image = F.adaptive_avg_pool2d(image[..., :384, :], (90, 120))
+    return (image - MEAN[:, None, None]) / STD[:, None, None]
 
 
 def colours(x: torch.Tensor) -> np.ndarray:
-    """Features (1, 3, H, W) as a picture again."""
+    """Features (1, 3, H, W) as an image again."""
     return (x[0].permute(1, 2, 0) * STD + MEAN).clamp(0, 1).numpy()
 
 

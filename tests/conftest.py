@@ -70,7 +70,7 @@ def made_up() -> ModuleType:
 
 @pytest.fixture
 def toy_coco(tmp_path) -> Path:
-    """A COCO set of 6 + 3 pictures of noise (JPEG), 40 x 30 pixels, a cat and a dog in each."""
+    """A COCO set of 6 + 3 images of noise (JPEG), 40 x 30 pixels, a cat and a dog in each."""
     rng = np.random.default_rng(0)
     for part, n in (('train', 6), ('val', 3)):
         (tmp_path / part).mkdir()

@@ -47,7 +47,7 @@ def checkpoints(tmp_path_factory):
 
 
 @pytest.fixture
-def picture():
+def image():
     return np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
 
 
@@ -200,7 +200,7 @@ def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
     assert not (tmp_path / 'sprung').exists()
 
 
-def test_stock_detection_inferencer(checkpoints, picture):
+def test_stock_detection_inferencer(checkpoints, image):
     """By path, as MMDetection's users call it, and by config; both with the checkpoint of a training."""
     from mmdet.apis import DetInferencer, inference_detector
     weights = str(checkpoints / f'{DETECTOR}.pth')
@@ -210,27 +210,27 @@ def test_stock_detection_inferencer(checkpoints, picture):
         inferencer = DetInferencer(model, weights, device='cpu', show_progress=False)
         assert inferencer.model.dataset_meta['classes'][3] == 'n3'
         assert type(inferencer.model.backbone.layer1[0].ccd).__module__ == 'mmccd.models.layers.ccd'
-        [found] = inferencer(picture, no_save_vis=True)['predictions']
+        [found] = inferencer(image, no_save_vis=True)['predictions']
         results.append(found)
     assert results[0] == results[1]
     assert len(found['bboxes']) == 100
     model = mmccd.init_model(DETECTOR, weights, 'cpu')
     assert model.dataset_meta == inferencer.model.dataset_meta
-    ours = inference_detector(model, picture).pred_instances
+    ours = inference_detector(model, image).pred_instances
     assert ours.labels.tolist() == found['labels']
     np.testing.assert_allclose(ours.scores.numpy(), found['scores'], rtol=1e-5)
     np.testing.assert_allclose(ours.bboxes.numpy(), found['bboxes'], atol=1e-3)
 
 
-def test_stock_classification_inferencer(checkpoints, picture):
+def test_stock_classification_inferencer(checkpoints, image):
     """By path, by config and by model; after a detector in the same process, too."""
     from mmpretrain import ImageClassificationInferencer
     weights = str(checkpoints / f'{CLASSIFIER}.pth')
     cfg = mmccd.get_config(CLASSIFIER)
-    alone = ImageClassificationInferencer(cfg.filename, weights)(picture)[0]
+    alone = ImageClassificationInferencer(cfg.filename, weights)(image)[0]
     mmccd.init_model(DETECTOR, device='cpu')
-    ours = ImageClassificationInferencer(mmccd.init_model(CLASSIFIER, weights, 'cpu'))(picture)[0]
-    for found in (alone, ours, ImageClassificationInferencer(cfg, weights)(picture)[0]):
+    ours = ImageClassificationInferencer(mmccd.init_model(CLASSIFIER, weights, 'cpu'))(image)[0]
+    for found in (alone, ours, ImageClassificationInferencer(cfg, weights)(image)[0]):
         assert found['pred_label'] == alone['pred_label']
         assert found['pred_class'] == f'n{found["pred_label"]}'
         np.testing.assert_array_equal(found['pred_scores'], alone['pred_scores'])
@@ -243,10 +243,10 @@ def test_inferencers_need_nothing_but_the_import(checkpoints, tmp_path):
     code = ('import mmccd, numpy\n'
             'from mmdet.apis import DetInferencer\n'
             'from mmpretrain import ImageClassificationInferencer\n'
-            'picture = numpy.zeros((128, 128, 3), "uint8")\n'
+            'image = numpy.zeros((128, 128, 3), "uint8")\n'
             f'd, c = mmccd.get_config("{DETECTOR}"), mmccd.get_config("{CLASSIFIER}")\n'
-            f'c = ImageClassificationInferencer(c, r"{checkpoints}/{CLASSIFIER}.pth", device="cpu")(picture)\n'
-            f'd = DetInferencer(d, r"{checkpoints}/{DETECTOR}.pth", device="cpu")(picture, no_save_vis=True)\n'
+            f'c = ImageClassificationInferencer(c, r"{checkpoints}/{CLASSIFIER}.pth", device="cpu")(image)\n'
+            f'd = DetInferencer(d, r"{checkpoints}/{DETECTOR}.pth", device="cpu")(image, no_save_vis=True)\n'
             'print(c[0]["pred_class"], len(d["predictions"][0]["scores"]))\n')
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -176,11 +176,11 @@ def test_samplers_and_schedule_of_a_detector():
 
 
 def batch(cfg, size=64):
-    """Two pictures with labels, as the data loader hands them over."""
-    pictures = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
+    """Two images with labels, as the data loader hands them over."""
+    images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
-        return dict(inputs=torch.stack(pictures), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
+        return dict(inputs=torch.stack(images), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
     from mmdet.structures import DetDataSample
     samples = []
     last = cfg.model.get('bbox_head', {}).get('num_classes', 80) - 1
@@ -192,7 +192,7 @@ def batch(cfg, size=64):
             labels=torch.tensor([i, 3]).clamp(max=last))
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         samples.append(sample)
-    return dict(inputs=pictures, data_samples=samples)
+    return dict(inputs=images, data_samples=samples)
 
 
 # The two schedules of a detector have one and the same model.

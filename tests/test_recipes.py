@@ -25,7 +25,7 @@ class Net(torch.nn.Module):
         self.scale = torch.nn.Parameter(torch.zeros(4))
 
 
-class Pictures:
+class Images:
     """A data set of sizes alone: wide, then tall."""
 
     metainfo = {}
@@ -91,7 +91,7 @@ def test_imagenet(name):
         expected = 0.1 * 0.1**sum(epoch >= m for m in (30, 60, 90))
         assert of_epoch == pytest.approx([expected] * ITERATIONS)  # no warm-up
     assert cfg.train_dataloader.batch_size == 32
-    sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=Pictures()))
+    sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=Images()))
     assert isinstance(sampler, DefaultSampler)
     assert sampler.shuffle
 
@@ -129,10 +129,10 @@ def test_coco(name):
 
     assert cfg.train_dataloader.batch_size == 2
     with DefaultScope.overwrite_default_scope('mmdet'):
-        sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=Pictures()))
+        sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=Images()))
         batches = DATA_SAMPLERS.build(dict(cfg.train_dataloader.batch_sampler, sampler=sampler, batch_size=2))
     assert sampler.shuffle
-    wide = [[p['width'] > p['height'] for p in (Pictures().get_data_info(i) for i in b)] for b in batches]
+    wide = [[p['width'] > p['height'] for p in (Images().get_data_info(i) for i in b)] for b in batches]
     assert all(len(set(b)) == 1 for b in wide)  # wide with wide, tall with tall
 
     _, _, resize, flip, _ = pipeline(cfg.train_dataloader)

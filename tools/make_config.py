@@ -1,7 +1,7 @@
 """Write a short config for data of your own, check the data, and say what to run next.
 
-A COCO-format set is a folder of pictures and a JSON file; a set to classify is a folder of class folders. Classes,
-evaluators, anchors, picture size, schedule, learning rate and start are chosen from what is found; a comment beside
+A COCO-format set is a folder of images and a JSON file; a set to classify is a folder of class folders. Classes,
+evaluators, anchors, image size, schedule, learning rate and start are chosen from what is found; a comment beside
 each says why. Ends with 0 if the config was written, with 2 if not.
 """
 import argparse
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     pair = dict(nargs='+', metavar=('DIR', 'JSON'))
-    parser.add_argument('--train', required=True, **pair, help='pictures and COCO annotations, or class folders alone')
+    parser.add_argument('--train', required=True, **pair, help='images and COCO annotations, or class folders alone')
     parser.add_argument('--val', required=True, **pair, help='the same, to validate on')
     parser.add_argument('--test', **pair, help='the same, to test on; default: what --val names')
     parser.add_argument(
@@ -45,9 +45,9 @@ def parse_args() -> argparse.Namespace:
         f'{BASES["mmdet"]}, or {BASES["mmpretrain"]} for class folders')
     parser.add_argument('--out', help='config to write (.py); default: named after the base, in the current folder')
     parser.add_argument('--gpus', type=int, default=1, help='GPUs to train on; the learning rate follows (default 1)')
-    parser.add_argument('--batch-size', type=int, help="pictures a GPU; the learning rate follows (default: base's)")
+    parser.add_argument('--batch-size', type=int, help="images a GPU; the learning rate follows (default: base's)")
     parser.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 8),
-                        help='processes that decode pictures for the checks; 0: this one')
+                        help='processes that decode images for the checks; 0: this one')
     parser.add_argument('--force', action='store_true', help='write in spite of errors in the data')
     parser.add_argument('--overwrite', action='store_true', help='replace the file that --out names')
     return parser.parse_args()

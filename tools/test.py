@@ -1,4 +1,4 @@
-"""Test a detector or a classifier: metrics, predictions, pictures."""
+"""Test a detector or a classifier: metrics, predictions, images."""
 import argparse
 import os.path as osp
 from copy import deepcopy
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='write the predictions (.pkl) or, with --out-item metrics, the metrics (.json)')
     parser.add_argument('--out-item', choices=['pred', 'metrics'], default='pred', help='what --out writes')
     parser.add_argument('--show', action='store_true', help='show every prediction in a window')
-    parser.add_argument('--show-dir', help='write a picture of every prediction into WORK_DIR/<time>/SHOW_DIR')
+    parser.add_argument('--show-dir', help='write an image of every prediction into WORK_DIR/<time>/SHOW_DIR')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows one')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: the mean over horizontal flips')
     add_common_arguments(parser)

@@ -11,10 +11,10 @@ default_hooks = dict(
     interrupt=dict(type='mmccd.InterruptHook'),
     finite=dict(type='mmccd.CheckFiniteHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    broken_pictures=dict(type='mmccd.BrokenPicturesHook'),
+    skipped_images=dict(type='mmccd.SkippedImagesHook'),
     visualization=dict(type='VisualizationHook', enable=False))
 env_cfg = dict(
-    cudnn_benchmark=True,  # one picture size
+    cudnn_benchmark=True,  # one image size
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'))
 vis_backends = [dict(type='LocalVisBackend')]

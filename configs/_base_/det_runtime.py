@@ -11,7 +11,7 @@ default_hooks = dict(
     interrupt=dict(type='mmccd.InterruptHook'),
     finite=dict(type='mmccd.CheckFiniteHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    broken_pictures=dict(type='mmccd.BrokenPicturesHook'),
+    skipped_images=dict(type='mmccd.SkippedImagesHook'),
     visualization=dict(type='DetVisualizationHook'))
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -1,5 +1,5 @@
-"""Looking into a network: what its attention layers do to a picture, and where its evidence lies."""
-from mmccd.analysis.attention_maps.gates import Gate, SeenPicture, attention_layers, choose_layers, record_gates
+"""Looking into a network: what its attention layers do to an image, and where its evidence lies."""
+from mmccd.analysis.attention_maps.gates import Gate, SeenImage, attention_layers, choose_layers, record_gates
 from mmccd.analysis.attention_maps.sheet import draw_sheet
 from mmccd.analysis.cam.cam import (
     METHODS,
@@ -15,10 +15,10 @@ from mmccd.analysis.cam.cam import (
 )
 from mmccd.analysis.cam.sheet import draw_cam_sheet
 
-from .inputs import list_pictures, load_model, output_names, prepare_picture
+from .inputs import list_images, load_model, output_names, prepare_image
 
 __all__ = [
-    'METHODS', 'Cam', 'Explanation', 'Finding', 'Gate', 'SeenPicture', 'attention_layers', 'check_layers',
-    'choose_layers', 'class_index', 'draw_cam_sheet', 'draw_sheet', 'explain', 'is_detector', 'list_pictures',
-    'load_cam_class', 'load_model', 'num_classes', 'output_names', 'prepare_picture', 'record_gates'
+    'METHODS', 'Cam', 'Explanation', 'Finding', 'Gate', 'SeenImage', 'attention_layers', 'check_layers',
+    'choose_layers', 'class_index', 'draw_cam_sheet', 'draw_sheet', 'explain', 'is_detector', 'list_images',
+    'load_cam_class', 'load_model', 'num_classes', 'output_names', 'prepare_image', 'record_gates'
 ]

@@ -30,7 +30,7 @@ _POOLINGS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPoo
 
 @dataclass
 class Complexity:
-    """Counts for one picture.
+    """Counts for one image.
 
     Attributes:
         params (int): Numbers in the parameters.
@@ -126,7 +126,7 @@ def _module_ops(module: nn.Module, x: Tensor, out: Tensor) -> int:
 
 
 def run_once(model: nn.Module, x: Tensor) -> Any:
-    """One picture (1, 3, H, W) through everything that convolves.
+    """One image (1, 3, H, W) through everything that convolves.
 
     Of a detector: backbone, neck and heads; heads on RoIs get as many as are kept at test time.
     """
@@ -152,7 +152,7 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
     Args:
         model (nn.Module): A classifier of mmpretrain or a detector of mmdet, on the meta device; ``'mmengine'`` moves
             it to the CPU.
-        shape (tuple[int, int]): Height and width of the picture in pixels.
+        shape (tuple[int, int]): Height and width of the image in pixels.
         convention (str): ``'published'``, ``'mac'`` or ``'mmengine'``, see above.
 
     Raises:

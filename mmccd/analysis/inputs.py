@@ -1,4 +1,4 @@
-"""From a path to what the network gets: pictures of a folder, a config's test pipeline, a model with its weights."""
+"""From a path to what the network gets: images of a folder, a config's test pipeline, a model with its weights."""
 from __future__ import annotations
 
 import copy
@@ -19,8 +19,8 @@ from mmccd.configs import datasets_of
 from mmccd.data.image_files import FORMATS, why_broken
 
 
-def list_pictures(path: str) -> list[str]:
-    """Paths of the pictures that ``path`` names: itself, or those in this folder and below it, by their
+def list_images(path: str) -> list[str]:
+    """Paths of the images that ``path`` names: itself, or those in this folder and below it, by their
     suffix, sorted.
 
     Raises:
@@ -33,18 +33,18 @@ def list_pictures(path: str) -> list[str]:
         paths = sorted(osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names
                        if n.lower().endswith(suffixes))
         if not paths:
-            raise ValueError(f'folder {path!r} has no picture in it (a file named {", ".join(suffixes)})')
+            raise ValueError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
     broken = [(p, reason) for p in paths if (reason := why_broken(p))]
     if broken:
         more = f' ({len(broken)} such files of {len(paths)})' if len(broken) > 1 else ''
-        raise ValueError(f'picture {broken[0][0]!r} cannot be used: {broken[0][1]}{more}')
+        raise ValueError(f'image {broken[0][0]!r} cannot be used: {broken[0][1]}{more}')
     return paths
 
 
-def output_names(pictures: list[str], path: str) -> list[str]:
-    """Paths of ``list_pictures(path)`` below that folder; without their suffix, but where two would be the same."""
+def output_names(images: list[str], path: str) -> list[str]:
+    """Paths of ``list_images(path)`` below that folder; without their suffix, but where two would be the same."""
     folder = path if osp.isdir(path) else osp.dirname(path) or '.'
-    names = [osp.relpath(p, folder) for p in pictures]
+    names = [osp.relpath(p, folder) for p in images]
     stems = [osp.splitext(n)[0] for n in names]
     return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
 
@@ -62,8 +62,8 @@ def load_model(cfg: Config, checkpoint: str, device: str | torch.device = 'cpu')
     return model.to(device).eval()
 
 
-def prepare_picture(cfg: Config, path: str) -> dict[str, Any]:
-    """A batch of one picture, out of the test pipeline of the config: what ``model.data_preprocessor`` takes.
+def prepare_image(cfg: Config, path: str) -> dict[str, Any]:
+    """A batch of one image, out of the test pipeline of the config: what ``model.data_preprocessor`` takes.
 
     Raises:
         ValueError: If the config has no ``test_dataloader`` with a pipeline.

@@ -67,7 +67,7 @@ def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
-    """Annotation files and picture folders of the loaders and their evaluators have to be there, with our classes."""
+    """Annotation files and image folders of the loaders and their evaluators have to be there, with our classes."""
     missing = []
     for loader in loaders:
         if cfg.get(f'{loader}_dataloader') is not None:

@@ -99,7 +99,7 @@ def _classes_change(model: ConfigDict, n: int) -> dict:
 
 
 def _head(base: str, parts: Sequence[Part], summary: str) -> list[str]:
-    sets = ', '.join(f'{p.argument[2:]} {number(p.pictures, "picture", "pictures")}' for p in parts)
+    sets = ', '.join(f'{p.argument[2:]} {number(p.images, "image", "images")}' for p in parts)
     where = 'The base is found wherever mmccd is installed: this file may be moved. Paths of data are relative to the '
     where += 'folder that you start from.'
     if not base.startswith('__import__'):
@@ -167,17 +167,17 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
                                  f'enlarged to {scale[1]} instead of {min(train_scale)}.'))
     elif jitter:
         factors = resize_factors(test_scale, train.sizes) if test_scale else np.ones(len(train.sizes))
-        d.warnings.append(f'the base resizes at random ({jitter[0]}): look whether its scale fits your pictures, '
+        d.warnings.append(f'the base resizes at random ({jitter[0]}): look whether its scale fits your images, '
                           f'{train.sizes.min(0).astype(int)} to {train.sizes.max(0).astype(int)} (width, height)')
     else:
         factors = np.ones(len(train.sizes))
         if test_scale:
             change = 'scale_factor=1.0, scale=None'
-            lines.append(comment('The base trains on pictures as they are: no other size in the test either.'))
+            lines.append(comment('The base trains on images as they are: no other size in the test either.'))
     for p in parts[1:]:
         ratio = np.median(p.sizes.min(1)) / np.median(train.sizes.min(1))
         if train_scale and test_scale and not 2 / 3 <= ratio <= 3 / 2:
-            d.warnings.append(f'pictures of {p.argument} are {ratio:.2g} times as large as those of {train.argument} '
+            d.warnings.append(f'images of {p.argument} are {ratio:.2g} times as large as those of {train.argument} '
                               f'(short side, median): resized alike, objects are {1 / ratio:.2g} times as large there')
     pipelines = {p.argument: {} for p in parts}
     if lines:
@@ -194,7 +194,7 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
                              metainfo=dict(classes=Raw('classes'))) | pipelines[p.argument] for p in parts}
     least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
     if train.sizes.min() < least:
-        lines.append(comment(f'{(train.sizes.min(1) < least).sum():,} pictures have a side below {least}, and the base '
+        lines.append(comment(f'{(train.sizes.min(1) < least).sum():,} images have a side below {least}, and the base '
                              'would leave them out.'))
         sets['--train']['filter_cfg'] = dict(min_size=1)
     lines += _loaders(parts, (key, val_key), d, sets)
@@ -248,7 +248,7 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
     for p in parts:
         sets[p.argument] = dict(_delete_=True, type='mmccd.CustomDataset', data_prefix=p.folder,
                                 metainfo=dict(classes=Raw('classes')))
-        if p is train:  # the share of broken pictures that the base's set may skip
+        if p is train:  # the share of broken images that the base's set may skip
             sets[p.argument]['max_broken'] = dataset.get('max_broken', 0)
         sets[p.argument]['pipeline'] = pipelines[p.argument]
     lines += _loaders(parts, (key, val_key), d, sets)
@@ -264,7 +264,7 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
     counts = [train.counts[c] for c in train.classes]
     found = f'{min(counts):,}' + (f' to {max(counts):,}' if len(set(counts)) > 1 else '')
     return '\n'.join([
-        *_head(base, parts, f'{number(n, "class", "classes")} of {found} pictures each to train on.'),
+        *_head(base, parts, f'{number(n, "class", "classes")} of {found} images each to train on.'),
         names(train.classes), *lines,
         '', comment(d.notes['start']), assign('model', model),
         '', *_training(d, cfg), ''])

@@ -25,33 +25,33 @@ from mmccd.errors import UserError
 from mmccd.models.pretrained import IDENTITY_PARTS
 
 # Of MMPretrain's CustomDataset.
-PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 MATCHED = 0.9  # share of the boxes that anchors have to match; the base's stay if theirs is as high
 MATCH_IOU = 0.5  # from here on, RetinaNet's assigner calls an anchor positive
 SCALE_FACTORS = (1, 0.75, 0.5, 0.375, 0.25, 1.5, 2)  # of the base's anchors, the nearest first
-MAX_ENLARGED = 2.0  # a larger picture shows nothing more, and costs its square in time
-SAMPLED = 20_000  # boxes, and pictures of class folders, that are looked at
+MAX_ENLARGED = 2.0  # a larger image shows nothing more, and costs its square in time
+SAMPLED = 20_000  # boxes, and images of class folders, that are looked at
 
 
 @dataclass(frozen=True)
 class Task:
-    """How long a training of a task is, measured in pictures.
+    """How long a training of a task is, measured in images.
 
     Attributes:
-        seen (int): Pictures that a training on a small set sees in all its epochs.
-        base_pictures (int): Pictures of the set that the base's epochs are meant for.
+        seen (int): Images that a training on a small set sees in all its epochs.
+        base_images (int): Images of the set that the base's epochs are meant for.
         least (float): Share of the base's epochs that a set up to that size gets at least.
         finetune (float): Factor of the base's learning rate.
     """
 
     seen: int
-    base_pictures: int
+    base_images: int
     least: float
     finetune: float
 
 
 TASKS = {
-    'mmdet': Task(60_000, 117_266, 1.0, 1.0),  # COCO's pictures with boxes
+    'mmdet': Task(60_000, 117_266, 1.0, 1.0),  # COCO's images with boxes
     # ImageNet's recipes start from nothing; ours start from its result.
     'mmpretrain': Task(200_000, 1_281_167, 0.3, 0.1),
 }
@@ -63,15 +63,15 @@ class Part:
 
     Attributes:
         argument (str): The option that named it.
-        folder (str): Pictures.
+        folder (str): Images.
         ann_file (str): COCO annotations; empty for class folders.
         classes (tuple[str, ...]): In the order of the labels.
         counts (Counter): Examples of each class.
-        pictures (int): All pictures.
-        filled (int): Pictures with a box; with class folders, all.
+        images (int): All images.
+        filled (int): Images with a box; with class folders, all.
         sizes (np.ndarray): (P, 2), width and height in pixels; of class folders a sample.
         sides (np.ndarray): (B, 2), width and height of each box that is no crowd, in pixels.
-        owners (np.ndarray): (B, ), the row of its picture in ``sizes``.
+        owners (np.ndarray): (B, ), the row of its image in ``sizes``.
     """
 
     argument: str
@@ -79,7 +79,7 @@ class Part:
     ann_file: str
     classes: tuple[str, ...]
     counts: Counter
-    pictures: int
+    images: int
     filled: int
     sizes: np.ndarray
     sides: np.ndarray = field(default_factory=lambda: np.zeros((0, 2)))
@@ -88,7 +88,7 @@ class Part:
 
 def _check_folder(argument: str, folder: str) -> None:
     if not osp.isdir(folder):
-        raise UserError(f'{argument}: {folder!r} must be a folder of pictures, and ' +
+        raise UserError(f'{argument}: {folder!r} must be a folder of images, and ' +
                         ('is a file' if osp.exists(folder) else 'does not exist'))
 
 
@@ -117,7 +117,7 @@ def read_coco(argument: str, folder: str, ann_file: str) -> Part:
     clean = file.cleaned()
     rows = {image['id']: row for row, image in enumerate(clean['images'])}
     boxes = [a for a in clean['annotations'] if not a.get('iscrowd')]
-    for what, found in (('categories', names), ('usable pictures', rows), ('usable boxes', boxes)):
+    for what, found in (('categories', names), ('usable images', rows), ('usable boxes', boxes)):
         if not found:
             raise UserError(f'{argument}: {ann_file} has no {what}' + (f': {problems[0]}' if problems else ''))
     owners = np.array([rows[a['image_id']] for a in boxes])
@@ -128,7 +128,7 @@ def read_coco(argument: str, folder: str, ann_file: str) -> Part:
 
 
 def read_folders(argument: str, folder: str) -> Part:
-    """Read a folder of class folders; a UserError if there are none, or no pictures in them."""
+    """Read a folder of class folders; a UserError if there are none, or no images in them."""
     _check_folder(argument, folder)
     classes = tuple(class_folders(dict(data_prefix=folder)))
     if not classes:
@@ -137,11 +137,11 @@ def read_folders(argument: str, folder: str) -> Part:
     paths, counts = [], Counter()
     for name in classes:
         for root, _, files in sorted(os.walk(osp.join(folder, name), followlinks=True)):
-            found = [osp.join(root, f) for f in sorted(files) if f.lower().endswith(PICTURES)]
+            found = [osp.join(root, f) for f in sorted(files) if f.lower().endswith(IMAGES)]
             counts[name] += len(found)
             paths += found
     if not paths:
-        raise UserError(f'{argument}: the class folders of {folder!r} have no pictures ({", ".join(PICTURES)})')
+        raise UserError(f'{argument}: the class folders of {folder!r} have no images ({", ".join(IMAGES)})')
     sizes = list(_sizes(paths[::-(-len(paths) // 200)]))
     return Part(argument, folder, '', classes, counts, len(paths), len(paths), np.array(sizes, float).reshape(-1, 2))
 
@@ -149,8 +149,8 @@ def read_folders(argument: str, folder: str) -> Part:
 def _sizes(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
     for path in paths:
         try:
-            with Image.open(path) as picture:
-                yield picture.size
+            with Image.open(path) as image:
+                yield image.size
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue  # the data checks name it
 
@@ -171,7 +171,7 @@ def check_same_classes(train: Part, other: Part) -> None:
 
 def anchor_sides(
         generator: ConfigDict, scale: float | None = None, ratios: Sequence[float] | None = None) -> np.ndarray:
-    """Width, height and stride of every anchor of a generator, (A, 3), in pixels of the resized picture."""
+    """Width, height and stride of every anchor of a generator, (A, 3), in pixels of the resized image."""
     octaves = generator.get('scales_per_octave')
     if octaves:
         scales = [(scale or generator.octave_base_scale) * 2**(i / octaves) for i in range(octaves)]
@@ -210,7 +210,7 @@ def fit_anchors(generator: ConfigDict, sides: np.ndarray) -> Anchors:
 
     Args:
         generator (ConfigDict): Of mmdet's ``AnchorGenerator``, with ``octave_base_scale`` or one of ``scales``.
-        sides (np.ndarray): (B, 2), width and height of the boxes in pixels of the resized picture.
+        sides (np.ndarray): (B, 2), width and height of the boxes in pixels of the resized image.
     """
     sides = sides[::-(-len(sides) // SAMPLED)]
     base = matched_share(sides, anchor_sides(generator))
@@ -234,7 +234,7 @@ def fit_anchors(generator: ConfigDict, sides: np.ndarray) -> Anchors:
 
 
 def fit_scale(scale: Sequence[int], sizes: np.ndarray) -> tuple[int, int] | None:
-    """Another ``Resize.scale`` (long, short) if the base's would enlarge the median picture by more than
+    """Another ``Resize.scale`` (long, short) if the base's would enlarge the median image by more than
     ``MAX_ENLARGED``: that much, the short side in steps of 32. None if the base's will do."""
     long, short = max(scale), min(scale)
     most = MAX_ENLARGED * float(np.median(sizes.min(1)))
@@ -245,25 +245,25 @@ def fit_scale(scale: Sequence[int], sizes: np.ndarray) -> tuple[int, int] | None
 
 
 def resize_factors(scale: Sequence[int], sizes: np.ndarray) -> np.ndarray:
-    """Factor of ``Resize(keep_ratio=True)`` for pictures of (P, 2) pixels, (P, )."""
+    """Factor of ``Resize(keep_ratio=True)`` for images of (P, 2) pixels, (P, )."""
     return np.minimum(max(scale) / sizes.max(1), min(scale) / sizes.min(1))
 
 
-def epoch_bounds(pictures: int, base_epochs: int, task: str) -> tuple[int, int]:
-    """Fewest and most epochs for a set of so many pictures.
+def epoch_bounds(images: int, base_epochs: int, task: str) -> tuple[int, int]:
+    """Fewest and most epochs for a set of so many images.
 
     Fewest: ``Task.least`` of the base's; for a set larger than the base's own, as many iterations as that one gets.
     Most: 16 times the base's, and no more than 200 (or the base's).
     """
     rule = TASKS[task]
-    least = min(rule.least, rule.base_pictures / pictures) * base_epochs
+    least = min(rule.least, rule.base_images / images) * base_epochs
     return max(round(least), 1), max(base_epochs, min(16 * base_epochs, 200))
 
 
-def plan_epochs(pictures: int, base_epochs: int, task: str) -> int:
-    """As many epochs as see ``Task.seen`` pictures in all, within :func:`epoch_bounds`."""
-    least, most = epoch_bounds(pictures, base_epochs, task)
-    return min(max(math.ceil(TASKS[task].seen / pictures), least), most)
+def plan_epochs(images: int, base_epochs: int, task: str) -> int:
+    """As many epochs as see ``Task.seen`` images in all, within :func:`epoch_bounds`."""
+    least, most = epoch_bounds(images, base_epochs, task)
+    return min(max(math.ceil(TASKS[task].seen / images), least), most)
 
 
 def plan_schedulers(schedulers: Any, base_epochs: int, epochs: int, iterations: int) -> list[dict]:
@@ -336,7 +336,7 @@ class Decisions:
 
     @property
     def total_batch(self) -> int:
-        """Pictures of an optimizer step."""
+        """Images of an optimizer step."""
         return self.batch * self.gpus
 
 
@@ -354,23 +354,23 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
     _, dataset = only_dataset(cfg, 'train_dataloader')
     if task == 'mmdet' and not is_a(dataset_class(dataset, task), 'CocoDataset'):
         raise UserError(f'--base {stem}: its data set must read COCO annotations, and is {dataset.get("type")}')
-    pictures = train.filled if (dataset.get('filter_cfg') or {}).get('filter_empty_gt') else train.pictures
+    images = train.filled if (dataset.get('filter_cfg') or {}).get('filter_empty_gt') else train.images
     for wrapper in _wrappers(loader.dataset):
-        pictures *= wrapper.get('times', 1)
-    iterations = math.ceil(math.ceil(pictures / gpus) / batch)
-    epochs = plan_epochs(pictures, base_epochs, task)
+        images *= wrapper.get('times', 1)
+    iterations = math.ceil(math.ceil(images / gpus) / batch)
+    epochs = plan_epochs(images, base_epochs, task)
     start, why_start, warning = plan_start(cfg.model.backbone, stem)
     base_batch = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     finetune = TASKS[task].finetune if cfg.model.backbone.get('init_cfg') is None else 1
     lr = optimizer.lr * finetune * (gpus * batch / base_batch if base_batch else 1)
-    rate = f'{gpus} GPU{"s" * (gpus > 1)} x {batch} pictures: {optimizer.lr:g} at batch {base_batch}, in proportion'
+    rate = f'{gpus} GPU{"s" * (gpus > 1)} x {batch} images: {optimizer.lr:g} at batch {base_batch}, in proportion'
     if not base_batch:
         rate = f'{optimizer.lr:g}, the base names no batch to scale it from'
     if finetune != 1:
         rate += f'; times {finetune:g}, since it starts from weights'
-    least, most = epoch_bounds(pictures, base_epochs, task)
+    least, most = epoch_bounds(images, base_epochs, task)
     length = f'{number(epochs, "epoch", "epochs")} of {number(iterations, "iteration", "iterations")} see '
-    length += f'{number(epochs * pictures, "picture", "pictures")} ({TASKS[task].seen:,} '
+    length += f'{number(epochs * images, "image", "images")} ({TASKS[task].seen:,} '
     length += f"are aimed at, in {least} to {most} epochs); steps in proportion to the base's {base_epochs}"
     schedulers = plan_schedulers(cfg.param_scheduler, base_epochs, epochs, iterations)
     if any(not s.get('by_epoch', True) for s in schedulers):

@@ -83,7 +83,7 @@ def build_runner(cfg: Config) -> Runner:
 def log_scaling(runner: Runner) -> None:
     """Log processes, global batch and learning rate before training, with a warning where rate and batch do not fit.
 
-    Linear scaling: the rate grows with the number of pictures of an optimizer step, from the batch that the config's
+    Linear scaling: the rate grows with the number of images of an optimizer step, from the batch that the config's
     rate was chosen for (``auto_scale_lr.base_batch_size``). What ``paramwise_cfg`` makes of it scales along.
     """
     cfg, processes = runner.cfg, runner.world_size
@@ -91,7 +91,7 @@ def log_scaling(runner: Runner) -> None:
     batch = (loader.get('batch_sampler') or {}).get('batch_size', loader.get('batch_size', 1))
     accumulated = wrapper.get('accumulative_counts', 1)
     total = processes * batch * accumulated
-    text = f'{processes} process{"es" if processes > 1 else ""} x {batch} pictures'
+    text = f'{processes} process{"es" if processes > 1 else ""} x {batch} images'
     text += f' x {accumulated} accumulated' if accumulated > 1 else ''
     text += f' = global batch {total}'
     lr, base = (wrapper.get('optimizer') or {}).get('lr'), scaling.get('base_batch_size')

@@ -52,6 +52,6 @@ class InclusiveRoIExtractor(SingleRoIExtractor):
     """RoI features of boxes that include their last pixel. Arguments: as mmdet's ``SingleRoIExtractor``."""
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
-        """Features (n, out_channels, h, w) of RoIs (n, 5): picture, x1, y1, x2, y2."""
+        """Features (n, out_channels, h, w) of RoIs (n, 5): image, x1, y1, x2, y2."""
         # Both the choice of the level and RoIAlign took the box to reach to x2 + 1.
         return super().forward(feats, rois + rois.new_tensor([0, 0, 0, 1, 1]), roi_scale_factor)

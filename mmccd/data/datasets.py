@@ -1,4 +1,4 @@
-"""Data sets that survive a few broken pictures in training, and hide none in evaluation."""
+"""Data sets that survive a few broken images in training, and hide none in evaluation."""
 from __future__ import annotations
 
 import logging
@@ -18,8 +18,8 @@ from mmccd.registry import DATASETS
 DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
 
 
-class BrokenPictureError(UserError):
-    """A picture that cannot be used where it must not be skipped, or too many of them."""
+class BrokenImageError(UserError):
+    """An image that cannot be used where it must not be skipped, or too many of them."""
 
     everywhere = False
 
@@ -34,22 +34,22 @@ def is_inside(path: str, folder: str) -> bool:
 
 
 class GuardedDataset:
-    """Mixin before one of mmengine's data sets: what a picture or an annotation file can do wrong has a clear end.
+    """Mixin before one of mmengine's data sets: what an image or an annotation file can do wrong has a clear end.
 
-    A picture that is not there, cut short or cannot be decoded is skipped and counted if ``max_broken`` allows any:
+    An image that is not there, cut short or cannot be decoded is skipped and counted if ``max_broken`` allows any:
     another one, drawn at random, takes its place (:class:`mmengine.dataset.BaseDataset` does that). Else, and always
-    with ``test_mode=True``, it is an error that names the picture. Counts stand in memory that the loader's worker
-    processes share; :class:`mmccd.engine.BrokenPicturesHook` reports them.
+    with ``test_mode=True``, it is an error that names the image. Counts stand in memory that the loader's worker
+    processes share; :class:`mmccd.engine.SkippedImagesHook` reports them.
 
     Paths out of annotations may leave neither ``data_root`` nor ``data_prefix``.
 
     Args:
-        max_broken (float): Share of the pictures that may be broken, 0 to 1. Default: 0.
+        max_broken (float): Share of the images that may be broken, 0 to 1. Default: 0.
 
     Raises:
         ValueError: If ``max_broken`` is none of 0 to 1.
         UserError: If the annotations cannot be read, or a path leaves the root.
-        BrokenPictureError: From ``dataset[i]``, for a broken picture that may not be skipped.
+        BrokenImageError: From ``dataset[i]``, for a broken image that may not be skipped.
     """
 
     def __init__(self, *args: Any, max_broken: float = 0.0, **kwargs: Any) -> None:
@@ -59,7 +59,7 @@ class GuardedDataset:
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """The annotations, every picture's path inside the root."""
+        """The annotations, every image's path inside the root."""
         source = self.ann_file or ', '.join(self.data_prefix.values())
         try:
             data = super().load_data_list()
@@ -73,18 +73,18 @@ class GuardedDataset:
             if path.startswith(plain) and os.pardir not in path:
                 continue  # of a million paths nearly all
             if not any(is_inside(path, root) for root in roots):
-                raise UserError(f'{source} names a picture outside of the data root {roots[0]}: {path}; {DOCTOR}')
+                raise UserError(f'{source} names an image outside of the data root {roots[0]}: {path}; {DOCTOR}')
         return data
 
     def full_init(self) -> None:
         """Load the annotations, once."""
         if not self._fully_initialized:
             super().full_init()
-            # How often each picture was skipped: shared, forked or spawned.
+            # How often each image was skipped: shared, forked or spawned.
             self.skipped = torch.zeros(len(self), dtype=torch.int32).share_memory_()
 
     def prepare_data(self, idx: int) -> Any:
-        """The pipeline's result; None, which draws another one, for a broken picture that may be skipped."""
+        """The pipeline's result; None, which draws another one, for a broken image that may be skipped."""
         path = self.get_data_info(idx)['img_path']
         backend_args, reason = getattr(self, 'backend_args', None), ''
         try:
@@ -94,28 +94,28 @@ class GuardedDataset:
                 return super().prepare_data(idx)
         except Exception:
             reason = why_broken(path, backend_args)
-            if not reason:  # no fault of the picture
+            if not reason:  # no fault of the image
                 raise
         if self.test_mode or not self.max_broken:
-            raise BrokenPictureError(f'picture {path} cannot be used: {reason}; {DOCTOR}')
+            raise BrokenImageError(f'image {path} cannot be used: {reason}; {DOCTOR}')
         self._skip(idx, path, reason)
         return None
 
     def broken(self) -> dict[str, int]:
-        """How often each broken picture was skipped, by its path, in this process and its workers."""
+        """How often each broken image was skipped, by its path, in this process and its workers."""
         return {self.get_data_info(i)['img_path']: int(self.skipped[i]) for i in self.skipped.nonzero()[:, 0].tolist()}
 
     def _skip(self, idx: int, path: str, reason: str) -> None:
         if not self.skipped[idx]:
-            print_log(f'picture {path} is skipped: {reason}', 'current', logging.WARNING)
+            print_log(f'image {path} is skipped: {reason}', 'current', logging.WARNING)
         self.skipped[idx] += 1
         self.check_share(self.skipped.count_nonzero().item(), path)
 
     def check_share(self, broken: int, example: str) -> None:
-        """Raise BrokenPictureError if ``broken`` pictures are more than ``max_broken`` allows."""
+        """Raise BrokenImageError if ``broken`` images are more than ``max_broken`` allows."""
         if broken > self.max_broken * len(self):
-            raise BrokenPictureError(
-                f'{broken} of {len(self)} training pictures cannot be used, more than max_broken={self.max_broken:g} '
+            raise BrokenImageError(
+                f'{broken} of {len(self)} training images cannot be used, more than max_broken={self.max_broken:g} '
                 f'of the data set allows, {example} among them; {DOCTOR}')
 
 

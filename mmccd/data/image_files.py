@@ -1,6 +1,6 @@
-"""Whether a file holds a whole picture.
+"""Whether a file holds a whole image.
 
-OpenCV, which the pipelines decode with, makes a half grey picture of a JPEG that is cut short, in some of its versions;
+OpenCV, which the pipelines decode with, makes a half grey image of a JPEG that is cut short, in some of its versions;
 Pillow tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks
 wrong there is decoded once more, by :func:`why_broken`.
 """
@@ -15,7 +15,7 @@ import mmcv
 from mmengine import fileio
 from PIL import Image
 
-# What pictures to train on come in. Pillow knows more, and starts Ghostscript for one of them.
+# What images to train on come in. Pillow knows more, and starts Ghostscript for one of them.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 _ENDS = {b'\xff\xd8': b'\xff\xd9', b'\x89P': b'IEND\xaeB`\x82'}  # first bytes of JPEG and PNG: last ones
 MISSING = 'there is no such file'
@@ -23,8 +23,8 @@ _TAIL = 64  # bytes; cameras and tools put a little of their own behind the end
 _ORIENTATION, _BY_A_QUARTER = 0x0112, (5, 6, 7, 8)  # EXIF
 
 
-class Picture(NamedTuple):
-    """What :func:`read_picture` found.
+class ImageFile(NamedTuple):
+    """What :func:`read_image` found.
 
     Attributes:
         size (tuple[int, int]): Width and height as the pipelines see it, in pixels; (0, 0) if they cannot be read.
@@ -45,54 +45,54 @@ def looks_cut(path: str) -> bool:
         return end is not None and end not in f.read()
 
 
-def read_picture(content: bytes, max_pixels: int | None = None) -> Picture:
-    """Decode a picture, all of it.
+def read_image(content: bytes, max_pixels: int | None = None) -> ImageFile:
+    """Decode an image, all of it.
 
     Args:
         content (bytes): The file.
         max_pixels (int | None): Do not decode larger ones. Default: no limit.
     """
     if not content:
-        return Picture(problem='the file is empty')
+        return ImageFile(problem='the file is empty')
     size, turned = (0, 0), False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # Pillow's own limit, odd EXIF entries
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-            size = picture.size
-            turned = picture.getexif().get(_ORIENTATION) in _BY_A_QUARTER
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            size = image.size
+            turned = image.getexif().get(_ORIENTATION) in _BY_A_QUARTER
             if turned:
                 size = size[::-1]
             if max_pixels is not None and size[0] * size[1] > max_pixels:
-                return Picture(size, turned)
-            picture.load()
+                return ImageFile(size, turned)
+            image.load()
         if mmcv.imfrombytes(content) is None:
-            return Picture(size, turned, 'OpenCV cannot decode it')
+            return ImageFile(size, turned, 'OpenCV cannot decode it')
     except Exception as e:  # damaged files raise nearly anything, from OSError to struct.error and SyntaxError
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         if isinstance(e, Image.UnidentifiedImageError):
-            reason = 'it is no picture'
-        return Picture(size, turned, reason)
-    return Picture(size, turned)
+            reason = 'it is no image'
+        return ImageFile(size, turned, reason)
+    return ImageFile(size, turned)
 
 
-def read_file(path: str, max_pixels: int | None = None, backend_args: dict | None = None) -> tuple[Picture, bytes]:
-    """Read and decode a file; what goes wrong with either is the picture's ``problem``.
+def read_file(path: str, max_pixels: int | None = None, backend_args: dict | None = None) -> tuple[ImageFile, bytes]:
+    """Read and decode a file; what goes wrong with either is the image's ``problem``.
 
     Args:
         path (str): Path or URL.
-        max_pixels (int | None): As for :func:`read_picture`.
+        max_pixels (int | None): As for :func:`read_image`.
         backend_args (dict | None): How mmengine reads it. Default: by the path.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError:
-        return Picture(problem=MISSING), b''
+        return ImageFile(problem=MISSING), b''
     except Exception as e:  # any backend's
-        return Picture(problem=f'it cannot be read: {str(e) or type(e).__name__}'), b''
-    return read_picture(content, max_pixels), content
+        return ImageFile(problem=f'it cannot be read: {str(e) or type(e).__name__}'), b''
+    return read_image(content, max_pixels), content
 
 
 def why_broken(path: str, backend_args: dict | None = None) -> str:
-    """Why a picture cannot be used; empty if it can."""
+    """Why an image cannot be used; empty if it can."""
     return read_file(path, backend_args=backend_args)[0].problem

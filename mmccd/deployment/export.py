@@ -29,8 +29,8 @@ from .parity import SHAPES
 OPSET = 17
 # Key of the file's metadata, with what tools/deployment/infer_onnx.py has to know, as JSON.
 METADATA = 'mmccd'
-# Transforms that leave the picture alone.
-_NOT_OF_PICTURES = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
+# Transforms that leave the image alone.
+_NOT_OF_IMAGES = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
 
 
 def check_packages() -> None:
@@ -48,15 +48,15 @@ def check_packages() -> None:
 def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] | None = None) -> tuple[Network, bytes]:
     """Export a model of ``mmccd.init_model``.
 
-    The input ``picture`` is (N, 3, H, W), RGB, float32 from 0 to 255: normalisation and padding are in the graph. The
+    The input ``image`` is (N, 3, H, W), RGB, float32 from 0 to 255: normalisation and padding are in the graph. The
     outputs are those of the network that is returned (:mod:`mmccd.deployment.networks`). With ``kind='end2end'``
-    detectors take one picture at a time.
+    detectors take one image at a time.
 
     Args:
         model (nn.Module): Classifier or detector on the CPU, with ``cfg`` and ``dataset_meta``.
         kind (str): ``'end2end'``: logits and scores of classifiers, boxes of RetinaNet behind its NMS. ``'raw'``:
             what the heads give. Default: ``'end2end'``.
-        shape (tuple[int, int] | None): Height and width of the pictures, and one picture at a time. Default: None,
+        shape (tuple[int, int] | None): Height and width of the images, and one image at a time. Default: None,
             any size and number.
 
     Returns:
@@ -71,21 +71,21 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
     if shape is not None and min(shape) < 1:
         raise ValueError(f'shape must be at least 1 1, got {shape[0]} {shape[1]}')
     network = build_network(model, kind).eval()
-    picture = torch.zeros(1, 3, *(shape or SHAPES[0]))
-    picture[..., ::2, ::3] = 255
+    image = torch.zeros(1, 3, *(shape or SHAPES[0]))
+    image[..., ::2, ::3] = 255
     axes = {}
     if shape is None:
-        axes = {'picture': {2: 'height', 3: 'width'}, **network.outputs}
+        axes = {'image': {2: 'height', 3: 'width'}, **network.outputs}
         if network.batched:
-            axes['picture'][0] = 'n'
+            axes['image'][0] = 'n'
     elif not network.batched:
         axes = network.outputs
     content = io.BytesIO()
     with torch.no_grad(), _quiet(), _nearest_by_index():
-        network(picture)  # what the model itself refuses, it says here
+        network(image)  # what the model itself refuses, it says here
         try:
             torch.onnx.export(
-                network, (picture, ), content, input_names=['picture'], output_names=list(network.outputs),
+                network, (image, ), content, input_names=['image'], output_names=list(network.outputs),
                 dynamic_axes=axes, opset_version=OPSET, dynamo=False)
         except Exception as e:  # its own errors, and nearly any other
             raise RuntimeError(f'the exporter of PyTorch {torch.__version__} cannot take this model: '
@@ -147,14 +147,14 @@ def _metadata(model: nn.Module, network: Network, kind: str, shape: tuple[int, i
 
 
 def resize_steps(cfg: Config) -> list[dict[str, Any]]:
-    """How the config's test pipeline gets a picture to its size, step by step; sizes are (width, height).
+    """How the config's test pipeline gets an image to its size, step by step; sizes are (width, height).
 
     ``resize`` to ``size``, or, with ``keep_ratio``, as large as fits into it, either way round; ``scale`` does the same
-    with the picture's own size times ``factor``; ``edge`` resizes the edge of that name to ``size``; ``crop`` cuts
+    with the image's own size times ``factor``; ``edge`` resizes the edge of that name to ``size``; ``crop`` cuts
     ``size`` from the middle; ``unknown`` is any other transform, which infer_onnx.py refuses.
     """
     pipeline = next((d.pipeline for _, d in datasets_of(cfg.get('test_dataloader') or {}, '') if d.get('pipeline')), ())
-    return [_step(t) for t in pipeline if t['type'].rsplit('.', 1)[-1] not in _NOT_OF_PICTURES]
+    return [_step(t) for t in pipeline if t['type'].rsplit('.', 1)[-1] not in _NOT_OF_IMAGES]
 
 
 def _step(transform: Mapping) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What is exported: networks from an RGB picture, float32 from 0 to 255, to named outputs.
+"""What is exported: networks from an RGB image, float32 from 0 to 255, to named outputs.
 
 The parts are the model's own; what stands here is what PyTorch's exporter cannot take from MMDetection and MMPretrain:
-the data preprocessor, which takes lists, and the choice of boxes, which takes one picture's metadata.
+the data preprocessor, which takes lists, and the choice of boxes, which takes one image's metadata.
 """
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ SUPPORTED = ('ImageClassifier with a LinearClsHead, single-stage detectors with 
 
 
 class Preparation(nn.Module):
-    """The data preprocessor of a model: from RGB pictures (N, 3, H, W) to what its backbone takes.
+    """The data preprocessor of a model: from RGB images (N, 3, H, W) to what its backbone takes.
 
     Args:
         preprocessor (nn.Module): mmengine's ``ImgDataPreprocessor`` or one made from it, or MMPretrain's
-            ``ClsDataPreprocessor``; they get BGR pictures, as the pipelines load them.
+            ``ClsDataPreprocessor``; they get BGR images, as the pipelines load them.
     """
 
     def __init__(self, preprocessor: nn.Module) -> None:
@@ -42,14 +42,14 @@ class Preparation(nn.Module):
         self.pad_value = preprocessor.pad_value
 
     def fill(self) -> list[float]:
-        """RGB value that pads a picture as the preprocessor pads behind the normalisation."""
+        """RGB value that pads an image as the preprocessor pads behind the normalisation."""
         if not self.normalizes:
             return [float(self.pad_value)] * 3
         value = (self.pad_value * self.std + self.mean).flatten().expand(3).tolist()
         return value if self.takes_rgb else value[::-1]
 
-    def forward(self, picture: Tensor) -> Tensor:
-        x = picture if self.takes_rgb else picture[:, [2, 1, 0]]
+    def forward(self, image: Tensor) -> Tensor:
+        x = image if self.takes_rgb else image[:, [2, 1, 0]]
         if self.normalizes:
             x = (x - self.mean) / self.std
         if self.divisor > 1:
@@ -63,7 +63,7 @@ class Network(nn.Module):
 
     Attributes:
         outputs (dict[str, dict[int, str]]): Names of the outputs: their axes that are not fixed, with a name each.
-        batched (bool): Whether it takes several pictures at once.
+        batched (bool): Whether it takes several images at once.
     """
 
     outputs: dict[str, dict[int, str]]
@@ -75,10 +75,10 @@ class Network(nn.Module):
         self.model = model
 
     @torch.no_grad()
-    def expected(self, picture: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs for an RGB picture (H, W, 3), uint8, by the libraries' own way, preprocessor included."""
-        bgr = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)
-        size = picture.shape[:2]
+    def expected(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs for an RGB image (H, W, 3), uint8, by the libraries' own way, preprocessor included."""
+        bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
+        size = image.shape[:2]
         sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
         data = self.model.data_preprocessor(dict(inputs=[bgr], data_samples=self._samples(sample)), False)
         return {name: v.cpu().numpy() for name, v in zip(self.outputs, self._expected(**data))}
@@ -99,8 +99,8 @@ class Classifier(Network):
         self.scores = scores
         self.outputs = {name: {0: 'n'} for name in ('logits', 'scores')[:1 + scores]}
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        logits = self.model(self.prepare(picture), mode='tensor')
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        logits = self.model(self.prepare(image), mode='tensor')
         return (logits, logits.softmax(1)) if self.scores else (logits, )
 
     def _samples(self, sample: DetDataSample) -> None:
@@ -123,8 +123,8 @@ class RawRetina(Network):
         levels = model.bbox_head.prior_generator.num_levels
         self.outputs = _levels(cls=levels, box=levels)
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        return self._expected(self.prepare(picture), None)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self._expected(self.prepare(image), None)
 
     def _expected(self, inputs: Tensor, data_samples: list[DetDataSample] | None) -> tuple[Tensor, ...]:
         scores, deltas = self.model(inputs, mode='tensor')
@@ -139,8 +139,8 @@ class RawRPN(Network):
         levels = model.rpn_head.prior_generator.num_levels
         self.outputs = _levels(feature=levels, rpn_cls=levels, rpn_box=levels)
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, ...]:
-        return self._expected(self.prepare(picture), None)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return self._expected(self.prepare(image), None)
 
     def _expected(self, inputs: Tensor, data_samples: list[DetDataSample] | None) -> tuple[Tensor, ...]:
         features = self.model.extract_feat(inputs)
@@ -149,7 +149,7 @@ class RawRPN(Network):
 
 
 class Retina(Network):
-    """Boxes (n, 4), x1, y1, x2, y2 in pixels of the picture, scores (n,) falling, labels (n,) from 0; one picture.
+    """Boxes (n, 4), x1, y1, x2, y2 in pixels of the image, scores (n,) falling, labels (n,) from 0; one image.
 
     The choice of boxes is that of MMDetection's ``BaseDenseHead.predict_by_feat``, in an order that needs no size
     beforehand: the best ``nms_pre`` of each level first, then those above ``score_thr``.
@@ -184,12 +184,12 @@ class Retina(Network):
         if problems:
             raise ValueError(f'--kind end2end cannot export {", ".join(problems)}; --kind raw can')
 
-    def forward(self, picture: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, deltas = self.model(self.prepare(picture), mode='tensor')
-        priors = self.head.prior_generator.grid_priors([x.shape[-2:] for x in logits], logits[0].dtype, picture.device)
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, deltas = self.model(self.prepare(image), mode='tensor')
+        priors = self.head.prior_generator.grid_priors([x.shape[-2:] for x in logits], logits[0].dtype, image.device)
         found = [self._best(*level) for level in zip(logits, deltas, priors)]
         scores, labels, deltas, priors = (torch.cat(parts) for parts in zip(*found))
-        boxes = self._decode(priors, deltas, *picture.shape[-2:])
+        boxes = self._decode(priors, deltas, *image.shape[-2:])
 
         keep = scores > self.score_thr
         if self.min_size >= 0:
@@ -219,7 +219,7 @@ class Retina(Network):
         return scores, index - prior * classes, delta[0].permute(1, 2, 0).reshape(-1, 4)[prior], priors[prior]
 
     def _decode(self, priors: Tensor, deltas: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
-        """Boxes (n, 4), cut off at the border of the picture."""
+        """Boxes (n, 4), cut off at the border of the image."""
         coder, inclusive = self.coder, isinstance(self.coder, InclusiveBBoxCoder)
         if inclusive:
             boxes = coder.decode(priors, deltas)

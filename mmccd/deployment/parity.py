@@ -16,10 +16,10 @@ SHAPES = ((61, 93), (75, 58), (99, 130))
 
 
 class Deviation(NamedTuple):
-    """How far an output is from PyTorch's, over all pictures of a size.
+    """How far an output is from PyTorch's, over all images of a size.
 
     Attributes:
-        shape (tuple[int, int]): Height and width of the pictures.
+        shape (tuple[int, int]): Height and width of the images.
         output (str): Its name.
         value (float): The largest deviation: of boxes in pixels, of all else |a - b| / max(1, |b|) with b PyTorch's.
             Infinite where one has a box that the other has not.
@@ -38,8 +38,8 @@ class Deviation(NamedTuple):
         return self.value < self.limit  # not of nan
 
 
-def noise_picture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """RGB picture (H, W, 3), uint8, of noise at several scales, as pictures have it."""
+def noise_image(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """RGB image (H, W, 3), uint8, of noise at several scales, as images have it."""
     rng = np.random.default_rng(seed)
     height, width = shape
     total = np.zeros((height, width, 3), np.float32)
@@ -49,30 +49,30 @@ def noise_picture(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     return (total / 4).round().astype(np.uint8)
 
 
-def parity_pictures(shapes: Iterable[tuple[int, int]], paths: Sequence[str] = ()) -> list[np.ndarray]:
-    """RGB pictures (H, W, 3), uint8: those of ``paths`` resized to every one of ``shapes``, or noise without any."""
+def parity_images(shapes: Iterable[tuple[int, int]], paths: Sequence[str] = ()) -> list[np.ndarray]:
+    """RGB images (H, W, 3), uint8: those of ``paths`` resized to every one of ``shapes``, or noise without any."""
     if not paths:
-        return [noise_picture(shape) for shape in shapes]
+        return [noise_image(shape) for shape in shapes]
     loaded = [Image.open(p).convert('RGB') for p in paths]
     return [np.asarray(p.resize((w, h), Image.Resampling.BILINEAR)) for h, w in shapes for p in loaded]
 
 
-def compare(network: Network, content: bytes, pictures: Iterable[np.ndarray]) -> list[Deviation]:
-    """Run pictures (H, W, 3), uint8, through PyTorch and onnxruntime; a row for each size and output."""
+def compare(network: Network, content: bytes, images: Iterable[np.ndarray]) -> list[Deviation]:
+    """Run images (H, W, 3), uint8, through PyTorch and onnxruntime; a row for each size and output."""
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
     rows: dict[tuple, Deviation] = {}
-    for picture in pictures:
-        expected = network.expected(picture)
-        got = session.run(list(network.outputs), dict(picture=picture.transpose(2, 0, 1)[None].astype(np.float32)))
+    for image in images:
+        expected = network.expected(image)
+        got = session.run(list(network.outputs), dict(image=image.transpose(2, 0, 1)[None].astype(np.float32)))
         got = dict(zip(network.outputs, got))
         found = _compare_boxes(expected, got, network) if isinstance(network, Retina) else [
             (name, deviation(got[name], v), LIMIT, 0) for name, v in expected.items()
         ]
         for name, value, limit, boxes in found:
-            key = (picture.shape[:2], name)
+            key = (image.shape[:2], name)
             before = rows.get(key, Deviation(*key, 0., limit))
             rows[key] = Deviation(*key, float(np.maximum(value, before.value)), limit, before.boxes + boxes)
     return list(rows.values())

@@ -1,4 +1,4 @@
 """What extends mmengine's runner: hooks."""
-from .hooks import BrokenPicturesHook, CheckFiniteHook, CheckpointHook, InterruptHook
+from .hooks import CheckFiniteHook, CheckpointHook, InterruptHook, SkippedImagesHook
 
-__all__ = ['BrokenPicturesHook', 'CheckFiniteHook', 'CheckpointHook', 'InterruptHook']
+__all__ = ['CheckFiniteHook', 'CheckpointHook', 'InterruptHook', 'SkippedImagesHook']

@@ -1,6 +1,6 @@
 """Random numbers that a resumed training continues where the interrupted one was.
 
-The model draws from the generators of the process, whose states go into the checkpoint. Pictures are augmented in
+The model draws from the generators of the process, whose states go into the checkpoint. Images are augmented in
 worker processes, whose states nobody sees; there, each sample gets a seed of its own, from the training's seed, the
 epoch and the sample's index. The augmentation then depends neither on the number of workers nor on what was loaded
 before.
@@ -92,7 +92,7 @@ class ResumableBatches:
 
     Attributes:
         epoch (int): The epoch, which the seeds depend on.
-        skip (int): Batches to leave out of the next epoch; none of their pictures is loaded.
+        skip (int): Batches to leave out of the next epoch; none of their images is loaded.
     """
 
     def __init__(self, batch_sampler: Any, seed: int) -> None:

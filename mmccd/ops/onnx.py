@@ -2,7 +2,7 @@
 
 ``ccd_gate`` takes them while ONNX is exported. ONNX has no adaptive pooling, so poolings are products with matrices
 that the graph makes from the size it gets; cells are found in integers, as everywhere; and nothing is decided by the
-size of the picture that is traced, a single pixel included.
+size of the image that is traced, a single pixel included.
 """
 from __future__ import annotations
 

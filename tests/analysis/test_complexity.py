@@ -63,7 +63,7 @@ def test_detectors(root, name):
     wider = measure(model(root, name), (512, 320), 'mac')
     if 'retinanet' in name:
         assert wider.flops == pytest.approx(2 * ours.flops, rel=0.01)
-    else:  # the RoI heads do not grow with the picture
+    else:  # the RoI heads do not grow with the image
         assert ours.flops < wider.flops < 2 * ours.flops
 
 

@@ -39,41 +39,41 @@ def scaling(processes, batch=2, base=16, enable=False, lr=0.02, loader=(), wrapp
 
 
 def test_batch_that_the_rate_was_made_for():
-    assert scaling(8) == [('info', '8 processes x 2 pictures = global batch 16; learning rate 0.02, by linear scaling '
+    assert scaling(8) == [('info', '8 processes x 2 images = global batch 16; learning rate 0.02, by linear scaling '
                            'from 0.02 at batch 16: 0.02')]
 
 
 def test_another_batch():
     [info, warning] = scaling(1, batch=4)
-    assert info == ('info', '1 process x 4 pictures = global batch 4; learning rate 0.02, by linear scaling from 0.02 '
+    assert info == ('info', '1 process x 4 images = global batch 4; learning rate 0.02, by linear scaling from 0.02 '
                     'at batch 16: 0.005')
     assert warning == ('warning', 'the learning rate 0.02 does not follow the global batch of 4: add --auto-scale-lr '
                        'for 0.005, or leave it if it is meant')
 
 
 def test_scaled():
-    assert scaling(4, enable=True) == [('info', '4 processes x 2 pictures = global batch 8; learning rate 0.01, by '
+    assert scaling(4, enable=True) == [('info', '4 processes x 2 images = global batch 8; learning rate 0.01, by '
                                         'linear scaling from 0.02 at batch 16: 0.01')]
 
 
 def test_accumulated_gradients():
     assert len(scaling(4, wrapper=dict(accumulative_counts=2))) == 1
     [info, warning] = scaling(8, enable=True, wrapper=dict(accumulative_counts=2))
-    assert info[1].startswith('8 processes x 2 pictures x 2 accumulated = global batch 32; learning rate 0.02, ')
+    assert info[1].startswith('8 processes x 2 images x 2 accumulated = global batch 32; learning rate 0.02, ')
     assert info[1].endswith('0.04')
     assert 'set optim_wrapper.optimizer.lr=0.04 without --auto-scale-lr, which ignores accumulation' in warning[1]
 
 
 def test_batch_sampler_with_a_size_of_its_own():
     assert scaling(2, loader=dict(batch_sampler=dict(type='X', batch_size=8)))[0][1].startswith(
-        '2 processes x 8 pictures = global batch 16;')
+        '2 processes x 8 images = global batch 16;')
     assert scaling(8, loader=dict(batch_sampler=dict(type='AspectRatioBatchSampler')))[0][1].startswith(
-        '8 processes x 2 pictures = global batch 16;')
+        '8 processes x 2 images = global batch 16;')
 
 
 @pytest.mark.parametrize('base', [None, 0])
 def test_nothing_to_scale_from(base):
-    assert scaling(2, base=base) == [('info', '2 processes x 2 pictures = global batch 4; learning rate 0.02 (no '
+    assert scaling(2, base=base) == [('info', '2 processes x 2 images = global batch 4; learning rate 0.02 (no '
                                       'auto_scale_lr.base_batch_size to scale it from)')]
 
 
@@ -83,7 +83,7 @@ def test_no_single_rate():
     cfg = Config(dict(train_dataloader=dict(batch_size=2), auto_scale_lr=None,
                       optim_wrapper=dict(constructor='X', g=dict(optimizer=dict(lr=1.)))))
     runner.log_scaling(SimpleNamespace(cfg=cfg, world_size=1, logger=logger))
-    assert logger == [('info', '1 process x 2 pictures = global batch 2; the config gives no single learning rate')]
+    assert logger == [('info', '1 process x 2 images = global batch 2; the config gives no single learning rate')]
 
 
 def test_what_is_logged_is_what_mmengine_does(monkeypatch):

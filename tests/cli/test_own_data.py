@@ -72,7 +72,7 @@ def test_anchors_stay_while_few_boxes_are_too_small():
     assert fit_anchors(RETINA, sides).share >= 0.9
 
 
-@pytest.mark.parametrize(('pictures', 'base', 'task', 'epochs'), [
+@pytest.mark.parametrize(('images', 'base', 'task', 'epochs'), [
     (117_266, 12, 'mmdet', 12),  # COCO
     (5_000, 12, 'mmdet', 12),  # 60,000 / 5,000
     (1_000, 12, 'mmdet', 60),
@@ -84,8 +84,8 @@ def test_anchors_stay_while_few_boxes_are_too_small():
     (500, 100, 'mmpretrain', 200),
     (12_811_670, 100, 'mmpretrain', 10),
 ])
-def test_epochs(pictures, base, task, epochs):
-    assert plan_epochs(pictures, base, task) == epochs
+def test_epochs(images, base, task, epochs):
+    assert plan_epochs(images, base, task) == epochs
 
 
 @pytest.mark.parametrize(('iterations', 'warm_up'), [(1000, 500), (501, 500), (250, 249), (1, 2)])
@@ -159,7 +159,7 @@ def test_read_coco(toy_coco):
     part = read_coco('--train', str(toy_coco / 'train'), str(toy_coco / 'train.json'))
     assert part.classes == ('cat', 'dog', 'bird')
     assert part.counts == dict(cat=4, dog=5)  # of 6 each
-    assert (part.pictures, part.filled, len(part.sides)) == (6, 5, 9)
+    assert (part.images, part.filled, len(part.sides)) == (6, 5, 9)
     assert part.sizes.tolist() == [[40, 30]] * 6
     assert part.owners.tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 5]
 
@@ -170,7 +170,7 @@ def test_read_coco(toy_coco):
     ('[]', 'list and no JSON object without the lists images, annotations, categories'),
     ('{"images": [], "annotations": []}', 'a JSON object without the lists categories'),
     ('{"images": [], "annotations": [], "categories": []}', 'has no categories'),
-    ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', 'has no usable pictures'),
+    ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', 'has no usable images'),
     ('{"images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}], "annotations": [], '
      '"categories": [{"id": 1, "name": "a"}]}', 'has no usable boxes'),
     ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'no list of categories with names'),

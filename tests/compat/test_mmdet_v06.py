@@ -29,7 +29,7 @@ def test_decode_by_hand():
     # dx 0.5 moves the centre by 2 to 5.5, dw = log 2 gives 8 pixels: 2 to 9. y stays.
     deltas = torch.tensor([[0.5, 0., np.log(2), 0.]], dtype=torch.float32)
     torch.testing.assert_close(coder.decode(box, deltas), torch.tensor([[2., 1., 9., 8.]]))
-    # The last pixels of a picture 6 high and 7 wide are 5 and 6.
+    # The last pixels of an image 6 high and 7 wide are 5 and 6.
     torch.testing.assert_close(coder.decode(box, deltas, max_shape=(6, 7)), torch.tensor([[2., 1., 6., 5.]]))
     torch.testing.assert_close(coder.decode(box, deltas, max_shape=(6, 7, 3)), torch.tensor([[2., 1., 6., 5.]]))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import mmccd
 
-# What the pictures of toy_coco hold: a cat and a dog of 20 x 10 pixels each.
+# What the images of toy_coco hold: a cat and a dog of 20 x 10 pixels each.
 CAT, DOG = [0, 3, 20, 10], [4, 3, 20, 10]
 # Cats: two of three found, exactly: AP 67 / 101 (recalls from 0 to 0.66), at any IoU. Dogs: all found, 4 pixels beside:
-# IoU 160 / 240, which counts at 4 of 10 thresholds. In the first picture there is a dog too many, the last one.
+# IoU 160 / 240, which counts at 4 of 10 thresholds. In the first image there is a dog too many, the last one.
 DETECTIONS = [
     *(dict(image_id=i, category_id=10, bbox=CAT, score=0.9) for i in (1, 2)),
     *(dict(image_id=i, category_id=20, bbox=[8, 3, 20, 10], score=0.8) for i in (1, 2, 3)),

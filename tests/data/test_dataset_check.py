@@ -60,12 +60,12 @@ def check(root, **options) -> dict[str, list[str]]:
 def test_clean(toy_coco, workers):
     report = check_config(config(toy_coco), workers=workers)
     assert found(report) == {}
-    assert report.pictures == {'train': 6, 'val, test': 3}
-    assert report.text() == 'train: 6 pictures\nval, test: 3 pictures\n0 errors, 0 warnings, 0 notes'
+    assert report.images == {'train': 6, 'val, test': 3}
+    assert report.text() == 'train: 6 images\nval, test: 3 images\n0 errors, 0 warnings, 0 notes'
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_pictures(toy_coco, workers):
+def test_images(toy_coco, workers):
     folder = toy_coco / 'train'
     (folder / '1.jpg').unlink()
     (folder / '2.jpg').write_bytes((folder / '2.jpg').read_bytes()[:-200])
@@ -76,18 +76,18 @@ def test_pictures(toy_coco, workers):
     Image.new('RGB', (40, 30)).save(folder / '5.jpg', exif=exif)
     report = check_config(config(toy_coco), workers=workers)
     assert {k: [re.sub(r'^.*/train| \(.* not processed\)', '', w) for w in v] for k, v in found(report).items()} == {
-        'picture-missing': ['/1.jpg'],
-        'picture-broken': ['/2.jpg: image file is truncated', '/3.jpg: the file is empty'],
-        'picture-size': ['/4.jpg has 30 x 40, the annotations say 40 x 30',
+        'image-missing': ['/1.jpg'],
+        'image-broken': ['/2.jpg: image file is truncated', '/3.jpg: the file is empty'],
+        'image-size': ['/4.jpg has 30 x 40, the annotations say 40 x 30',
                          '/5.jpg has 30 x 40, turned by its EXIF orientation, the annotations say 40 x 30'],
     }
     assert report.count('error') == 5
-    assert f'error          1  picture-missing: {KINDS["picture-missing"][1]}\n' in report.text()
+    assert f'error          1  image-missing: {KINDS["image-missing"][1]}\n' in report.text()
 
 
 def test_huge(toy_coco):
     report = check_config(config(toy_coco), max_pixels=1199)
-    assert report.findings['picture-huge'][0] == ('train', f'{toy_coco}/train/1.jpg has 40 x 30')
+    assert report.findings['image-huge'][0] == ('train', f'{toy_coco}/train/1.jpg has 40 x 30')
     assert (report.count('error'), report.count('warning')) == (0, 9)
 
 
@@ -97,7 +97,7 @@ def first(content, what='annotations'):
 
 @pytest.mark.parametrize(('change', 'expected'), [
     (lambda c: first(c).update(bbox=[0, 0, 0, 10]),
-     {'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in a picture of 40 x 30, area 200']}),
+     {'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in an image of 40 x 30, area 200']}),
     (lambda c: first(c).update(area=0), {'box-empty': 1}),
     (lambda c: first(c).update(bbox=[41, 0, 5, 5]), {'box-outside': 1}),
     (lambda c: first(c).update(bbox=[30, 0, 20, 5]), {'box-partly-outside': 1}),
@@ -121,7 +121,7 @@ def first(content, what='annotations'):
     (lambda c: first(c).pop('iscrowd'), {}),  # in training nobody reads it
     (lambda c: first(c, 'images').update(id=2), {
         'image-id-double': ['images[1] (id 2) 2.jpg has the id of 1.jpg'], 'annotation-without-image': 2,
-        'picture-size': 0}),
+        'image-size': 0}),
     (lambda c: first(c, 'images').pop('height'), {'image-entry': [
         'images[0] (id 1) must have a width and height above 0, has (40, None)'], 'annotation-without-image': 2}),
     (lambda c: first(c, 'images').update(file_name=7), {'image-entry': 1, 'annotation-without-image': 2}),
@@ -129,11 +129,11 @@ def first(content, what='annotations'):
         'path-outside': ['images[0] (id 1) ../../x.jpg'], 'annotation-without-image': 2}),
     (lambda c: first(c, 'images').update(file_name='/etc/passwd'), {'path-outside': 1, 'annotation-without-image': 2}),
     (lambda c: first(c, 'images').update(file_name='2.jpg'), {'image-file-double': 1}),
-    (lambda c: first(c, 'images').update(file_name='\ud800\0'), {'picture-broken': 1}),
-    (lambda c: first(c, 'images').update(file_name='../val/1.jpg'), {'picture-shared': 1}),
+    (lambda c: first(c, 'images').update(file_name='\ud800\0'), {'image-broken': 1}),
+    (lambda c: first(c, 'images').update(file_name='../val/1.jpg'), {'image-shared': 1}),
     (lambda c: c.update(images=[]), {'empty-set': 1, 'annotation-without-image': 12, 'class-without-examples': 2}),
-    (lambda c: c.update(annotations=[]), {'empty-set': 1, 'picture-without-boxes': 6, 'class-without-examples': 2}),
-    (lambda c: c.update(annotations=c['annotations'][2:]), {'picture-without-boxes': ['1.jpg (id 1)']}),
+    (lambda c: c.update(annotations=[]), {'empty-set': 1, 'image-without-boxes': 6, 'class-without-examples': 2}),
+    (lambda c: c.update(annotations=c['annotations'][2:]), {'image-without-boxes': ['1.jpg (id 1)']}),
     (lambda c: c.update(annotations=c['annotations'][::2]), {'class-without-examples': ["'dog'"]}),
     (lambda c: c.pop('images'), {'annotation-file': 1}),
     (lambda c: c['categories'].append(dict(id=5, name='cow')), {'category-unused': ["'cow'"]}),
@@ -157,20 +157,20 @@ def test_missing_iscrowd_matters_in_evaluation(toy_coco):
     assert check(toy_coco) == {'iscrowd-missing': ['annotations[0] (id 2)']}
 
 
-@pytest.mark.parametrize(('min_size', 'test_mode', 'pictures', 'boxes'), [
+@pytest.mark.parametrize(('min_size', 'test_mode', 'images', 'boxes'), [
     (15, False, 6, 11), (30, False, 6, 11), (31, False, 0, 0), (31, True, 6, 11)])
-def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, pictures, boxes):
-    """min_size is the pictures', 40 x 30, and of training alone; boxes, 20 x 10, need one pixel."""
+def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
+    """min_size is the images', 40 x 30, and of training alone; boxes, 20 x 10, need one pixel."""
     edit(toy_coco, 'train', lambda c: first(c).update(bbox=[4, 4, 20, 0.9], area=18))
     options = dict(filter_cfg=dict(min_size=min_size), test_mode=test_mode)
     got = check(toy_coco, **options)
-    assert got.pop('box-empty') == ['annotations[0] (id 2): bbox [4, 4, 20, 0.9] in a picture of 40 x 30, area 18']
-    assert len(got.pop('picture-small', ())) == (9 if not pictures else 0)
+    assert got.pop('box-empty') == ['annotations[0] (id 2): bbox [4, 4, 20, 0.9] in an image of 40 x 30, area 18']
+    assert len(got.pop('image-small', ())) == (9 if not images else 0)
     assert not got
     train = config(toy_coco, **options).train_dataloader.dataset
     built = DATASETS.build(dict(train, _scope_='mmdet', serialize_data=False))
-    assert len(built) == pictures
-    assert sum(len(built.get_data_info(i)['instances']) for i in range(pictures)) == boxes
+    assert len(built) == images
+    assert sum(len(built.get_data_info(i)['instances']) for i in range(images)) == boxes
 
 
 @pytest.mark.parametrize(('names', 'what'), [
@@ -225,7 +225,7 @@ def test_wrappers(toy_coco):
             cfg.train_dataloader.dataset, other]))
     shutil.copy(toy_coco / 'train.json', toy_coco / 'other.json')
     edit(toy_coco, 'other', lambda c: first(c).update(image_id=99))
-    assert check_config(cfg).pictures['train'] == 12
+    assert check_config(cfg).images['train'] == 12
     assert list(found(check_config(cfg))) == ['annotation-without-image']
 
 
@@ -252,7 +252,7 @@ def folders(root, **options) -> Config:
 
 @pytest.fixture
 def toy_folders(tmp_path):
-    """Two classes of 2 pictures, in folders and in a list."""
+    """Two classes of 2 images, in folders and in a list."""
     for name in ('a', 'b'):
         (tmp_path / 'train' / name).mkdir(parents=True)
         for i in range(2):
@@ -270,7 +270,7 @@ def test_folders(toy_folders):
     cfg.train_dataloader.dataset.metainfo.classes = ('a', 'b', 'c')
     assert found(check_config(cfg)) == {
         'class-without-examples': ["'c'"],
-        'picture-broken': [f'{toy_folders}/train/b/1.png: it is no picture'],
+        'image-broken': [f'{toy_folders}/train/b/1.png: it is no image'],
     }
 
 
@@ -308,7 +308,7 @@ def test_data_elsewhere(toy_coco):
 
 
 def test_write_clean(toy_coco):
-    """What is broken goes, with the boxes of a picture that goes; what is only odd, and what is not known, stays."""
+    """What is broken goes, with the boxes of an image that goes; what is only odd, and what is not known, stays."""
 
     def damage(content):
         content['info'] = dict(year=2020)

@@ -1,4 +1,4 @@
-"""Data sets with broken pictures, through loaders with and without worker processes."""
+"""Data sets with broken images, through loaders with and without worker processes."""
 from __future__ import annotations
 
 import json
@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mmccd.data import BrokenPictureError, GuardedDataset
+from mmccd.data import BrokenImageError, GuardedDataset
 from mmccd.data.datasets import is_inside
 from mmccd.errors import UserError
 
@@ -40,7 +40,7 @@ def folders(root, **options) -> GuardedDataset:
 
 @pytest.fixture
 def toy_folders(tmp_path):
-    """Two classes of 4 pictures."""
+    """Two classes of 4 images."""
     for name in ('a', 'b'):
         (tmp_path / name).mkdir()
         for i in range(4):
@@ -63,9 +63,9 @@ def paths(dataset, workers=0) -> list[str]:
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('damage', [cut, lambda p: p.unlink(), lambda p: p.write_bytes(b''),
-                                    lambda p: p.write_text('no picture')], ids=['cut', 'gone', 'empty', 'text'])
+                                    lambda p: p.write_text('no image')], ids=['cut', 'gone', 'empty', 'text'])
 def test_skipped_in_training(toy_coco, damage, workers):
-    """Another picture takes its place, and the count arrives in this process."""
+    """Another image takes its place, and the count arrives in this process."""
     np.random.seed(0)
     broken = toy_coco / 'train' / '3.jpg'
     damage(broken)
@@ -78,7 +78,7 @@ def test_skipped_in_training(toy_coco, damage, workers):
     assert dataset.broken()[str(broken)] >= 1
 
 
-def test_whole_pictures_are_untouched(toy_coco):
+def test_whole_images_are_untouched(toy_coco):
     dataset = coco(toy_coco, max_broken=0.2)
     assert dataset.broken() == {}
     stock = DATASETS.get('mmdet.CocoDataset')(
@@ -94,11 +94,11 @@ def test_too_many(toy_coco, workers):
     dataset = coco(toy_coco, max_broken=0.4)
     for i in (1, 2, 3):
         (toy_coco / 'train' / f'{i}.jpg').unlink()
-    with pytest.raises(BrokenPictureError) as error:
+    with pytest.raises(BrokenImageError) as error:
         paths(dataset, workers)
         paths(dataset, workers)  # should another one have taken the place of all three
     assert re.fullmatch(
-        r'3 of 6 training pictures cannot be used, more than max_broken=0\.4 of the data set allows, '
+        r'3 of 6 training images cannot be used, more than max_broken=0\.4 of the data set allows, '
         r'\S+/train/[123]\.jpg among them; tools/checks/check_dataset\.py CONFIG says what else is wrong with the data',
         str(error.value))
 
@@ -106,7 +106,7 @@ def test_too_many(toy_coco, workers):
 def test_all_are_broken(toy_coco):
     for path in (toy_coco / 'train').iterdir():
         path.write_bytes(b'')
-    with pytest.raises(BrokenPictureError, match=r'1 of 6 training pictures cannot be used, more than max_broken=0\.1'):
+    with pytest.raises(BrokenImageError, match=r'1 of 6 training images cannot be used, more than max_broken=0\.1'):
         coco(toy_coco, max_broken=0.1)[0]
     with pytest.raises(Exception, match='Cannot find valid image after 20'):  # all may be: mmengine's own limit
         coco(toy_coco, max_broken=1, max_refetch=20)[0]
@@ -117,16 +117,16 @@ def test_all_are_broken(toy_coco):
 def test_evaluation_skips_nothing(toy_coco, workers, options):
     cut(toy_coco / 'val' / '2.jpg')
     dataset = coco(toy_coco, 'val', **options)
-    with pytest.raises(BrokenPictureError) as error:
+    with pytest.raises(BrokenImageError) as error:
         paths(dataset, workers)
     message = str(error.value)
-    assert message.startswith(f'picture {toy_coco / "val" / "2.jpg"} cannot be used: image file is truncated')
+    assert message.startswith(f'image {toy_coco / "val" / "2.jpg"} cannot be used: image file is truncated')
     assert '\n' not in message
     assert dataset.broken() == {}
 
 
 def test_other_errors_stay(toy_coco):
-    """A fault of the pipeline is none of a picture."""
+    """A fault of the pipeline is none of an image."""
     dataset = coco(toy_coco, max_broken=0.5)
     dataset.pipeline.transforms[1] = lambda results: 1 / 0
     with pytest.raises(ZeroDivisionError):
@@ -143,7 +143,7 @@ def test_classification(toy_folders, workers):
     loader = DataLoader(dataset, num_workers=workers, collate_fn=lambda x: x)
     assert len([sample for [sample] in loader]) == 8
     assert list(dataset.broken()) == [str(toy_folders / 'b' / '2.png')]
-    with pytest.raises(BrokenPictureError, match=r'2\.png cannot be used'):
+    with pytest.raises(BrokenImageError, match=r'2\.png cannot be used'):
         folders(toy_folders)[6]
 
 
@@ -162,10 +162,10 @@ def test_paths_outside(toy_coco, toy_folders, name):
     content = json.loads((toy_coco / 'train.json').read_text())
     content['images'][2]['file_name'] = name
     (toy_coco / 'train.json').write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r'train\.json names a picture outside of the data root '):
+    with pytest.raises(UserError, match=r'train\.json names an image outside of the data root '):
         coco(toy_coco)
     (toy_folders / 'x.txt').write_text(f'{name} 0\n')
-    with pytest.raises(UserError, match=r'x\.txt names a picture outside of the data root'):
+    with pytest.raises(UserError, match=r'x\.txt names an image outside of the data root'):
         folders(toy_folders, ann_file='x.txt', data_prefix='a')
 
 

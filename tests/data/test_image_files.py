@@ -1,11 +1,11 @@
-"""Whole pictures and broken ones, as files hold them."""
+"""Whole images and broken ones, as files hold them."""
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmccd.data.image_files import Picture, looks_cut, read_file, read_picture, why_broken
+from mmccd.data.image_files import ImageFile, looks_cut, read_file, read_image, why_broken
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
 
@@ -19,14 +19,14 @@ def encode(kind: str, **options) -> bytes:
 @pytest.mark.parametrize('kind', ['JPEG', 'PNG', 'BMP', 'PPM', 'TIFF', 'WEBP'])
 def test_whole_and_cut(tmp_path, kind):
     content = encode(kind)
-    assert read_picture(content) == Picture((40, 30))
+    assert read_image(content) == ImageFile((40, 30))
     path = tmp_path / 'x'
     path.write_bytes(content)
     assert not looks_cut(str(path))
     assert why_broken(str(path)) == ''
     for share in (0.9, 0.5, 0.05):
         cut = content[:int(share * len(content))]
-        assert read_picture(cut).problem
+        assert read_image(cut).problem
         path.write_bytes(cut)
         assert looks_cut(str(path)) is (kind in ('JPEG', 'PNG'))
 
@@ -43,36 +43,36 @@ def test_something_behind_the_end(tmp_path):
 def test_size_as_the_pipelines_see_it():
     exif = Image.Exif()
     exif[0x0112] = 6  # by a quarter
-    assert read_picture(encode('JPEG', exif=exif)) == Picture((30, 40), turned=True)
+    assert read_image(encode('JPEG', exif=exif)) == ImageFile((30, 40), turned=True)
     exif[0x0112] = 3  # by a half
-    assert read_picture(encode('JPEG', exif=exif)) == Picture((40, 30))
+    assert read_image(encode('JPEG', exif=exif)) == ImageFile((40, 30))
 
 
 @pytest.mark.parametrize(('content', 'problem'), [
     (b'', 'the file is empty'),
-    (b'no picture', 'it is no picture'),
-    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'it is no picture'),  # no Ghostscript
-    (b'<html>404 Not Found</html>', 'it is no picture'),
+    (b'no image', 'it is no image'),
+    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'it is no image'),  # no Ghostscript
+    (b'<html>404 Not Found</html>', 'it is no image'),
 ])
-def test_no_pictures(content, problem):
-    assert read_picture(content).problem == problem
+def test_no_images(content, problem):
+    assert read_image(content).problem == problem
 
 
 def test_flipped_bytes_of_a_png():
     content = bytearray(encode('PNG'))
     content[len(content) // 2] ^= 0x55
-    assert read_picture(bytes(content)).problem
+    assert read_image(bytes(content)).problem
 
 
 def test_huge_ones_are_not_decoded():
     content = encode('JPEG')
-    assert read_picture(content[:-50], max_pixels=1199) == Picture((40, 30))
-    assert read_picture(content[:-50], max_pixels=1200).problem
+    assert read_image(content[:-50], max_pixels=1199) == ImageFile((40, 30))
+    assert read_image(content[:-50], max_pixels=1200).problem
 
 
 @pytest.mark.parametrize('path', ['gone.jpg', 'folder/gone.jpg'])
 def test_no_file(tmp_path, path):
-    assert read_file(str(tmp_path / path)) == (Picture(problem='there is no such file'), b'')
+    assert read_file(str(tmp_path / path)) == (ImageFile(problem='there is no such file'), b'')
 
 
 @pytest.mark.parametrize('path', ['.', 'nul\0', '\ud800'])

@@ -7,8 +7,8 @@ import torch
 from mmengine.config import Config
 
 import mmccd
-from mmccd.deployment import SHAPES, build_network, compare, export_onnx, parity_pictures, resize_steps
-from mmccd.deployment.parity import noise_picture
+from mmccd.deployment import SHAPES, build_network, compare, export_onnx, parity_images, resize_steps
+from mmccd.deployment.parity import noise_image
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -51,12 +51,12 @@ def lively(model):
     for norm in norms:
         norm.train()
         norm.momentum = 1.0
-    picture = torch.from_numpy(np.stack([noise_picture((97, 130), seed) for seed in (0, 1)])).permute(0, 3, 1, 2)
+    image = torch.from_numpy(np.stack([noise_image((97, 130), seed) for seed in (0, 1)])).permute(0, 3, 1, 2)
     network = build_network(model, 'raw')
     with torch.no_grad():
-        network(picture.float())
+        network(image.float())
         model.eval()
-        outputs = dict(zip(network.outputs, network(picture.float())))
+        outputs = dict(zip(network.outputs, network(image.float())))
     for output, module in (('logits', 'head.fc'), ('cls_0', 'bbox_head.retina_cls'), ('box_0', 'bbox_head.retina_reg')):
         if output in outputs:
             model.get_submodule(module).weight.data.mul_(1.5 / outputs[output].std())
@@ -78,7 +78,7 @@ def thin_detector(name):
 def check(model, kind='end2end', shape=None, shapes=SHAPES):
     """Export, compare, and return (rows, network, file)."""
     network, content = export_onnx(model, kind, shape)
-    rows = compare(network, content, parity_pictures(shapes))
+    rows = compare(network, content, parity_images(shapes))
     assert {r.output for r in rows} >= set(network.outputs) - {'labels'}
     assert {r.shape for r in rows} == set(shapes)
     assert all(r.ok for r in rows), rows
@@ -96,16 +96,16 @@ def test_attentions_at_any_size(attention):
     _, network, content = check(model, shapes=shapes)
 
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-    pictures = np.random.default_rng(0).uniform(0, 255, (3, 3, 45, 70)).astype(np.float32)
-    together = session.run(['logits'], dict(picture=pictures))[0]
-    alone = np.concatenate([session.run(['logits'], dict(picture=p[None]))[0] for p in pictures])
+    images = np.random.default_rng(0).uniform(0, 255, (3, 3, 45, 70)).astype(np.float32)
+    together = session.run(['logits'], dict(image=images))[0]
+    alone = np.concatenate([session.run(['logits'], dict(image=p[None]))[0] for p in images])
     assert np.allclose(together, alone, atol=1e-5)
-    assert np.abs(np.diff(together, axis=0)).max() > 1e-4  # pictures that differ
+    assert np.abs(np.diff(together, axis=0)).max() > 1e-4  # images that differ
     if attention.startswith('ccd'):  # the gates are there
         for block in model.backbone.modules():
             if hasattr(block, 'ccd'):
                 block.ccd.scale.data.zero_()
-        rows = compare(network, content, parity_pictures([(90, 141)]))
+        rows = compare(network, content, parity_images([(90, 141)]))
         assert not all(r.ok for r in rows)
 
 
@@ -144,15 +144,15 @@ def test_boxes_behind_nms(name, shape):
 
     session = onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
     height, width = shape or (70, 41)
-    picture = parity_pictures([(height, width)])[0]
-    boxes, scores, labels = session.run(None, dict(picture=picture.transpose(2, 0, 1)[None].astype(np.float32)))
+    image = parity_images([(height, width)])[0]
+    boxes, scores, labels = session.run(None, dict(image=image.transpose(2, 0, 1)[None].astype(np.float32)))
     assert (np.diff(scores) <= 0).all()
     assert (boxes >= 0).all()
     assert (boxes <= [width, height, width, height]).all()
     assert labels.dtype == np.int64
     # The choice is that of mmdet: another threshold gives other boxes, and the comparison tells.
     network.model.bbox_head.test_cfg.nms.iou_threshold = 0.2
-    assert not all(r.ok for r in compare(network, content, [picture]))
+    assert not all(r.ok for r in compare(network, content, [image]))
 
 
 @pytest.mark.slow

@@ -23,13 +23,13 @@ def test_the_tour(root):
     stored, new = nbformat.read(path, as_version=4), run.execute(path)
     assert [cell.source for cell in new.cells] == [cell.source for cell in stored.cells]
     code = [(a, b) for a, b in zip(stored.cells, new.cells) if a.cell_type == 'code']
-    pictures = 0
+    images = 0
     for before, after in code:
         assert texts(after) == texts(before)
         drawn = [out for out in after.outputs if 'image/png' in out.get('data', {})]
-        assert not drawn or after.metadata.alt  # words for whom sees no pictures
-        pictures += len(drawn)
-    assert pictures == 2
+        assert not drawn or after.metadata.alt  # words for whom sees no images
+        images += len(drawn)
+    assert images == 2
     printed = '\n'.join(text for _, after in code for text in texts(after))
     assert 'gate at the start: 0.731' in printed
     assert "did you mean 'groups'?" in printed

@@ -47,12 +47,12 @@ def build(case: str) -> tuple[Config, torch.nn.Module]:
 
 
 def make_batch(cfg: Config, part: slice) -> dict:
-    """A part of four pictures. Their boxes are the same: a detector divides its loss by the boxes of a process."""
-    pictures = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    """A part of four images. Their boxes are the same: a detector divides its loss by the boxes of a process."""
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
         samples = [DataSample().set_gt_label(i) for i in range(4)]
-        return dict(inputs=pictures[part], data_samples=samples[part])
+        return dict(inputs=images[part], data_samples=samples[part])
     from mmdet.structures import DetDataSample
     samples = []
     for i in range(4):
@@ -60,7 +60,7 @@ def make_batch(cfg: Config, part: slice) -> dict:
         sample.gt_instances = InstanceData(
             bboxes=torch.tensor([[4., 6., 24., 44.], [30., 10., 52., 50.]]), labels=torch.tensor([i, 3]))
         samples.append(sample)
-    return dict(inputs=list(pictures[part]), data_samples=samples[part])
+    return dict(inputs=list(images[part]), data_samples=samples[part])
 
 
 def gradients(model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:

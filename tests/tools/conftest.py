@@ -18,9 +18,9 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
-# Pictures of scikit-image's wheel at 160 px on the longer side, with boxes (x, y, w, h) drawn by hand.
-# The coins have no class in COCO: a picture without boxes. The chairs behind the motorcycle are a crowd.
-PICTURES = {
+# Images of scikit-image's wheel at 160 px on the longer side, with boxes (x, y, w, h) drawn by hand.
+# The coins have no class in COCO: an image without boxes. The chairs behind the motorcycle are a crowd.
+IMAGES = {
     'train2017': {
         'chelsea': [('cat', (0, 0, 140, 106), 0)],
         'astronaut': [('person', (5, 5, 142, 155), 0)],
@@ -70,25 +70,25 @@ def digits(load_tool, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope='session')
 def coco(tmp_path_factory) -> Path:
-    """data/coco in small: real pictures, COCO's layout, category ids and names."""
+    """data/coco in small: real images, COCO's layout, category ids and names."""
     from mmdet.datasets import CocoDataset
     names = dict(zip(CocoDataset.METAINFO['classes'], COCO_IDS))
     source = Path(importlib.util.find_spec('skimage').origin).parent / 'data'
     out = tmp_path_factory.mktemp('data') / 'coco'
     (out / 'annotations').mkdir(parents=True)
-    for part, pictures in PICTURES.items():
+    for part, images in IMAGES.items():
         (out / part).mkdir()
         content = dict(categories=[dict(id=i, name=name) for name, i in names.items()], images=[], annotations=[])
-        for image_id, (name, objects) in enumerate(pictures.items(), 1):
-            picture = Image.open(source / f'{name}.png')
-            if picture.mode == 'RGBA':
-                picture = Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture)
-            picture = picture.convert('RGB')
-            picture.thumbnail((160, 160))
+        for image_id, (name, objects) in enumerate(images.items(), 1):
+            image = Image.open(source / f'{name}.png')
+            if image.mode == 'RGBA':
+                image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
+            image = image.convert('RGB')
+            image.thumbnail((160, 160))
             file_name = f'{image_id:012d}.jpg'
-            picture.save(out / part / file_name)
+            image.save(out / part / file_name)
             content['images'].append(
-                dict(id=image_id, file_name=file_name, width=picture.width, height=picture.height))
+                dict(id=image_id, file_name=file_name, width=image.width, height=image.height))
             for category, box, crowd in objects:
                 content['annotations'].append(
                     dict(
@@ -113,7 +113,7 @@ def workplace(tmp_path, monkeypatch, digits) -> Path:
 
 @pytest.fixture
 def class_folders(workplace) -> dict[str, str]:
-    """``val``, class folders with pictures of the same name; by their paths, how the drawings of them are called."""
+    """``val``, class folders with images of the same name; by their paths, how the drawings of them are called."""
     drawings = {'val/blue/0.png': 'blue/0', 'val/blue/deep/1.bmp': 'blue/deep/1.bmp',
                 'val/blue/deep/1.png': 'blue/deep/1.png', 'val/red box/0.png': 'red box/0'}
     for path in map(Path, drawings):

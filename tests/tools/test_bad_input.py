@@ -55,7 +55,7 @@ def test_config_nothing_is_near_to(refused):
 
 
 def test_data_that_are_not_there(refused, config):
-    """Detection: annotation file, picture folder and the evaluator's file, each with its key."""
+    """Detection: annotation file, image folder and the evaluator's file, each with its key."""
     message = refused('train.py', config('retinanet_r50_fpn_1x_coco.py'))
     assert message.splitlines()[0] == f'data not found from the folder {os.getcwd()}:'
     assert message.splitlines()[1:6] == [

@@ -61,7 +61,7 @@ def one_node(run_tool, free_port, root, place) -> Path:
 @pytest.mark.slow
 def test_batch_and_learning_rate_in_the_log(one_node):
     text = log(one_node)
-    assert '2 processes x 4 pictures = global batch 8; learning rate 0.01, by linear scaling from 0.01 at batch 64: ' \
+    assert '2 processes x 4 images = global batch 8; learning rate 0.01, by linear scaling from 0.01 at batch 64: ' \
            '0.00125\n' in text
     assert text.count('the learning rate 0.01 does not follow the global batch of 8: add --auto-scale-lr') == 1
 
@@ -78,7 +78,7 @@ def test_two_nodes_train_as_one(one_node, root, place, cpu_env, free_port):
     ]
     outputs = [node.communicate(timeout=600)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
-    assert '2 processes x 4 pictures = global batch 8' in outputs[0]
+    assert '2 processes x 4 images = global batch 8' in outputs[0]
     assert 'global batch' not in outputs[1]
     expected, found = (load(path / 'epoch_2.pth')['state_dict'] for path in (one_node, place / 'two_nodes'))
     assert list(found) == list(expected)

@@ -20,17 +20,17 @@ SMALL = 'retinanet_ccd_r18_fpn_digits'
 
 @pytest.fixture
 def coco(toy_coco, monkeypatch) -> Path:
-    """6 + 3 pictures of 40 x 30 with a cat and a dog each; the current folder."""
+    """6 + 3 images of 40 x 30 with a cat and a dog each; the current folder."""
     monkeypatch.chdir(toy_coco)
     rng = np.random.default_rng(1)
-    for path in toy_coco.glob('val/*.jpg'):  # other pictures than those of train
+    for path in toy_coco.glob('val/*.jpg'):  # other images than those of train
         Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(path)
     return toy_coco
 
 
 @pytest.fixture
 def folders(tmp_path, monkeypatch) -> Path:
-    """Class folders, 4 + 2 pictures of 28 x 28 in each of three classes; the current folder."""
+    """Class folders, 4 + 2 images of 28 x 28 in each of three classes; the current folder."""
     rng = np.random.default_rng(0)
     for part, n in (('train', 4), ('val', 2)):
         for name in ('ant', 'bee', 'cow'):
@@ -56,7 +56,7 @@ def test_detector(call_tool, coco, capsys):
     out = 'retinanet_ccd_r50_fpn_own.py'
     said = capsys.readouterr().out
     lines = Path(out).read_text().splitlines()
-    assert len(lines) <= 44  # with other picture sizes; 36 without
+    assert len(lines) <= 44  # with other image sizes; 36 without
     assert max(map(len, lines)) <= 120
     cfg = Config.fromfile(out)
     assert cfg.model.bbox_head.num_classes == 1 + 1
@@ -69,7 +69,7 @@ def test_detector(call_tool, coco, capsys):
     assert [t.type for t in cfg.train_dataloader.dataset.pipeline] == [
         t.type for t in mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco').train_dataloader.dataset.pipeline]
     assert cfg.train_dataloader.dataset.filter_cfg == dict(filter_empty_gt=True, min_size=1)  # 30 < 32
-    # 6 pictures, 2 x 2 a step: 2 iterations; 16 x 12 epochs; 0.01 at batch 16
+    # 6 images, 2 x 2 a step: 2 iterations; 16 x 12 epochs; 0.01 at batch 16
     assert (cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.base_batch_size) == (0.0025, 4)
     assert (cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval) == (192, 16)
     assert cfg.param_scheduler[1].milestones == [128, 176]
@@ -91,13 +91,13 @@ def test_detector(call_tool, coco, capsys):
 def test_the_last_words_for_one_gpu_and_one_iteration(call_tool, coco, capsys):
     assert make(call_tool, '--out', 'own.py', '--batch-size', 6)[0] == 0
     said = capsys.readouterr().out
-    assert 'Length: 192 epochs of 1 iteration see 1,152 pictures' in said
+    assert 'Length: 192 epochs of 1 iteration see 1,152 images' in said
     assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
         'train.py own.py', 'misc/check_dataset.py own.py']
 
 
 def test_small_boxes_get_small_anchors(call_tool, coco):
-    """Boxes of 8 x 8 in pictures enlarged by 64 / 30 are 17 x 17: octave_base_scale 4 and 3 begin at 32 and 24."""
+    """Boxes of 8 x 8 in images enlarged by 64 / 30 are 17 x 17: octave_base_scale 4 and 3 begin at 32 and 24."""
     for part in ('train', 'val'):
         content = json.loads(Path(f'{part}.json').read_text())
         for annotation in content['annotations']:
@@ -110,7 +110,7 @@ def test_small_boxes_get_small_anchors(call_tool, coco):
 
 
 def test_ids_subfolders_crowds_and_absolute_paths(call_tool, coco, capsys):
-    """Category ids are 10 and 20; pictures lie in folders; one box is a crowd, one category has no box."""
+    """Category ids are 10 and 20; images lie in folders; one box is a crowd, one category has no box."""
     for part in ('train', 'val'):
         content = json.loads(Path(f'{part}.json').read_text())
         (coco / part / 'deep').mkdir()
@@ -152,7 +152,7 @@ def test_classifier(call_tool, folders, capsys):
     code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--workers', 0)
     assert (code, err) == (0, '')
     lines = Path('ccd_r50_own.py').read_text().splitlines()
-    assert len(lines) <= 42  # with other picture sizes and few classes; 34 without
+    assert len(lines) <= 42  # with other image sizes and few classes; 34 without
     assert max(map(len, lines)) <= 120
     cfg = Config.fromfile('ccd_r50_own.py')
     assert (cfg.model.head.num_classes, cfg.model.data_preprocessor.num_classes) == (3, 3)
@@ -171,8 +171,8 @@ def test_classifier(call_tool, folders, capsys):
 BAD = [
     (dict(train=['train', 'train.json', 'x']), '--train takes DIR JSON, or DIR alone for class folders; got 3 paths'),
     (dict(val=['val']), '--train and --val must be of one kind, both DIR JSON or both DIR: got train train.json and'),
-    (dict(train=['nothing', 'train.json']), "--train: 'nothing' must be a folder of pictures, and does not exist"),
-    (dict(train=['train.json', 'train.json']), "--train: 'train.json' must be a folder of pictures, and is a file"),
+    (dict(train=['nothing', 'train.json']), "--train: 'nothing' must be a folder of images, and does not exist"),
+    (dict(train=['train.json', 'train.json']), "--train: 'train.json' must be a folder of images, and is a file"),
     (dict(val=['val', 'no.json']), "--val: the annotation file 'no.json' does not exist"),
     (dict(train=['train'], val=['val']), "--train: 'train' has no class folders. A COCO set needs its annotation file"),
     (dict(gpus=0), '--gpus must be at least 1, got 0'),
@@ -230,7 +230,7 @@ def test_other_class_folders_in_val(call_tool, folders):
 
 
 def test_errors_in_the_data(call_tool, coco, capsys):
-    """Two categories with one id and a picture that is none: nothing is written, but with --force."""
+    """Two categories with one id and an image that is none: nothing is written, but with --force."""
     edit('train.json', categories=[CAT, DOG, dict(id=20, name='bird')])
     edit('val.json', categories=[CAT, DOG, dict(id=20, name='bird')])
     (coco / 'train' / '3.jpg').write_bytes(b'nothing')
@@ -239,7 +239,7 @@ def test_errors_in_the_data(call_tool, coco, capsys):
     assert code == 2
     assert err.startswith('error: the data have 5 errors (above), and nothing was written')  # none is a warning
     assert 'category-entry' in said
-    assert 'picture-broken' in said
+    assert 'image-broken' in said
     assert not Path('own.py').exists()
     code, _ = make(call_tool, '--base', SMALL, '--out', 'own.py', '--force')
     assert code == 0

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import mmccd
-from mmccd.analysis import prepare_picture
-from mmccd.deployment import build_network, parity_pictures
+from mmccd.analysis import prepare_image
+from mmccd.deployment import build_network, parity_images
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -38,9 +38,9 @@ def small(folder):
         for key, p in model.named_parameters():
             if key.endswith('ccd.scale'):
                 torch.nn.init.normal_(p)
-        picture = parity_pictures([(96, 128)])[0]
+        image = parity_images([(96, 128)])[0]
         head, output = (model.bbox_head.retina_cls, 'cls_0') if name == DETECTOR else (model.head.fc, 'logits')
-        head.weight.data.mul_(1.5 / build_network(model, 'raw').expected(picture)[output].std())
+        head.weight.data.mul_(1.5 / build_network(model, 'raw').expected(image)[output].std())
         made[name] = folder / f'{name}.py', folder / f'{name}.pth'
         cfg.dump(made[name][0])
         torch.save(dict(state_dict=model.state_dict()), made[name][1])
@@ -64,18 +64,18 @@ def export(call_tool, small, folder, capsys):
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """Pictures of noise: wider and higher than the 128 pixels of the test pipeline, smaller, grey, turned by EXIF."""
-    folder = tmp_path / 'pictures'
+def images(tmp_path):
+    """Images of noise: wider and higher than the 128 pixels of the test pipeline, smaller, grey, turned by EXIF."""
+    folder = tmp_path / 'images'
     folder.mkdir()
     for name, shape in (('wide', (90, 200)), ('high', (201, 150)), ('small', (40, 61))):
-        Image.fromarray(parity_pictures([shape])[0]).save(folder / f'{name}.png')
-    Image.fromarray(parity_pictures([(120, 70)])[0]).convert('L').save(folder / 'grey.png')
-    turned = Image.fromarray(parity_pictures([(100, 140)])[0])
+        Image.fromarray(parity_images([shape])[0]).save(folder / f'{name}.png')
+    Image.fromarray(parity_images([(120, 70)])[0]).convert('L').save(folder / 'grey.png')
+    turned = Image.fromarray(parity_images([(100, 140)])[0])
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(folder / 'turned.jpg', exif=exif, quality=95)
-    (folder / 'notes.txt').write_text('no picture, and not taken for one')
+    (folder / 'notes.txt').write_text('no image, and not taken for one')
     return folder
 
 
@@ -86,71 +86,71 @@ def pytorch(small):
 
     def find(name, path):
         with torch.no_grad():
-            return models[name].test_step(prepare_picture(models[name].cfg, str(path)))[0]
+            return models[name].test_step(prepare_image(models[name].cfg, str(path)))[0]
 
     return find
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('shape', [(), ('--shape', 128, 128)])
-def test_boxes_are_those_of_mmdet(call_tool, pytorch, export, pictures, tmp_path, shape):
+def test_boxes_are_those_of_mmdet(call_tool, pytorch, export, images, tmp_path, shape):
     model = export(DETECTOR, *shape)
-    assert call_tool(INFER, model, pictures, '--out-dir', tmp_path / 'out', '--json', tmp_path / 'out.json',
+    assert call_tool(INFER, model, images, '--out-dir', tmp_path / 'out', '--json', tmp_path / 'out.json',
                      '--score-thr', 0.05)[0] == 0
     results = json.loads((tmp_path / 'out.json').read_text())
-    assert [r['picture'] for r in results] == [str(pictures / n) for n in (
+    assert [r['image'] for r in results] == [str(images / n) for n in (
         'grey.png', 'high.png', 'small.png', 'turned.jpg', 'wide.png')]
     for r in results:
         found = r['found']
-        with Image.open(r['picture']) as p:
-            size = p.size[::-1] if 'turned' in r['picture'] else p.size
+        with Image.open(r['image']) as p:
+            size = p.size[::-1] if 'turned' in r['image'] else p.size
         assert len(found) >= 20
         assert all(f['name'] == str(f['label']) for f in found)
         boxes = np.array([f['box'] for f in found])
         assert (boxes >= 0).all()
         assert (boxes <= [*size, *size]).all()
-        drawn = Image.open(tmp_path / 'out' / f'{r["picture"].rsplit("/", 1)[1].rsplit(".", 1)[0]}_onnx.png')
+        drawn = Image.open(tmp_path / 'out' / f'{r["image"].rsplit("/", 1)[1].rsplit(".", 1)[0]}_onnx.png')
         assert drawn.width * size[1] == drawn.height * size[0]
         assert max(drawn.size) >= 480
         if shape:  # padded to a square, which the gates see
             continue
         # OpenCV's bilinear in integers: a grey level, and what the network makes of it.
-        expected = pytorch(DETECTOR, r['picture']).pred_instances
+        expected = pytorch(DETECTOR, r['image']).pred_instances
         for score, label, box in zip(*(expected[k][:20].numpy() for k in ('scores', 'labels', 'bboxes'))):
             assert any(f['label'] == label and abs(f['score'] - score) < 0.02 and np.abs(f['box'] - box).max() < 1
-                       for f in found), (r['picture'], score, label, box)
+                       for f in found), (r['image'], score, label, box)
 
 
 @pytest.mark.slow
 def test_a_fixed_size_is_padded_as_mmdet_pads(call_tool, pytorch, export, tmp_path):
     # 100 x 128 pixels: padded to 128 x 128 by either.
-    picture = tmp_path / 'picture.png'
-    Image.fromarray(parity_pictures([(100, 128)])[0]).save(picture)
-    assert call_tool(INFER, export(DETECTOR, '--shape', 128, 128), picture, '--out-dir', tmp_path, '--json',
+    image = tmp_path / 'image.png'
+    Image.fromarray(parity_images([(100, 128)])[0]).save(image)
+    assert call_tool(INFER, export(DETECTOR, '--shape', 128, 128), image, '--out-dir', tmp_path, '--json',
                      tmp_path / 'out.json', '--score-thr', 0.05)[0] == 0
     found = json.loads((tmp_path / 'out.json').read_text())[0]['found']
-    expected = pytorch(DETECTOR, picture).pred_instances
+    expected = pytorch(DETECTOR, image).pred_instances
     assert len(found) == len(expected)
     assert np.allclose([f['score'] for f in found], expected.scores, atol=1e-4)
     assert np.allclose([f['box'] for f in found], expected.bboxes, atol=1e-2)
 
 
 @pytest.mark.slow
-def test_classes_are_those_of_mmpretrain(call_tool, pytorch, export, pictures, tmp_path):
+def test_classes_are_those_of_mmpretrain(call_tool, pytorch, export, images, tmp_path):
     for shape in (), ('--shape', 64, 64):
-        assert call_tool(INFER, export(CLASSIFIER, *shape), pictures, '--out-dir', tmp_path / 'out', '--json',
+        assert call_tool(INFER, export(CLASSIFIER, *shape), images, '--out-dir', tmp_path / 'out', '--json',
                          tmp_path / 'out.json', '--topk', 3)[0] == 0
         for r in json.loads((tmp_path / 'out.json').read_text()):
-            expected = pytorch(CLASSIFIER, r['picture']).pred_score
+            expected = pytorch(CLASSIFIER, r['image']).pred_score
             assert [f['label'] for f in r['found']] == expected.topk(3).indices.tolist()
             assert np.allclose([f['score'] for f in r['found']], expected.topk(3).values, atol=0.02)
 
 
 @pytest.mark.slow
-def test_inference_without_torch(export, pictures, root, tmp_path):
+def test_inference_without_torch(export, images, root, tmp_path):
     blocked = ['torch', 'torchvision', 'mmccd', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'cv2', 'onnx']
     code = (f'import runpy, sys; sys.modules.update(dict.fromkeys({blocked}))\n'
-            f'sys.argv = ["infer_onnx.py", {str(export(DETECTOR))!r}, {str(pictures / "wide.png")!r}]\n'
+            f'sys.argv = ["infer_onnx.py", {str(export(DETECTOR))!r}, {str(images / "wide.png")!r}]\n'
             f'runpy.run_path({str(root / "tools" / INFER)!r}, run_name="__main__")')
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -162,7 +162,7 @@ def test_inference_without_torch(export, pictures, root, tmp_path):
 def test_class_folders(call_tool, export, class_folders):
     model = export(CLASSIFIER, '--shape', 64, 64)
     assert call_tool(INFER, model, 'val', '--out-dir', 'out', '--json', 'out.json')[0] == 0
-    assert [r['picture'] for r in json.loads(Path('out.json').read_text())] == list(class_folders)
+    assert [r['image'] for r in json.loads(Path('out.json').read_text())] == list(class_folders)
     assert sorted(str(p) for p in Path('out').rglob('*.png')) == sorted(
         f'out/{name}_onnx.png' for name in class_folders.values())
 
@@ -171,10 +171,10 @@ def test_resizing_is_opencvs_within_a_grey_level(load_tool):
     cv2 = pytest.importorskip('cv2')
     resize = load_tool(INFER).resize
     for shape, (width, height) in (((90, 200), (128, 58)), ((40, 61), (128, 84)), ((33, 7), (7, 33)), ((5, 5), (5, 5))):
-        picture = parity_pictures([shape])[0]
-        got = resize(picture, width, height)
+        image = parity_images([shape])[0]
+        got = resize(image, width, height)
         assert got.dtype == np.uint8
-        assert np.abs(got.astype(int) - cv2.resize(picture, (width, height))).max() <= 1
+        assert np.abs(got.astype(int) - cv2.resize(image, (width, height))).max() <= 1
 
 
 @pytest.mark.parametrize(('shape', 'name'), [((300, 451), 'ccd_r50_8xb32_in1k'), ((451, 300), 'ccd_r50_8xb32_in1k'),
@@ -182,11 +182,11 @@ def test_resizing_is_opencvs_within_a_grey_level(load_tool):
 def test_sizes_are_those_of_the_pipelines(load_tool, tmp_path, shape, name):
     from mmccd.deployment import resize_steps
     cfg = mmccd.get_config(name)
-    picture = parity_pictures([shape])[0]
-    Image.fromarray(picture).save(tmp_path / 'picture.png')
+    image = parity_images([shape])[0]
+    Image.fromarray(image).save(tmp_path / 'image.png')
     info = dict(resize=resize_steps(cfg), shape=None, task='')
-    ready, factor, start = load_tool(INFER).prepare(picture, info)
-    expected = prepare_picture(cfg, str(tmp_path / 'picture.png'))['inputs'][0].flip(0).permute(1, 2, 0).numpy()
+    ready, factor, start = load_tool(INFER).prepare(image, info)
+    expected = prepare_image(cfg, str(tmp_path / 'image.png'))['inputs'][0].flip(0).permute(1, 2, 0).numpy()
     assert ready.shape == expected.shape
     assert np.abs(ready.astype(int) - expected).max() <= 1
     if name.startswith('ccd'):  # 256 / 300, and the middle of the longer edge
@@ -201,33 +201,33 @@ def test_sizes_by_a_factor_are_those_of_mmcv(load_tool, tmp_path, factor, keep_r
     cfg = mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco')
     cfg.test_dataloader.dataset.pipeline[1] = dict(
         type='Resize', scale=None, scale_factor=factor, keep_ratio=keep_ratio)
-    picture = parity_pictures([(31, 46)])[0]
-    Image.fromarray(picture).save(tmp_path / 'picture.png')
-    ready, _, _ = load_tool(INFER).prepare(picture, dict(resize=resize_steps(cfg), shape=None, task=''))
-    expected = prepare_picture(cfg, str(tmp_path / 'picture.png'))['inputs'][0].flip(0).permute(1, 2, 0).numpy()
+    image = parity_images([(31, 46)])[0]
+    Image.fromarray(image).save(tmp_path / 'image.png')
+    ready, _, _ = load_tool(INFER).prepare(image, dict(resize=resize_steps(cfg), shape=None, task=''))
+    expected = prepare_image(cfg, str(tmp_path / 'image.png'))['inputs'][0].flip(0).permute(1, 2, 0).numpy()
     assert ready.shape == expected.shape
     assert np.abs(ready.astype(int) - expected).max() <= 1
 
 
 @pytest.mark.slow
 def test_a_step_that_the_inference_cannot_follow(call_tool, small, workplace):
-    (config, checkpoint), picture = small[CLASSIFIER], workplace / 'picture.png'
+    (config, checkpoint), image = small[CLASSIFIER], workplace / 'image.png'
     (workplace / 'mine.py').write_text(
         f'_base_ = {str(config)!r}\ntest_dataloader = dict(dataset=dict(pipeline=[\n'
         "    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), interpolation='nearest'),\n"
         "    dict(type='PackInputs')]))\n")
-    Image.new('RGB', (9, 9)).save(picture)
+    Image.new('RGB', (9, 9)).save(image)
     step = "{'scale': [64, 64], 'interpolation': 'nearest', 'type': 'Resize'}"
     assert call_tool(EXPORT, 'mine.py', checkpoint, '--out', 'mine.onnx', '--shape', 64, 64) == (
         0, f'warning: infer_onnx.py will refuse the file, it cannot follow {step} of the test pipeline\n')
-    assert call_tool(INFER, 'mine.onnx', picture) == (
+    assert call_tool(INFER, 'mine.onnx', image) == (
         2, f"error: model 'mine.onnx' needs a transform of the test pipeline that is not here: {step}\n")
 
 
 def test_parity_is_part_of_the_export(call_tool, small, tmp_path, monkeypatch, capsys):
     """An exporter that makes another model: exit code 1, and the file is not where it should be."""
     from mmccd.deployment import networks
-    monkeypatch.setattr(networks.Preparation, 'forward', lambda self, picture: (picture - 100) / self.std)
+    monkeypatch.setattr(networks.Preparation, 'forward', lambda self, image: (image - 100) / self.std)
     out = tmp_path / 'model.onnx'
     code, stderr = call_tool(EXPORT, *small[CLASSIFIER], '--out', out, '--shape', 33, 41)
     assert (code, stderr) == (1, 'error: the exported model is not the one of PyTorch; see the table\n')
@@ -237,7 +237,7 @@ def test_parity_is_part_of_the_export(call_tool, small, tmp_path, monkeypatch, c
 
 
 def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch):
-    (workplace / 'text.png').write_text('no picture')
+    (workplace / 'text.png').write_text('no image')
     detector, classifier = small[DETECTOR], small[CLASSIFIER]
     cascade = root / 'configs' / 'cascade_rcnn_ccd_r18_fpn_digits.py'
     torch.save(dict(state_dict=mmccd.init_model(str(cascade), device='cpu').state_dict()), workplace / 'cascade.pth')
@@ -249,7 +249,7 @@ def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch)
         (('none.py', detector[1]), "config 'none.py' does not exist"),
         ((*detector, '--out', workplace), f"--out '{workplace}' is a folder; name a file\n"),
         ((*detector, '--out', 'text.png/model.onnx'), "--out 'text.png/model.onnx' cannot be written: text.png is no "),
-        ((*detector, '--pictures', 'text.png'), "picture 'text.png' cannot be used: it is no picture\n"),
+        ((*detector, '--images', 'text.png'), "image 'text.png' cannot be used: it is no image\n"),
         ((*detector, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'), 'end2end cannot export test_cfg.nms='),
         ((cascade, 'cascade.pth'), 'CascadeRCNN cannot be exported with --kind end2end; --kind raw exports backbone, '),
     ):
@@ -264,27 +264,27 @@ def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch)
 def test_bad_input_of_the_inference(call_tool, small, export, workplace, monkeypatch):
     model = export(CLASSIFIER, '--shape', 64, 64)
     raw = export(CLASSIFIER, '--shape', 64, 64, '--kind', 'raw')
-    picture = next((workplace / 'data' / 'digits' / 'det' / 'val').iterdir())
-    (workplace / 'text.png').write_text('no picture')
+    image = next((workplace / 'data' / 'digits' / 'det' / 'val').iterdir())
+    (workplace / 'text.png').write_text('no image')
     (workplace / 'empty').mkdir()
     graph = onnx.load(model)
     del graph.metadata_props[:]
     onnx.save(graph, 'foreign.onnx')
     for args, message in (
-        (('none.onnx', picture), "model 'none.onnx' does not exist\n"),
-        (('text.png', picture), "model 'text.png' cannot be read: "),
-        (('foreign.onnx', picture), "model 'foreign.onnx' was not made by export_onnx.py: it does not say how"),
-        ((raw, picture), 'was exported with --kind raw, and gives no scores: export it with --kind end2end\n'),
-        ((model, 'text.png'), "picture 'text.png' cannot be used: it is no picture\n"),
-        ((model, 'none.png'), "picture 'none.png' cannot be used: there is no such file\n"),
-        ((model, 'empty'), "folder 'empty' has no picture in it (a file named "),
-        ((model, picture, '--topk', 0), '--topk must be at least 1, got 0\n'),
-        ((model, picture, '--score-thr', 2), '--score-thr must be from 0 to 1, got 2\n'),
-        ((model, picture, '--out-dir', 'text.png'), 'text.png cannot be written: '),
+        (('none.onnx', image), "model 'none.onnx' does not exist\n"),
+        (('text.png', image), "model 'text.png' cannot be read: "),
+        (('foreign.onnx', image), "model 'foreign.onnx' was not made by export_onnx.py: it does not say how"),
+        ((raw, image), 'was exported with --kind raw, and gives no scores: export it with --kind end2end\n'),
+        ((model, 'text.png'), "image 'text.png' cannot be used: it is no image\n"),
+        ((model, 'none.png'), "image 'none.png' cannot be used: there is no such file\n"),
+        ((model, 'empty'), "folder 'empty' has no image in it (a file named "),
+        ((model, image, '--topk', 0), '--topk must be at least 1, got 0\n'),
+        ((model, image, '--score-thr', 2), '--score-thr must be from 0 to 1, got 2\n'),
+        ((model, image, '--out-dir', 'text.png'), 'text.png cannot be written: '),
     ):
         code, stderr = call_tool(INFER, *args)
         assert (code, stderr[:7]) == (2, 'error: '), args
         assert message in stderr, args
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
-    assert call_tool(INFER, model, picture) == (2, 'error: infer_onnx.py needs onnxruntime: pip install onnxruntime\n')
+    assert call_tool(INFER, model, image) == (2, 'error: infer_onnx.py needs onnxruntime: pip install onnxruntime\n')
     assert not list(workplace.rglob('*_onnx.png'))

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 import mmccd
 
 TOOL = 'analysis_tools/report.py'
-SCRATCH = ('--device', 'cpu', '--no-speed', '--gates', '0', '--pictures', '0')
+SCRATCH = ('--device', 'cpu', '--no-speed', '--gates', '0', '--images', '0')
 
 
 @pytest.fixture
@@ -39,12 +39,12 @@ def trained(made_up, workplace):
 @pytest.mark.long
 def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplace):
     """What no file holds is asked of the model: as mmdet's and mmpretrain's own metrics have it."""
-    code, stderr = call_tool(TOOL, *trained.values(), '--device', 'cpu', '--no-speed', '--gates', 1, '--pictures', 2)
+    code, stderr = call_tool(TOOL, *trained.values(), '--device', 'cpu', '--no-speed', '--gates', 1, '--images', 2)
     assert (code, 'warning' in stderr) == (0, False)
     page = (workplace / 'work_dirs' / 'report.html').read_text().replace('<wbr>', '')
     found = made_up.tables(page)
-    ap = found['COCO average precision (0 to 1) on 4 pictures of data/digits/det/annotations/instances_val.json']
-    top1 = found['Accuracy in percent on 20 pictures']
+    ap = found['COCO average precision (0 to 1) on 4 images of data/digits/det/annotations/instances_val.json']
+    top1 = found['Accuracy in percent on 20 images']
     for cfg_name, row, key in (('retinanet_ccd_r18_fpn_digits', ap[1], 'coco/bbox_mAP'),
                                ('ccd_r18_digits', top1[1], 'accuracy/top1')):
         cfg = mmccd.get_config(cfg_name)
@@ -59,8 +59,8 @@ def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplac
     code, _ = call_tool(TOOL, *trained.values(), *SCRATCH, '--limit', 3, '--out', 'few.html')
     few = (workplace / 'few.html').read_text().replace('<wbr>', '')
     assert code == 0
-    assert 'Accuracy in percent on 3 pictures' in made_up.tables(few)
-    assert 'epoch_1.pth, on the first 3 of 4 pictures' in few
+    assert 'Accuracy in percent on 3 images' in made_up.tables(few)
+    assert 'epoch_1.pth, on the first 3 of 4 images' in few
 
 
 def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeypatch, capsys):
@@ -73,7 +73,7 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
     assert (code, 'warning' in stderr) == (0, False)
     page = (tmp_path / 'report.html').read_text()
     assert re.fullmatch(r'report\.html: 0\.\d MB\n', capsys.readouterr().out)
-    [times] = [t for c, t in made_up.tables(page).items() if c.startswith('Forward of one picture, measured by this')]
+    [times] = [t for c, t in made_up.tables(page).items() if c.startswith('Forward of one image, measured by this')]
     assert times[0] == ['time', f'{tmp_path.name}/run', 'runs/run']
     assert [row[0] for row in times[1:]] == ['ms, median', 'ms, 20th percentile', 'ms, 80th percentile',
                                              'times the first one']
@@ -96,7 +96,7 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
         (('logs', '--limit', '0'), '--limit must be at least 1, got 0\n'),
         (('logs', '--speed', '-1'), '--speed must be a time in seconds, got -1.0\n'),
         (('logs', '--out', 'no/where.html'), "--out must be a file in a folder that exists, got 'no/where.html'\n"),
-        (('logs', '--record', 'x'), '--record takes one WORK_DIR, all of its pictures '),
+        (('logs', '--record', 'x'), '--record takes one WORK_DIR, all of its images '),
         (('logs', '--record', 'x', '--command', 'y'), 'logs cannot be recorded: it needs a config and the log of a '),
     ):
         code, stderr = call_tool(TOOL, *args)

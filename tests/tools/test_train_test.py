@@ -1,4 +1,4 @@
-"""From pictures to metrics, as a user types it: the tools as programs, called from a folder that is not theirs."""
+"""From images to metrics, as a user types it: the tools as programs, called from a folder that is not theirs."""
 from __future__ import annotations
 
 import json
@@ -124,7 +124,7 @@ def test_classifier_resumes(run_tool, root, place, classifier, handed_over):
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_detector(run_tool, root, place, detector):
-    """One epoch from the classifier's backbone, all of it; then metrics, and boxes drawn on every picture."""
+    """One epoch from the classifier's backbone, all of it; then metrics, and boxes drawn on every image."""
     run = runs(detector)[0]
     assert losses(run) == [(1, step) for step in range(1, 5)]
     assert f'checkpoints/{CLASSIFIER}.pth: 136 tensors loaded, 0 new, 0 unused' in log(run)
@@ -157,7 +157,7 @@ def test_detector_predictions(run_tool, root, place, detector):
 
 @pytest.mark.long
 def test_detector_with_flips(run_tool, root, place, detector):
-    """Every picture goes through the network as it is and mirrored; the metrics are there as ever."""
+    """Every image goes through the network as it is and mirrored; the metrics are there as ever."""
     run_tool('test.py', root / f'configs/{DETECTOR}.py', detector / 'epoch_1.pth', '--tta', '--work-dir', 'det_flipped',
              '--out', 'det_flipped/ap.json', '--out-item', 'metrics', '--cfg-options', *SMALL_DETECTOR, cwd=place)
     assert 0 <= read(place / 'det_flipped' / 'ap.json')['coco/bbox_mAP'] <= 1
@@ -217,7 +217,7 @@ def average_precision(run: Path) -> float:
 
 @pytest.mark.slow
 def test_two_processes_train(two_processes):
-    """4 pictures have boxes: 2 steps an epoch for two processes."""
+    """4 images have boxes: 2 steps an epoch for two processes."""
     first = runs(two_processes)[0]
     assert losses(first) == [(1, 1), (1, 2)]
     assert 'resnet50.pth: 318 tensors loaded, 32 new (ccd: 32), 2 unused (fc: 2)' in log(first)
@@ -236,7 +236,7 @@ def test_two_processes_resume(run_tool, free_port, root, folder, coco_options, t
 
 @pytest.mark.long
 def test_two_processes_test_as_one(run_tool, free_port, root, folder, coco_options, two_processes):
-    """Predictions and metrics are the same with one process and with two, which share 3 pictures."""
+    """Predictions and metrics are the same with one process and with two, which share 3 images."""
     config, checkpoint = root / f'configs/{COCO_DETECTOR}.py', two_processes / 'epoch_1.pth'
     for tool, processes, name in (('test.py', [], 'one'), ('dist_test.sh', [2], 'two')):
         run_tool(tool, config, checkpoint, *processes, '--work-dir', name, '--out', f'{name}.pkl', '--cfg-options',

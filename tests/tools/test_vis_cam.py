@@ -50,7 +50,7 @@ def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name
     out = workplace / 'work_dirs' / name / 'cam'
     assert sorted(p.name for p in out.iterdir()) == [f'{scenes[0].stem}_{method}.npz', f'{scenes[0].stem}_{method}.png']
     arrays = np.load(out / f'{scenes[0].stem}_{method}.npz')
-    assert np.array_equal(arrays['picture'], np.asarray(Image.open(scenes[0]).convert('RGB')))
+    assert np.array_equal(arrays['image'], np.asarray(Image.open(scenes[0]).convert('RGB')))
     assert arrays['maps'].shape == (panels, 128, 128)
     assert (arrays['maps'].min(), arrays['maps'].max()) == pytest.approx((0, 1), abs=1e-5)
     assert (np.diff(arrays['scores']) <= 0).all()
@@ -59,8 +59,8 @@ def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name
         assert 'boxes' not in arrays
     else:
         assert arrays['boxes'].shape == (options[1], 4)
-    picture = Image.open(out / f'{scenes[0].stem}_{method}.png')
-    assert picture.width == pytest.approx(150 * (2.42 + 2.12 * min(panels, 4) + 0.03), abs=1)
+    image = Image.open(out / f'{scenes[0].stem}_{method}.png')
+    assert image.width == pytest.approx(150 * (2.42 + 2.12 * min(panels, 4) + 0.03), abs=1)
 
 
 def test_class_folders(call_tool, root, class_folders, checkpoints):
@@ -70,17 +70,17 @@ def test_class_folders(call_tool, root, class_folders, checkpoints):
         f'out/{name}_eigencam.{kind}' for name in class_folders.values() for kind in ('png', 'npz'))
 
 
-def test_pictures_without_detections_are_named(call_tool, root, workplace, scenes, checkpoints):
-    """A threshold between the best scores of two pictures."""
-    command = (workplace / 'pictures', root / 'configs' / f'{NAMES[1]}.py', checkpoints[NAMES[1]], '--method',
+def test_images_without_detections_are_named(call_tool, root, workplace, scenes, checkpoints):
+    """A threshold between the best scores of two images."""
+    command = (workplace / 'images', root / 'configs' / f'{NAMES[1]}.py', checkpoints[NAMES[1]], '--method',
                'eigencam', '--device', 'cpu')
-    (workplace / 'pictures').mkdir()
+    (workplace / 'images').mkdir()
     for p in scenes[:2]:
-        (workplace / 'pictures' / p.name).symlink_to(p)
+        (workplace / 'images' / p.name).symlink_to(p)
     code, stderr = call_tool(TOOL, *command, '--score-thr', 1)
     lines = stderr.splitlines()
     assert code == 2
-    assert lines[-1] == 'error: nothing was drawn: no detection in 2 pictures; lower --score-thr (1)'
+    assert lines[-1] == 'error: nothing was drawn: no detection in 2 images; lower --score-thr (1)'
     best = {p.name: float(line.split('of all: ')[1].split(')')[0]) for p, line in zip(scenes[:2], lines)}
     assert len(set(best.values())) == 2
     assert not (workplace / 'work_dirs').exists()
@@ -88,32 +88,32 @@ def test_pictures_without_detections_are_named(call_tool, root, workplace, scene
     code, stderr = call_tool(TOOL, *command, '--score-thr', sum(best.values()) / 2, '--out-dir', 'out')
     low, high = sorted(best, key=best.get)
     assert code == 0
-    assert stderr.startswith(f'{workplace / "pictures" / low}: no detection with a score of at least ')
+    assert stderr.startswith(f'{workplace / "images" / low}: no detection with a score of at least ')
     assert stderr.count('\n') == 1
     assert [p.name for p in (workplace / 'out').iterdir()] == [high.replace('.png', '_eigencam.png')]
 
 
 def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workplace, scenes, checkpoints, monkeypatch):
     classifier, detector = ((root / 'configs' / f'{n}.py', checkpoints[n]) for n in NAMES[:2])
-    (workplace / 'text.jpg').write_text('no picture')
+    (workplace / 'text.jpg').write_text('no image')
     (workplace / 'empty').mkdir()
-    picture = scenes[0]
+    image = scenes[0]
     for args, message in (
-        (('text.jpg', *detector), "picture 'text.jpg' cannot be used: it is no picture\n"),
-        (('empty', *detector), "folder 'empty' has no picture in it (a file named "),
-        ((picture, detector[0], classifier[1]), 'does not fit the config, nothing was done'),
-        ((picture, detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
-        ((picture, *detector, '--target-layers', 'neck.fpn_convs.0', 'layer4'),
+        (('text.jpg', *detector), "image 'text.jpg' cannot be used: it is no image\n"),
+        (('empty', *detector), "folder 'empty' has no image in it (a file named "),
+        ((image, detector[0], classifier[1]), 'does not fit the config, nothing was done'),
+        ((image, detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
+        ((image, *detector, '--target-layers', 'neck.fpn_convs.0', 'layer4'),
          "layer 'layer4' does not exist in the model; nearest: backbone.layer4\n"),
-        ((picture, *detector, '--target-layers', 'neck'), "layer 'neck' (FPN) gives a tuple, no map (N, C, H, W)\n"),
-        ((picture, *classifier, '--target-layers', 'head.fc'), "layer 'head.fc' (Linear) gives a tensor (1, 10), no "),
-        ((picture, *classifier, '--target-category', 'twoo'), "class 'twoo' does not exist (nearest: 'two'): it must "),
-        ((picture, *detector, '--target-category', '10'), "class '10' does not exist: it must be a name, or an index "
+        ((image, *detector, '--target-layers', 'neck'), "layer 'neck' (FPN) gives a tuple, no map (N, C, H, W)\n"),
+        ((image, *classifier, '--target-layers', 'head.fc'), "layer 'head.fc' (Linear) gives a tensor (1, 10), no "),
+        ((image, *classifier, '--target-category', 'twoo'), "class 'twoo' does not exist (nearest: 'two'): it must "),
+        ((image, *detector, '--target-category', '10'), "class '10' does not exist: it must be a name, or an index "
          'from 0 to 9\n'),
-        ((picture, *classifier, '--topk', 3), '--topk is for detections, and the config is of a classifier'),
-        ((picture, *classifier, '--target-category', 2, '--method', 'eigencam'),
+        ((image, *classifier, '--topk', 3), '--topk is for detections, and the config is of a classifier'),
+        ((image, *classifier, '--target-category', 2, '--method', 'eigencam'),
          '--target-category asks for one map of each, and eigencam has only one'),
-        ((picture, *detector, '--device', 'gpu'), "device 'gpu' cannot be used: "),
+        ((image, *detector, '--device', 'gpu'), "device 'gpu' cannot be used: "),
     ):
         code, stderr = call_tool(TOOL, *args)
         assert code == 2, args
@@ -123,11 +123,11 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
                                    ('--score-thr', '2', 'must be a number from 0 to 1'),
                                    ('--zoom', '0.5', 'must be a number, at least 1'),
                                    ('--method', 'cam', "invalid choice: 'cam'")):
-        code, stderr = call_tool(TOOL, picture, *detector, option, value)
+        code, stderr = call_tool(TOOL, image, *detector, option, value)
         assert code == 2
         assert message in stderr
     monkeypatch.setitem(sys.modules, 'pytorch_grad_cam', None)
-    code, stderr = call_tool(TOOL, picture, *detector)
+    code, stderr = call_tool(TOOL, image, *detector)
     assert code == 2
     assert stderr.startswith('error: class activation maps need pytorch-grad-cam, which cannot be imported (')
     assert stderr.endswith('): pip install grad-cam\n')

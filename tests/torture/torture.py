@@ -5,7 +5,7 @@
 The digits detector is trained at toy size, with workers, an EMA model and validation, by tools/train.py in real
 processes. They are forked from one that has imported everything, so that a start takes a second. After each fault the
 training is resumed with ``--resume``. Each finished training has to have the parameters, the optimizer's states, the
-pictures of every iteration and the mAP of every epoch of one that nobody touched, to the last bit.
+images of every iteration and the mAP of every epoch of one that nobody touched, to the last bit.
 """
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _instrument(ledger: Path) -> None:
     after(CheckpointHook, 'before_train', lambda self, runner: _note(
         ledger, what='started', epoch=runner.epoch, iter=runner.iter))
     after(RuntimeInfoHook, 'before_train_iter', lambda self, runner, batch_idx, data_batch: _note(
-        ledger, what='batch', iter=runner.iter, pictures=[s.img_id for s in data_batch['data_samples']]))
+        ledger, what='batch', iter=runner.iter, images=[s.img_id for s in data_batch['data_samples']]))
     after(RuntimeInfoHook, 'after_val_epoch', lambda self, runner, metrics: _note(
         ledger, what='validated', epoch=runner.epoch, mAP=metrics['coco/bbox_mAP']))
 
@@ -351,7 +351,7 @@ def table(torture: Torture) -> str:
         ('trainings brought to their end', t.trainings),
         ('saved epochs lost', t.epochs_lost),
         ('iterations done again, since they were not saved', t.iterations_again),
-        ('trainings that differ from the untouched one (parameters, EMA, optimizer, pictures, mAP; bit for bit)',
+        ('trainings that differ from the untouched one (parameters, EMA, optimizer, images, mAP; bit for bit)',
          len({p.split(':')[0] for p in t.problems if 'differ' in p})),
         ('mAP of the untouched training by epoch, and of all the others', ', '.join(f'{m:.4f}' for m in maps)),
         ('problems', len(t.problems)),

@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('configs', nargs='+', help='config files')
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'),
-        help='picture size in pixels; default: 224 224 for classifiers, 800 1333 for detectors')
+        help='image size in pixels; default: 224 224 for classifiers, 800 1333 for detectors')
     parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what a FLOP is')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()
@@ -61,7 +61,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(rows, indent=2))
         return
-    print(f'One picture; FLOPs: {args.convention}. Differences to the same network with plain ResNet.\n')
+    print(f'One image; FLOPs: {args.convention}. Differences to the same network with plain ResNet.\n')
     print('| config | size | params | + | GFLOPs | FLOPs | + | activations | attention operations |')
     print('|---|---|---:|---:|---:|---:|---:|---:|---:|')
     for r in rows:

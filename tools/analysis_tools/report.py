@@ -1,6 +1,6 @@
 """See runs: one self-contained HTML page that compares work folders.
 
-Metrics with AP by size, curves, classes, worst and best pictures beside the ground truth, gates, complexity, speed, and
+Metrics with AP by size, curves, classes, worst and best images beside the ground truth, gates, complexity, speed, and
 where the configs differ. Runs of a task are compared with the first one of it. What cannot be had is left out, and the
 page says why.
 """
@@ -40,10 +40,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', help='the page; default: report.html in WORK_DIR, or in the folder that all are in')
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
-        '--limit', type=count, metavar='N', help='put only the first N pictures through a model; default: all')
-    parser.add_argument('--pictures', type=count, default=6, metavar='N',
-                        help='pictures in each group (worst, different, best); 0 leaves out them and gates; default: 6')
-    parser.add_argument('--gates', type=count, default=2, metavar='N', help='pictures with gates; default: 2')
+        '--limit', type=count, metavar='N', help='put only the first N images through a model; default: all')
+    parser.add_argument('--images', '--pictures', type=count, default=6, metavar='N',
+                        help='images in each group (worst, different, best); 0 leaves out them and gates; default: 6')
+    parser.add_argument('--gates', type=count, default=2, metavar='N', help='images with gates; default: 2')
     parser.add_argument('--speed', type=float, default=10, metavar='SECONDS',
                         help='about how long the speed is measured; default: 10')
     parser.add_argument('--no-speed', action='store_const', const=0.0, dest='speed', help='measure no speed')
@@ -77,7 +77,7 @@ def main() -> None:
     if not args.speed >= 0:
         raise UserError(f'--speed must be a time in seconds, got {args.speed}')
     if args.record and (len(args.work_dirs) != 1 or not args.command or args.limit):
-        raise UserError('--record takes one WORK_DIR, all of its pictures (no --limit), and --command')
+        raise UserError('--record takes one WORK_DIR, all of its images (no --limit), and --command')
     missing = [folder for folder in args.work_dirs if not osp.isdir(folder)]
     if missing:
         raise UserError(f'WORK_DIR must be a folder that exists, got {", ".join(map(repr, missing))}')
@@ -97,7 +97,7 @@ def main() -> None:
     if args.record:
         print('\n'.join(record(runs[0], args.record, args.command, device)))
         return
-    report = Report(runs, device, Options(args.pictures, args.gates, args.speed, args.limit))
+    report = Report(runs, device, Options(args.images, args.gates, args.speed, args.limit))
     page = report.html(f'{osp.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}').encode()
     write_atomically(out, page)
     print(f'{out}: {len(page) / 1e6:.1f} MB')

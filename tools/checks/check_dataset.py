@@ -1,4 +1,4 @@
-"""Look for broken pictures, boxes, ids, classes and paths in the data of a config, before a training finds them.
+"""Look for broken images, boxes, ids, classes and paths in the data of a config, before a training finds them.
 
 Ends with 0 if there are no errors (warnings and notes may be), with 1 if there are, with 2 if the command is wrong.
 """
@@ -27,17 +27,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('--sets', nargs='+', choices=SETS, default=SETS, help='which sets; default: all')
     parser.add_argument(
-        '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode pictures; 0: this one')
+        '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode images; 0: this one')
     parser.add_argument(
         '--max-pixels',
         type=int,
         default=MAX_PIXELS,
-        help=f'larger pictures are named and not decoded; default: {MAX_PIXELS:,}')
+        help=f'larger images are named and not decoded; default: {MAX_PIXELS:,}')
     parser.add_argument('--out', help='write all findings into this file (.json)')
     parser.add_argument(
         '--write-clean',
         metavar='OUT.json',
-        help='write the COCO annotation file of the one set in --sets without its broken pictures and boxes')
+        help='write the COCO annotation file of the one set in --sets without its broken images and boxes')
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
     return parser.parse_args()
@@ -60,7 +60,7 @@ def main() -> None:
             json.dump(dict(config=args.config, **report.as_dict()), f, indent=1)
     if args.write_clean:
         content = write_clean(report, args.write_clean)
-        print(f'{args.write_clean}: {len(content["images"]):,} pictures, {len(content["annotations"]):,} boxes')
+        print(f'{args.write_clean}: {len(content["images"]):,} images, {len(content["annotations"]):,} boxes')
     sys.exit(1 if report.count('error') else 0)
 
 

@@ -104,7 +104,7 @@ def download_wheel(folder: Path) -> Path:
 
 
 def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], bytes]:
-    """Picture and trees of each scene, and the licence text; UnusableError if anything is not as it was."""
+    """Image and trees of each scene, and the licence text; UnusableError if anything is not as it was."""
     scenes: dict[str, tuple[Image.Image, list[Tree]]] = {}
     number = 0
     try:
@@ -121,9 +121,9 @@ def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], b
                     found = hashlib.sha256(content[suffix]).hexdigest()
                     if found != expected:
                         raise UnusableError(f'{member} in {path} is another file: SHA-256 {found}, not {expected}')
-                picture = Image.open(io.BytesIO(content['.png'])).convert('RGB')
-                boxes = read_boxes(content['.xml'], picture.size)
-                scenes[scene] = picture, [Tree(number + i, *entry) for i, entry in enumerate(boxes, 1)]
+                image = Image.open(io.BytesIO(content['.png'])).convert('RGB')
+                boxes = read_boxes(content['.xml'], image.size)
+                scenes[scene] = image, [Tree(number + i, *entry) for i, entry in enumerate(boxes, 1)]
                 number += len(scenes[scene][1])
     except FileNotFoundError as e:
         raise UnusableError(f'--wheel: {path} does not exist') from e
@@ -135,7 +135,7 @@ def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], b
 
 
 def read_boxes(xml: bytes, size: tuple[int, int]) -> Iterator[tuple[tuple[int, int, int, int], str]]:
-    """(left, top, right, bottom) and label of each object of an annotation, cut to the picture of ``size``."""
+    """(left, top, right, bottom) and label of each object of an annotation, cut to the image of ``size``."""
     for item in ElementTree.fromstring(xml).iter('object'):
         left, top, right, bottom = (int(item.findtext(f'bndbox/{k}')) for k in ('xmin', 'ymin', 'xmax', 'ymax'))
         yield (max(left, 0), max(top, 0), min(right, size[0]), min(bottom, size[1])), item.findtext('name')
@@ -187,9 +187,9 @@ def write_part(root: Path, part: str, tiles: list[tuple[str, int, int, int]],
         annotations=[])
     (root / part).mkdir()
     for image_id, (scene, left, top, side) in enumerate(tiles, 1):
-        picture, trees = scenes[scene]
+        image, trees = scenes[scene]
         name = f'{scene}_{left:04d}_{top:04d}.png'
-        picture.crop((left, top, left + side, top + side)).save(root / part / name)
+        image.crop((left, top, left + side, top + side)).save(root / part / name)
         coco['images'].append(dict(id=image_id, file_name=name, width=side, height=side, license=1))
         for tree in trees:
             piece = cut(tree, left, top, side)
@@ -210,7 +210,7 @@ def build(root: Path, wheel: Path) -> dict[str, Any]:
     (root / 'annotations').mkdir()
     (root / 'LICENSE').write_bytes(licence)
     (root / 'ATTRIBUTION.txt').write_text(ATTRIBUTION)
-    parts = plan({name: picture.size for name, (picture, _) in scenes.items()})
+    parts = plan({name: image.size for name, (image, _) in scenes.items()})
     counts = {part: write_part(root, part, tiles, scenes) for part, tiles in parts.items()}
     manifest = dict(tool=TOOL, version=VERSION, counts=counts, sha256=hash_files(root))
     write_json(root / MANIFEST, manifest)

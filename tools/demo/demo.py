@@ -89,25 +89,25 @@ def read_json(path: str) -> dict | list:
 
 
 def contact_sheet(result_file: str, out: str) -> None:
-    """Draw the detections above 0.5 over the first validation pictures: one sheet of SHOWN pictures."""
+    """Draw the detections above 0.5 over the first validation images: one sheet of SHOWN images."""
     coco = read_json(f'{DATA}/det/annotations/instances_val.json')
     names = {c['id']: c['name'] for c in coco['categories']}
     images = coco['images'][:SHOWN]
     size = max(max(i['width'], i['height']) for i in images) * ZOOM
     sheet = Image.new('RGB', (4 * (size + 8) - 8, 3 * (size + 8) - 8), 'white')
     font = ImageFont.load_default(18)
-    for k, image in enumerate(images):
-        picture = Image.open(f'{DATA}/det/val/{image["file_name"]}').convert('RGB').resize((size, size), Image.BICUBIC)
-        draw = ImageDraw.Draw(picture)
+    for k, entry in enumerate(images):
+        image = Image.open(f'{DATA}/det/val/{entry["file_name"]}').convert('RGB').resize((size, size), Image.BICUBIC)
+        draw = ImageDraw.Draw(image)
         for found in read_json(result_file):
-            if found['image_id'] == image['id'] and found['score'] >= 0.5:
+            if found['image_id'] == entry['id'] and found['score'] >= 0.5:
                 x, y, w, h = (v * ZOOM for v in found['bbox'])
                 text = f'{names[found["category_id"]]} {found["score"]:.2f}'
                 draw.rectangle((x, y, x + w, y + h), outline='#ffe000', width=2)
                 y = y - 20 if y >= 20 else y + h
                 draw.rectangle(draw.textbbox((x, y), text, font=font), fill='black')
                 draw.text((x, y), text, fill='#ffe000', font=font)
-        sheet.paste(picture, (k % 4 * (size + 8), k // 4 * (size + 8)))
+        sheet.paste(image, (k % 4 * (size + 8), k // 4 * (size + 8)))
     sheet.save(out)
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     backbone = f'checkpoints/{BACKBONE}.pth'
     metrics = {part: osp.join(work_dir, f'{part}.json') for part in ('val', 'transfer')}
     results = {part: osp.join(work_dir, f'{part}_detections') for part in metrics}
-    picture = osp.join(work_dir, 'detections.png')
+    image = osp.join(work_dir, 'detections.png')
 
     steps.do('cut the tiles', [f'{DATA}/trees.json'],
              lambda: run(log, 'dataset_converters/make_trees.py', '--out', DATA))
@@ -96,7 +96,7 @@ def main() -> None:
     for part, name in (('val', 'test in the same scene'), ('transfer', 'test in other scenes')):
         steps.do(name, [metrics[part], f'{results[part]}.bbox.json'],
                  lambda part=part: test(work_dir, log, part, metrics[part], results[part]))
-    steps.do('draw the detections', [picture], lambda: draw(f'{results["val"]}.bbox.json', picture))
+    steps.do('draw the detections', [image], lambda: draw(f'{results["val"]}.bbox.json', image))
 
     counts = read_json(f'{DATA}/trees.json')['counts']
     found = {part: read_json(file) for part, file in metrics.items()}
@@ -107,7 +107,7 @@ def main() -> None:
         'pretrain the backbone': backbone,
         'test in the same scene': ap['val'],
         'test in other scenes': ap['transfer'],
-        'draw the detections': picture,
+        'draw the detections': image,
     }
     print(f'\n{"step":24}{"time":>8}   result')
     for name, step in steps.state.items():

@@ -1,6 +1,6 @@
 """Export a classifier or a detector to ONNX, and check the file against PyTorch with onnxruntime.
 
-The input is an RGB picture, (N, 3, H, W), float32 from 0 to 255; normalisation and padding are in the graph. The file
+The input is an RGB image, (N, 3, H, W), float32 from 0 to 255; normalisation and padding are in the graph. The file
 appears at its place only if every output is as PyTorch's: within 1e-4 (of numbers up to 1; of larger ones, as a share
 of them), boxes within 0.01 pixels.
 """
@@ -10,7 +10,7 @@ import os.path as osp
 import sys
 
 import mmccd  # before anything of mmdet
-from mmccd.analysis import list_pictures
+from mmccd.analysis import list_images
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import OptionsAction, run_tool
@@ -22,18 +22,18 @@ from mmccd.deployment import (
     compare,
     export_onnx,
     markdown_table,
-    parity_pictures,
+    parity_images,
     resize_steps,
 )
 from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/deployment/export_onnx.py CONFIG CKPT
-  python tools/deployment/export_onnx.py CONFIG CKPT --shape 800 1344 --pictures data/coco/val2017/000000000139.jpg
-  python tools/deployment/infer_onnx.py MODEL.onnx pictures/
+  python tools/deployment/export_onnx.py CONFIG CKPT --shape 800 1344 --images data/coco/val2017/000000000139.jpg
+  python tools/deployment/infer_onnx.py MODEL.onnx images/
 kinds:
   end2end  classifiers: logits and scores; RetinaNet: boxes, scores and labels behind the NMS of the config's test_cfg,
-           one picture at a time
+           one image at a time
   raw      classifiers: logits; RetinaNet: class logits and box deltas by level; two-stage detectors: features and the
            RPN's logits and deltas by level
 """
@@ -48,9 +48,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--kind', choices=KINDS, default='end2end', help='what is in the graph; default: end2end')
     parser.add_argument(
         '--shape', nargs=2, type=int, metavar=('H', 'W'),
-        help='size of the pictures in pixels, one picture at a time; default: any size')
+        help='size of the images in pixels, one image at a time; default: any size')
     parser.add_argument(
-        '--pictures', metavar='IMG|DIR', help='check with these pictures, resized, instead of noise')
+        '--images', '--pictures', metavar='IMG|DIR', help='check with these images, resized, instead of noise')
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
     return parser.parse_args()
@@ -77,18 +77,18 @@ def main() -> None:
     check_checkpoint_file(args.checkpoint, 'checkpoint')
     cfg = load_config(args.config, args.cfg_options)
     try:
-        pictures = parity_pictures([shape] if shape else SHAPES, list_pictures(args.pictures) if args.pictures else ())
+        images = parity_images([shape] if shape else SHAPES, list_images(args.images) if args.images else ())
         model = mmccd.init_model(cfg, args.checkpoint, device='cpu')
         network, content = export_onnx(model, args.kind, shape)
     except (ValueError, RuntimeError, ImportError) as e:
         raise UserError(str(e)) from e
-    rows = compare(network, content, pictures)
+    rows = compare(network, content, images)
 
     size = f'{shape[0]} x {shape[1]}' if shape else 'any height and width'
     print(f'{name}, {args.kind}, {size}, {len(content) / 1e6:.1f} MB; deviations from PyTorch:\n{markdown_table(rows)}')
     counts = [r.boxes for r in rows if r.output == 'boxes']
     if counts and not any(counts):
-        print('warning: no box was above score_thr, so none was compared: give --pictures with objects in them',
+        print('warning: no box was above score_thr, so none was compared: give --images with objects in them',
               file=sys.stderr)
     ok = all(r.ok for r in rows)
     path = out if ok else f'{out}.failed'

@@ -1,7 +1,7 @@
-"""Find objects, or the class, in pictures with a file of export_onnx.py. Needs numpy, pillow and onnxruntime alone.
+"""Find objects, or the class, in images with a file of export_onnx.py. Needs numpy, pillow and onnxruntime alone.
 
-The picture gets the size that the config's test pipeline gives it (the file says how), by bilinear interpolation as
-OpenCV's, within a grey level. Boxes are those of the picture as it is on the disk, in pixels.
+The image gets the size that the config's test pipeline gives it (the file says how), by bilinear interpolation as
+OpenCV's, within a grey level. Boxes are those of the image as it is on the disk, in pixels.
 """
 import argparse
 import colorsys
@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 EXAMPLES = """examples:
-  python infer_onnx.py MODEL.onnx picture.jpg
-  python infer_onnx.py MODEL.onnx pictures/ --out-dir found --json found.json --score-thr 0.5
+  python infer_onnx.py MODEL.onnx image.jpg
+  python infer_onnx.py MODEL.onnx images/ --out-dir found --json found.json --score-thr 0.5
 """
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 METADATA = 'mmccd'  # key in the file
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', help='ONNX file of tools/deployment/export_onnx.py')
-    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it and below')
+    parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument(
         '--out-dir', help='folder for the drawings, <name>_onnx.png; default: work_dirs/<config name>/onnx')
     parser.add_argument('--json', metavar='FILE', help='write what was found there, too')
@@ -57,7 +57,7 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
         raise UserError(f'model {path!r} cannot be read: {str(e).splitlines()[0]}') from e
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
-        raise UserError(f'model {path!r} was not made by export_onnx.py: it does not say how pictures get their size')
+        raise UserError(f'model {path!r} was not made by export_onnx.py: it does not say how images get their size')
     info = json.loads(text)
     if info['kind'] != 'end2end':
         raise UserError(f'model {path!r} was exported with --kind {info["kind"]}, and gives no '
@@ -68,7 +68,7 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
     return session, info
 
 
-def list_pictures(path: str) -> 'list[str]':
+def list_images(path: str) -> 'list[str]':
     paths = [path]
     if osp.isdir(path):
         Image.init()
@@ -76,53 +76,53 @@ def list_pictures(path: str) -> 'list[str]':
         paths = sorted(osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names
                        if n.lower().endswith(suffixes))
         if not paths:
-            raise UserError(f'folder {path!r} has no picture in it (a file named {", ".join(suffixes)})')
+            raise UserError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
     for p in paths:
-        read_picture(p)  # all of them, before the first is drawn
+        read_image(p)  # all of them, before the first is drawn
     return paths
 
 
-def read_picture(path: str) -> np.ndarray:
-    """RGB picture (H, W, 3), uint8, turned upright."""
+def read_image(path: str) -> np.ndarray:
+    """RGB image (H, W, 3), uint8, turned upright."""
     if not osp.isfile(path):
-        raise UserError(f'picture {path!r} cannot be used: there is no such file')
+        raise UserError(f'image {path!r} cannot be used: there is no such file')
     try:
         return np.asarray(ImageOps.exif_transpose(Image.open(path, formats=FORMATS)).convert('RGB'))
     except Image.UnidentifiedImageError as e:
-        raise UserError(f'picture {path!r} cannot be used: it is no picture') from e
+        raise UserError(f'image {path!r} cannot be used: it is no image') from e
     except Exception as e:  # damaged files raise nearly anything
-        raise UserError(f'picture {path!r} cannot be used: {str(e) or type(e).__name__}') from e
+        raise UserError(f'image {path!r} cannot be used: {str(e) or type(e).__name__}') from e
 
 
-def resize(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
     """Bilinear between the centres of pixels, without smoothing: as OpenCV's, within a grey level."""
-    if picture.shape[:2] == (height, width):
-        return picture
+    if image.shape[:2] == (height, width):
+        return image
 
     def neighbours(size: int, out: int) -> 'tuple[np.ndarray, np.ndarray, np.ndarray]':
         place = np.clip((np.arange(out) + 0.5) * size / out - 0.5, 0, size - 1)
         low = np.floor(place).astype(int)
         return low, np.minimum(low + 1, size - 1), (place - low).astype(np.float32)
 
-    low, high, share = neighbours(picture.shape[0], height)
-    rows = picture[low] * (1 - share)[:, None, None] + picture[high] * share[:, None, None]
-    low, high, share = neighbours(picture.shape[1], width)
+    low, high, share = neighbours(image.shape[0], height)
+    rows = image[low] * (1 - share)[:, None, None] + image[high] * share[:, None, None]
+    low, high, share = neighbours(image.shape[1], width)
     out = rows[:, low] * (1 - share)[:, None] + rows[:, high] * share[:, None]
     return (out + 0.5).astype(np.uint8)
 
 
-def prepare(picture: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.ndarray]':
-    """The picture (H, W, 3) as the model takes it; a place in it is (place in the file - start) * factor, as (x, y)."""
+def prepare(image: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.ndarray]':
+    """The image (H, W, 3) as the model takes it; a place in it is (place in the file - start) * factor, as (x, y)."""
     factor, start = np.ones(2), np.zeros(2)
 
     def to_size(width: int, height: int) -> None:
-        nonlocal picture, factor
+        nonlocal image, factor
         width, height = max(width, 1), max(height, 1)
-        factor = factor * [width / picture.shape[1], height / picture.shape[0]]
-        picture = resize(picture, width, height)
+        factor = factor * [width / image.shape[1], height / image.shape[0]]
+        image = resize(image, width, height)
 
     for step in info['resize']:
-        height, width = picture.shape[:2]
+        height, width = image.shape[:2]
         if step['step'] == 'edge':
             size, edge = step['size'], step['edge']
             if edge == 'width' or (edge == 'short' and width < height) or (edge == 'long' and width > height):
@@ -132,7 +132,7 @@ def prepare(picture: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, n
         elif step['step'] == 'crop':
             crop = np.minimum(step['size'], (width, height))
             x, y = (round((whole - part) / 2) for whole, part in zip((width, height), crop))
-            picture = picture[y:y + crop[1], x:x + crop[0]]
+            image = image[y:y + crop[1], x:x + crop[0]]
             start = start + np.array((x, y)) / factor
         else:
             size = step['size'] if step['step'] == 'resize' else [
@@ -147,21 +147,22 @@ def prepare(picture: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, n
         if info['task'] == 'classification':
             to_size(width, height)
         else:  # as large as fits, and filled at the right and at the bottom
-            ratio = min(1, height / picture.shape[0], width / picture.shape[1])
+            ratio = min(1, height / image.shape[0], width / image.shape[1])
             if ratio < 1:
-                to_size(*(int(v * ratio + 0.5) for v in picture.shape[1::-1]))
+                to_size(*(int(v * ratio + 0.5) for v in image.shape[1::-1]))
             whole = np.empty((height, width, 3), np.float32)
             whole[:] = info['fill']
-            whole[:picture.shape[0], :picture.shape[1]] = picture
-            picture = whole
-    return picture, factor, start
+            whole[:image.shape[0], :image.shape[1]] = image
+            image = whole
+    return image, factor, start
 
 
-def infer(session: 'onnxruntime.InferenceSession', info: dict, picture: np.ndarray, topk: int,  # noqa: F821
+def infer(session: 'onnxruntime.InferenceSession', info: dict, image: np.ndarray, topk: int,  # noqa: F821
           score_thr: float) -> 'list[dict]':
-    """What is in an RGB picture (H, W, 3), uint8, best first: label, name, score and, of detectors, box."""
-    ready, factor, start = prepare(picture, info)
-    given = dict(picture=ready.transpose(2, 0, 1)[None].astype(np.float32))
+    """What is in an RGB image (H, W, 3), uint8, best first: label, name, score and, of detectors, box."""
+    ready, factor, start = prepare(image, info)
+    # By its place: files of mmccd 0.1 call it 'picture'.
+    given = {session.get_inputs()[0].name: ready.transpose(2, 0, 1)[None].astype(np.float32)}
 
     def entry(label: int, score: float, **more: 'list[float]') -> dict:
         name = info['classes'][label] if label < len(info['classes']) else str(label)
@@ -172,7 +173,7 @@ def infer(session: 'onnxruntime.InferenceSession', info: dict, picture: np.ndarr
         return [entry(i, scores[i]) for i in np.argsort(-scores, kind='stable')[:topk]]
     boxes, scores, labels = session.run(['boxes', 'scores', 'labels'], given)
     boxes = boxes.reshape(-1, 2, 2) / factor + start
-    boxes = boxes.clip(0, picture.shape[1::-1]).reshape(-1, 4)
+    boxes = boxes.clip(0, image.shape[1::-1]).reshape(-1, 4)
     return [entry(label, score, box=box.tolist()) for box, score, label in zip(boxes, scores, labels)
             if score >= score_thr]
 
@@ -182,16 +183,16 @@ def colour(label: int) -> 'tuple[int, int, int]':
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95))
 
 
-def draw(picture: np.ndarray, found: 'list[dict]') -> Image.Image:
-    """Boxes with names and scores over the picture, or the classes below it; small pictures enlarged."""
-    factor = max(1, -(-LEAST // max(picture.shape[:2])))
-    image = Image.fromarray(picture)
-    image = image.resize((image.width * factor, image.height * factor), Image.Resampling.BICUBIC)
-    size = max(16, max(image.size) // 45)
+def draw(pixels: np.ndarray, found: 'list[dict]') -> Image.Image:
+    """Boxes with names and scores over the image, or the classes below it; small ones enlarged."""
+    factor = max(1, -(-LEAST // max(pixels.shape[:2])))
+    canvas = Image.fromarray(pixels)
+    canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
+    size = max(16, max(canvas.size) // 45)
     font = ImageFont.load_default(size)
     if found and 'box' not in found[0]:
-        return _with_classes(image, found, font, size)
-    pen = ImageDraw.Draw(image)
+        return _with_classes(canvas, found, font, size)
+    pen = ImageDraw.Draw(canvas)
     for f in reversed(found):  # the best on top
         box = [factor * v for v in f['box']]
         pen.rectangle(box, outline=colour(f['label']), width=size // 6 + 1)
@@ -201,7 +202,7 @@ def draw(picture: np.ndarray, found: 'list[dict]') -> Image.Image:
         _, _, width, height = pen.textbbox((0, 0), text, font=font)
         width, height = width + 4, height + 4
         x, y = factor * f['box'][0], factor * f['box'][1]
-        x = max(0, min(x, image.width - width))
+        x = max(0, min(x, canvas.width - width))
         y = y - height if y >= height else y
         # Two classes at one place have two labels, one below the other.
         while any(x < right and left < x + width and y < bottom and top < y + height
@@ -212,7 +213,7 @@ def draw(picture: np.ndarray, found: 'list[dict]') -> Image.Image:
         bright = np.dot(background, (0.299, 0.587, 0.114)) > 128
         pen.rectangle(labels[-1], fill=background)
         pen.text((x + 2, y + 1), text, fill='black' if bright else 'white', font=font)
-    return image
+    return canvas
 
 
 def _with_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.ImageFont, size: int) -> Image.Image:
@@ -227,10 +228,10 @@ def _with_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.Image
     return whole
 
 
-def output_names(pictures: 'list[str]', path: str) -> 'list[str]':
-    """Paths of ``list_pictures(path)`` below that folder; without their suffix, but where two would be the same."""
+def output_names(images: 'list[str]', path: str) -> 'list[str]':
+    """Paths of ``list_images(path)`` below that folder; without their suffix, but where two would be the same."""
     folder = path if osp.isdir(path) else osp.dirname(path) or '.'
-    names = [osp.relpath(p, folder) for p in pictures]
+    names = [osp.relpath(p, folder) for p in images]
     stems = [osp.splitext(n)[0] for n in names]
     return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
 
@@ -242,18 +243,18 @@ def main() -> None:
     if args.topk < 1:
         raise UserError(f'--topk must be at least 1, got {args.topk}')
     session, info = load_model(args.model)
-    pictures = list_pictures(args.img)
+    images = list_images(args.img)
     out_dir = args.out_dir or osp.join('work_dirs', info['config'] or osp.splitext(osp.basename(args.model))[0], 'onnx')
     try:
         os.makedirs(out_dir, exist_ok=True)
         results = []
-        for path, name in zip(pictures, output_names(pictures, args.img)):
-            picture = read_picture(path)
-            found = infer(session, info, picture, args.topk, args.score_thr)
-            results.append(dict(picture=path, found=found))
+        for path, name in zip(images, output_names(images, args.img)):
+            image = read_image(path)
+            found = infer(session, info, image, args.topk, args.score_thr)
+            results.append(dict(image=path, found=found))
             out = osp.join(out_dir, f'{name}_onnx.png')
             os.makedirs(osp.dirname(out), exist_ok=True)
-            draw(picture, found).save(out)
+            draw(image, found).save(out)
             summary = ', '.join(f'{f["name"]} {f["score"]:.2f}' for f in found)
             print(f'{out}: {summary or "nothing"}')
         if args.json:

@@ -1,6 +1,6 @@
-"""See the gates of CCD, SE, GE, CBAM, ECA, SK and GC: one contact sheet a picture, for classifiers and detectors.
+"""See the gates of CCD, SE, GE, CBAM, ECA, SK and GC: one contact sheet an image, for classifiers and detectors.
 
-The picture goes through the test pipeline of the config, so the gates are those of the picture as the network sees it.
+The image goes through the test pipeline of the config, so the gates are those of the image as the network sees it.
 """
 import argparse
 import io
@@ -16,10 +16,10 @@ from mmccd.analysis import (
     attention_layers,
     choose_layers,
     draw_sheet,
-    list_pictures,
+    list_images,
     load_model,
     output_names,
-    prepare_picture,
+    prepare_image,
     record_gates,
 )
 from mmccd.checkpoints.files import write_atomically
@@ -31,8 +31,8 @@ from mmccd.errors import UserError
 from mmccd.models.build import check_model
 
 EXAMPLES = """examples:
-  python tools/visualization/vis_attention.py picture.jpg CONFIG CKPT
-  python tools/visualization/vis_attention.py pictures/ CONFIG CKPT --stages 3 4 --blocks 0 --groups mean 5 17 --raw
+  python tools/visualization/vis_attention.py image.jpg CONFIG CKPT
+  python tools/visualization/vis_attention.py images/ CONFIG CKPT --stages 3 4 --blocks 0 --groups mean 5 17 --raw
 stages and blocks are numbered as in the names of the layers: layer3.0 is block 0 of stage 3
 """
 
@@ -46,7 +46,7 @@ def group(text: str) -> 'int | str':
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it and below')
+    parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--stages', nargs='+', type=int, metavar='N', help='stages, from 1; default: all')
@@ -85,16 +85,16 @@ def main() -> None:
     model = check_model(cfg)
     try:
         names = choose_layers(attention_layers(model.backbone), args.stages, args.blocks)
-        pictures = list_pictures(args.img)
+        images = list_images(args.img)
     except ValueError as e:
         raise UserError(str(e)) from e
     check_checkpoint_fits(args.checkpoint, model)
 
     model = load_model(cfg, args.checkpoint, device)
     layers = {name: model.backbone.get_submodule(name) for name in names}
-    for path, name in zip(pictures, output_names(pictures, args.img)):
+    for path, name in zip(images, output_names(images, args.img)):
         try:
-            seen = record_gates(model, prepare_picture(cfg, path), layers)
+            seen = record_gates(model, prepare_image(cfg, path), layers)
             sheet = draw_sheet(seen, osp.basename(path), (osp.basename(args.config), osp.basename(args.checkpoint)),
                                args.groups, args.range)
         except ValueError as e:

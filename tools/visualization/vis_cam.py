@@ -1,4 +1,4 @@
-"""See the evidence: which parts of a picture speak for a class, or for each detection; one contact sheet a picture.
+"""See the evidence: which parts of an image speak for a class, or for each detection; one contact sheet an image.
 
 Grad-CAM, Grad-CAM++, HiResCAM and Eigen-CAM of pytorch-grad-cam (pip install grad-cam). The map of a detection is that
 of its own score, at the very anchor or region which it came from.
@@ -19,11 +19,11 @@ from mmccd.analysis import (
     draw_cam_sheet,
     explain,
     is_detector,
-    list_pictures,
+    list_images,
     load_cam_class,
     num_classes,
     output_names,
-    prepare_picture,
+    prepare_image,
 )
 from mmccd.checkpoints.files import write_atomically
 from mmccd.cli.arguments import OptionsAction, run_tool
@@ -31,12 +31,12 @@ from mmccd.configs import load_config
 from mmccd.errors import UserError
 
 EXAMPLES = """examples:
-  python tools/visualization/vis_cam.py picture.jpg CONFIG CKPT
-  python tools/visualization/vis_cam.py picture.jpg CLASSIFIER CKPT --target-category cat dog --method gradcam++
-  python tools/visualization/vis_cam.py pictures/ DETECTOR CKPT --target-layers backbone.layer3 backbone.layer4 --raw
+  python tools/visualization/vis_cam.py image.jpg CONFIG CKPT
+  python tools/visualization/vis_cam.py image.jpg CLASSIFIER CKPT --target-category cat dog --method gradcam++
+  python tools/visualization/vis_cam.py images/ DETECTOR CKPT --target-layers backbone.layer3 backbone.layer4 --raw
 gradcam and gradcam++ weight whole channels: of a detection, they also show other objects that look alike. hirescam
-shows the places that have a part in this very detection. eigencam knows no class: one map for the whole picture.
-Several layers: their maps are scaled to the picture and to 0..1 each, and averaged.
+shows the places that have a part in this very detection. eigencam knows no class: one map for the whole image.
+Several layers: their maps are scaled to the image and to 0..1 each, and averaged.
 """
 
 
@@ -69,7 +69,7 @@ def factor(text: str) -> float:
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('img', metavar='IMG|DIR', help='a picture, or a folder: all pictures in it and below')
+    parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument(
@@ -89,10 +89,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--zoom', type=factor, metavar='F',
         help='panels show the surroundings of their detections, F times the box, for small objects; default: all of '
-        'the picture')
+        'the image')
     parser.add_argument('--out-dir', help='folder for <name>_<method>.png; default: work_dirs/<config name>/cam')
     parser.add_argument(
-        '--raw', action='store_true', help="write the arrays too, of the picture's size: <name>_<method>.npz")
+        '--raw', action='store_true', help="write the arrays too, of the image's size: <name>_<method>.npz")
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
@@ -105,7 +105,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options)
     out_dir = args.out_dir or osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0], 'cam')
     try:
-        pictures = list_pictures(args.img)
+        images = list_images(args.img)
         model = mmccd.init_model(cfg, args.checkpoint, args.device)
         detector = is_detector(model)
         for option in ('topk', 'score_thr', 'zoom'):
@@ -113,7 +113,7 @@ def main() -> None:
                 raise UserError(f'--{option.replace("_", "-")} is for detections, and the config is of a classifier')
         if args.method == 'eigencam' and (args.zoom or (args.target_category and not detector)):
             raise UserError(f'--{"zoom" if args.zoom else "target-category"} asks for one map of each, and eigencam '
-                            'has only one for the whole picture')
+                            'has only one for the whole image')
         check_layers(model, args.target_layers or ())
         classes = model.dataset_meta.get('classes') or ()
         if len(classes) != num_classes(model):
@@ -123,8 +123,8 @@ def main() -> None:
         topk = args.topk or (8 if detector else None)
 
         drawn, layers = 0, args.target_layers
-        for path, name in zip(pictures, output_names(pictures, args.img)):
-            found = explain(model, prepare_picture(cfg, path), args.method, layers, categories, topk, threshold)
+        for path, name in zip(images, output_names(images, args.img)):
+            found = explain(model, prepare_image(cfg, path), args.method, layers, categories, topk, threshold)
             layers = found.layers
             if not found.cams:
                 of = f' of {", ".join(args.target_category)}' if args.target_category else ''
@@ -147,7 +147,7 @@ def main() -> None:
     except ValueError as e:
         raise UserError(str(e)) from e
     if not drawn:
-        raise UserError(f'nothing was drawn: no detection in {len(pictures)} picture{"s" * (len(pictures) > 1)}; lower '
+        raise UserError(f'nothing was drawn: no detection in {len(images)} image{"s" * (len(images) > 1)}; lower '
                         f'--score-thr ({threshold:g})')
 
 

@@ -26,7 +26,7 @@ train_dataloader = dict(
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
         filter_cfg=dict(filter_empty_gt=True, min_size=32),
-        max_broken=0.01,  # share of broken pictures that training skips, and stops above
+        max_broken=0.01,  # share of broken images that training skips, and stops above
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=1,

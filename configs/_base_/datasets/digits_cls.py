@@ -27,7 +27,7 @@ train_dataloader = dict(
         data_root=data_root,
         data_prefix='train',
         metainfo=dict(classes=classes),
-        max_broken=0.01,  # share of broken pictures that training skips, and stops above
+        max_broken=0.01,  # share of broken images that training skips, and stops above
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=100,

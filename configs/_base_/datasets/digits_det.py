@@ -28,7 +28,7 @@ train_dataloader = dict(
         data_prefix=dict(img='train/'),
         metainfo=metainfo,
         filter_cfg=dict(filter_empty_gt=True, min_size=1),
-        max_broken=0.01,  # share of broken pictures that training skips, and stops above
+        max_broken=0.01,  # share of broken images that training skips, and stops above
         pipeline=train_pipeline))
 val_dataloader = dict(
     batch_size=16,

@@ -6,7 +6,7 @@ custom_imports = dict(
 data_root = 'data/digits/det/'
 dataset_type = 'mmccd.CocoDataset'
 default_hooks = dict(
-    broken_pictures=dict(type='mmccd.BrokenPicturesHook'),
+    skipped_images=dict(type='mmccd.SkippedImagesHook'),
     checkpoint=dict(interval=1, type='mmccd.CheckpointHook'),
     finite=dict(type='mmccd.CheckFiniteHook'),
     interrupt=dict(type='mmccd.InterruptHook'),

@@ -1,4 +1,4 @@
-"""Gates of a backbone's attention layers, for a picture as the network sees it.
+"""Gates of a backbone's attention layers, for an image as the network sees it.
 
 Any layer with a method ``gates`` (:class:`mmccd.models.layers.base.AttentionLayer`) in a residual block can be looked
 at, in :class:`mmccd.AttentionResNet` and, as a plugin, in mmdet's ResNet. They are taken from the layer's input: what
@@ -21,7 +21,7 @@ _PLACE = re.compile(r'layer(\d+)\.(\d+)\.(\w+)')
 
 @dataclass(frozen=True)
 class Gate:
-    """What one layer does to one picture.
+    """What one layer does to one image.
 
     Attributes:
         name (str): The layer's name in the backbone, ``'layer3.0.ccd'``: stage 3, block 0.
@@ -47,11 +47,11 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class SeenPicture:
-    """A picture and its gates.
+class SeenImage:
+    """An image and its gates.
 
     Attributes:
-        pixels (np.ndarray): The picture after the test pipeline, RGB, uint8, (h, w, 3).
+        pixels (np.ndarray): The image after the test pipeline, RGB, uint8, (h, w, 3).
         padded (tuple[int, int]): Height and width of the network's input, in pixels; padding is at the right and the
             bottom. The gates' maps cover all of it.
         gates (list[Gate]): In the order of the layers.
@@ -62,9 +62,9 @@ class SeenPicture:
     gates: list[Gate]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it by name, for ``np.savez``: ``layer3.0.ccd.spatial``, ``picture``, ``padded_size``."""
+        """All of it by name, for ``np.savez``: ``layer3.0.ccd.spatial``, ``image``, ``padded_size``."""
         gates = {f'{g.name}.{g.kind}': g.values for g in self.gates}
-        return dict(picture=self.pixels, padded_size=np.array(self.padded), **gates)
+        return dict(image=self.pixels, padded_size=np.array(self.padded), **gates)
 
 
 def place(name: str) -> tuple[int, int]:
@@ -118,13 +118,13 @@ def _listed(numbers: list[int]) -> str:
 
 
 @torch.no_grad()
-def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.Module]) -> SeenPicture:
+def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.Module]) -> SeenImage:
     """Run the backbone and take the gates of its layers.
 
     Args:
         model (nn.Module): A classifier or a detector in evaluation mode.
-        batch (dict): One picture, what ``model.data_preprocessor`` takes
-            (:func:`mmccd.analysis.prepare_picture`).
+        batch (dict): One image, what ``model.data_preprocessor`` takes
+            (:func:`mmccd.analysis.prepare_image`).
         layers (dict[str, nn.Module]): Layers of ``model.backbone`` by name.
     """
     gates = {}
@@ -148,7 +148,7 @@ def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.M
     finally:
         for hook in hooks:
             hook.remove()
-    return SeenPicture(pixels, tuple(inputs.shape[-2:]), [g for name in layers for g in gates[name]])
+    return SeenImage(pixels, tuple(inputs.shape[-2:]), [g for name in layers for g in gates[name]])
 
 
 def rgb_pixels(inputs: Tensor) -> np.ndarray:

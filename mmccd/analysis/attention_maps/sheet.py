@@ -1,4 +1,4 @@
-"""Contact sheets of gates: maps as colours over the picture, channels as bars, one scale a sheet."""
+"""Contact sheets of gates: maps as colours over the image, channels as bars, one scale a sheet."""
 from __future__ import annotations
 
 import io
@@ -14,13 +14,13 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .gates import KINDS, Gate, SeenPicture
+from .gates import KINDS, Gate, SeenImage
 
 # Inches.
 PANEL = 1.5
 MIN_CELL = 1.2  # captions need that
 BARS = 0.8
-SIDE = 2.0  # picture and legend, at the left
+SIDE = 2.0  # image and legend, at the left
 MARGIN, GAP = 0.15, 0.12
 TITLE, CAPTION, LINE, LEGEND = 0.24, 0.17, 0.15, 0.55
 AXIS = 0.3  # numbers beside bars
@@ -51,17 +51,17 @@ class _Section:
         return self.kind, self.label
 
 
-def draw_sheet(seen: SeenPicture,
+def draw_sheet(seen: SeenImage,
                title: str,
                lines: Sequence[str] = (),
                groups: Sequence[int | str] = ('mean', ),
                limits: tuple[float, float] | None = None) -> bytes:
-    """Draw all gates of a picture.
+    """Draw all gates of an image.
 
     Args:
-        seen (SeenPicture): Picture and gates.
-        title (str): Name of the picture.
-        lines (Sequence[str]): What else is to be said, below the picture.
+        seen (SeenImage): Image and gates.
+        title (str): Name of the image.
+        lines (Sequence[str]): What else is to be said, below the image.
         groups (Sequence[int | str]): Maps of the spatial gates: indices, ``'mean'`` over all, or both. Default: the
             mean, with the blocks of a stage side by side.
         limits (tuple[float, float] | None): Ends of the colour scale. Default: None, the 1st and the 99th percentile
@@ -157,8 +157,8 @@ class Canvas:
         self.figure.text(x / self.width, 1 - y / self.height, text, **options)
 
 
-def _panel_size(seen: SeenPicture) -> tuple[float, float]:
-    """Width and height of a panel with the picture's aspect, at most PANEL wide and high."""
+def _panel_size(seen: SeenImage) -> tuple[float, float]:
+    """Width and height of a panel with the image's aspect, at most PANEL wide and high."""
     h, w = seen.pixels.shape[:2]
     return PANEL * min(w / h, 1), PANEL * min(h / w, 1)
 
@@ -166,7 +166,7 @@ def _panel_size(seen: SeenPicture) -> tuple[float, float]:
 class _Grid:
     """Sizes of the panels, and sections in rows: as many side by side as fit into the widest one's columns."""
 
-    def __init__(self, seen: SeenPicture, sections: list[_Section]) -> None:
+    def __init__(self, seen: SeenImage, sections: list[_Section]) -> None:
         self.panel = _panel_size(seen)
         self.has_bars = any(s.kind == 'channel' for s in sections)
         self.cell = PANEL if self.has_bars else max(self.panel[0], MIN_CELL)
@@ -190,23 +190,23 @@ class _Grid:
         return TITLE + max(self.step(s) * -(-len(s.panels) // self.columns) for s in row)
 
 
-def _draw(seen: SeenPicture, lines: Sequence[str], sections: list[_Section], scales: dict) -> bytes:
+def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scales: dict) -> bytes:
     grid = _Grid(seen, sections)
     lines = [(part, i == 0) for i, line in enumerate(lines) for part in textwrap.wrap(line, WRAP)]
     for kind, label in scales:
         if kind == 'channel':
             lines += [(part, False) for part in textwrap.wrap(f'bars: {label}, channels sorted', WRAP)]
     maps = {label: limits for (kind, label), limits in scales.items() if kind == 'spatial'}
-    picture = [s / PANEL * SIDE for s in grid.panel]
-    side = picture[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
+    image = [s / PANEL * SIDE for s in grid.panel]
+    side = image[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
     left = SIDE + 2 * MARGIN + GAP + (AXIS if grid.has_bars else 0)
     canvas = Canvas(left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
                      2 * MARGIN + max(side, sum(map(grid.height, grid.rows)) - GAP))
 
-    axes = canvas.axes(MARGIN, MARGIN, *picture)
+    axes = canvas.axes(MARGIN, MARGIN, *image)
     axes.imshow(seen.pixels)
     axes.set_axis_off()
-    y = MARGIN + picture[1] + GAP
+    y = MARGIN + image[1] + GAP
     for text, first in lines:
         canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
         y += LINE
@@ -231,7 +231,7 @@ def _draw(seen: SeenPicture, lines: Sequence[str], sections: list[_Section], sca
     return out.getvalue()
 
 
-def _panel(canvas: Canvas, grid: _Grid, seen: SeenPicture, section: _Section, limits: tuple[float, float],
+def _panel(canvas: Canvas, grid: _Grid, seen: SeenImage, section: _Section, limits: tuple[float, float],
            caption: str, values: np.ndarray, x: float, y: float, first: bool) -> None:
     width = max(grid.panel[0], MIN_CELL) if section.kind == 'spatial' else grid.cell
     canvas.text(x, y + CAPTION * 0.4, caption)
@@ -259,9 +259,9 @@ def draw_legend(canvas: Canvas, y: float, label: str, limits: tuple[float, float
     bar.set_label(label, fontsize=7, labelpad=2)
 
 
-def _map(axes: Axes, seen: SeenPicture, values: np.ndarray, limits: tuple[float, float]) -> None:
+def _map(axes: Axes, seen: SeenImage, values: np.ndarray, limits: tuple[float, float]) -> None:
     h, w = seen.pixels.shape[:2]
-    # Dark pictures in lighter greys, for the colours' sake.
+    # Dark images in lighter greys, for the colours' sake.
     axes.imshow(seen.pixels.mean(2), cmap='gray', vmin=-170, vmax=255, extent=(0, w, h, 0))
     # Nearest: the cells are all that the network has.
     axes.imshow(values, cmap=COLORS, norm=Normalize(*limits), alpha=ALPHA, interpolation='nearest',

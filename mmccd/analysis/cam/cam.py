@@ -1,4 +1,4 @@
-"""Class activation maps: which parts of a picture speak for a class, or for one detection.
+"""Class activation maps: which parts of an image speak for a class, or for one detection.
 
 The maps are pytorch-grad-cam's (https://github.com/jacobgil/pytorch-grad-cam): Grad-CAM (ICCV 2017,
 https://arxiv.org/abs/1610.02391), Grad-CAM++ (WACV 2018, https://arxiv.org/abs/1710.11063), HiResCAM
@@ -7,14 +7,14 @@ https://arxiv.org/abs/1610.02391), Grad-CAM++ (WACV 2018, https://arxiv.org/abs/
 Grad-CAM and Grad-CAM++ weight whole channels: of a detection, they show all places that look like what speaks for it,
 other objects as well. HiResCAM multiplies the gradient with the map place by place, and shows those that really have a
 part in this score; it is the default for detectors. Before a global average pooling, as in a ResNet, Grad-CAM and
-HiResCAM of the last stage are the same. Eigen-CAM knows no class and no detection: one map a picture.
+HiResCAM of the last stage are the same. Eigen-CAM knows no class and no detection: one map an image.
 
 What is explained is a raw class score, before sigmoid or softmax. A detection's is that of the very place which it came
 from, of an anchor or point of a dense head, or of a region in all stages of a two-stage detector: the detections are
 computed once, as always, with the heads' outputs as leaves of the graph, and their gradient leads through thresholds
 and NMS to the place. The map is then the gradient of that one score; thresholds, NMS and proposals have no part in it.
 
-Several layers: each map is scaled to the picture and to 0..1, then they are averaged, and the mean is scaled again. A
+Several layers: each map is scaled to the image and to 0..1, then they are averaged, and the mean is scaled again. A
 level of an FPN that a detection does not depend on adds nothing.
 """
 from __future__ import annotations
@@ -39,17 +39,17 @@ from mmccd.data.classes import nearest
 from mmccd.errors import UserError
 
 METHODS = {'gradcam': 'GradCAM', 'gradcam++': 'GradCAMPlusPlus', 'hirescam': 'HiResCAM', 'eigencam': 'EigenCAM'}
-_FLIPS = {'horizontal': (1, ), 'vertical': (0, ), 'diagonal': (0, 1)}  # axes of a picture
+_FLIPS = {'horizontal': (1, ), 'vertical': (0, ), 'diagonal': (0, 1)}  # axes of an image
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A class that a classifier sees in a picture, or a detection.
+    """A class that a classifier sees in an image, or a detection.
 
     Attributes:
         label (int): Index of the class.
         score (float): After sigmoid or softmax.
-        box (np.ndarray | None): x1, y1, x2, y2 in pixels of the picture that is shown; None for a classifier.
+        box (np.ndarray | None): x1, y1, x2, y2 in pixels of the image that is shown; None for a classifier.
         target (Callable): From the network's raw outputs to the raw score behind ``score``, a tensor without
             dimensions.
     """
@@ -65,7 +65,7 @@ class Cam:
     """A map and what it explains.
 
     Attributes:
-        values (np.ndarray): float32, 0 to 1, (H, W) of the picture that is shown.
+        values (np.ndarray): float32, 0 to 1, (H, W) of the image that is shown.
         findings (list[Finding]): One; with Eigen-CAM, which knows no target, all.
     """
 
@@ -75,10 +75,10 @@ class Cam:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Maps of a picture.
+    """Maps of an image.
 
     Attributes:
-        pixels (np.ndarray): RGB, uint8, (H, W, 3): the picture itself; where the pipeline cuts something off, what
+        pixels (np.ndarray): RGB, uint8, (H, W, 3): the image itself; where the pipeline cuts something off, what
             it leaves.
         method (str): One of :data:`METHODS`.
         layers (list[str]): Names of the layers that the maps are made of.
@@ -93,10 +93,10 @@ class Explanation:
     best: float
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """For ``np.savez``: ``picture``; ``maps`` (M, H, W); ``labels``, ``scores`` and, of detections, ``boxes``."""
+        """For ``np.savez``: ``image``; ``maps`` (M, H, W); ``labels``, ``scores`` and, of detections, ``boxes``."""
         findings = [f for cam in self.cams for f in cam.findings]
         arrays = dict(
-            picture=self.pixels,
+            image=self.pixels,
             maps=np.stack([cam.values for cam in self.cams]),
             labels=np.array([f.label for f in findings]),
             scores=np.array([f.score for f in findings], np.float32))
@@ -143,7 +143,7 @@ def check_layers(model: nn.Module, names: Collection[str]) -> None:
             hint = f'; nearest: {", ".join(close[:3])}' if close else ''
             raise ValueError(f'layer {name!r} does not exist in the model{hint}')
         if name.startswith('roi_head.'):
-            raise ValueError(f'layer {name!r} sees regions cut out of the maps, not the picture: choose one of the '
+            raise ValueError(f'layer {name!r} sees regions cut out of the maps, not the image: choose one of the '
                              'backbone or the neck')
 
 
@@ -154,14 +154,14 @@ def explain(model: nn.Module,
             categories: Collection[int] | None = None,
             topk: int | None = None,
             score_thr: float = 0.3) -> Explanation:
-    """Compute the maps of a picture.
+    """Compute the maps of an image.
 
     Args:
         model (nn.Module): A classifier of MMPretrain or a detector of MMDetection, in evaluation mode. Detectors: a
             dense head with one output per place and class (RetinaNet and its like), or a two-stage one (Faster and
             Cascade R-CNN).
-        batch (dict): One picture, what ``model.data_preprocessor`` takes
-            (:func:`mmccd.analysis.prepare_picture`).
+        batch (dict): One image, what ``model.data_preprocessor`` takes
+            (:func:`mmccd.analysis.prepare_image`).
         method (str | None): One of :data:`METHODS`. Default: None, 'gradcam' for a classifier, 'hirescam' for a
             detector.
         layers (Sequence[str] | None): Names of modules whose output is a map (1, C, H, W). A module that runs once per
@@ -250,9 +250,9 @@ def first_component(activations: np.ndarray) -> np.ndarray:
 
 
 class _Network(nn.Module):
-    """From a picture to the raw scores, as pytorch-grad-cam wants it: one output a picture, layers to be hooked.
+    """From an image to the raw scores, as pytorch-grad-cam wants it: one output an image, layers to be hooked.
 
-    It runs once, whatever picture it is given then: what differs from one finding to the next comes behind it. The
+    It runs once, whatever image it is given then: what differs from one finding to the next comes behind it. The
     graph begins at the layers.
 
     Args:
@@ -332,9 +332,9 @@ def _for_inputs_alone(model: nn.Module) -> Iterator[None]:
 
 
 class _View:
-    """The picture that is shown, and the way back to it from the network's input.
+    """The image that is shown, and the way back to it from the network's input.
 
-    It is the picture itself if the test pipeline resized, flipped and padded it, and the network's input without
+    It is the image itself if the test pipeline resized, flipped and padded it, and the network's input without
     padding if the pipeline cut something off.
     """
 
@@ -345,19 +345,19 @@ class _View:
         known = original == (h, w) or 'scale_factor' in meta
         self.scale = np.array(meta.get('scale_factor', (1.0, 1.0)))[:2]  # of width and height
         resized = tuple(round(n * s) for n, s in zip(original, self.scale[::-1]))
-        picture = mmcv.imread(meta['img_path'], channel_order='rgb') if 'img_path' in meta else None
-        self.whole = (picture is not None and picture.shape[:2] == original and known
+        image = mmcv.imread(meta['img_path'], channel_order='rgb') if 'img_path' in meta else None
+        self.whole = (image is not None and image.shape[:2] == original and known
                       and resized[0] <= h and resized[1] <= w)
         self.visible = resized if self.whole else (h, w)
-        self.pixels = picture if self.whole else np.ascontiguousarray(np.flip(seen, self.axes))
+        self.pixels = image if self.whole else np.ascontiguousarray(np.flip(seen, self.axes))
 
     def show(self, cam: np.ndarray) -> np.ndarray:
-        """A map of the visible part, over the picture that is shown."""
+        """A map of the visible part, over the image that is shown."""
         cam = np.ascontiguousarray(np.flip(cam, self.axes))
         return cv2.resize(cam, self.pixels.shape[1::-1], interpolation=cv2.INTER_LINEAR)
 
     def place(self, finding: Finding) -> Finding:
-        """A detection whose box is scaled back to the picture, but flipped if that was."""
+        """A detection whose box is scaled back to the image, but flipped if that was."""
         box = finding.box.reshape(2, 2) * (1 if self.whole else self.scale)
         for axis in self.axes:
             box[:, 1 - axis] = self.pixels.shape[axis] - box[::-1, 1 - axis]
@@ -472,7 +472,7 @@ def _detections(model: nn.Module, inputs: Tensor, samples: list, categories: Col
     chosen = (scores >= score_thr) & (True if categories is None else np.isin(labels, list(categories)))
     weights = found.bboxes.new_tensor([1, 2, 4, 8])  # not to cancel each other
     for i in [i for i in np.argsort(-scores, kind='stable') if chosen[i]][:topk]:
-        # The box as well: the gradient of a score of exactly 1 is 0, as is that of a box as large as the picture.
+        # The box as well: the gradient of a score of exactly 1 is 0, as is that of a box as large as the image.
         value = found.scores[i] + (weights * found.bboxes[i]).sum()
         label = int(labels[i])
         if hasattr(model, 'roi_head'):

@@ -33,22 +33,22 @@ PANEL = 2.0  # inches, the longer side
 MIN_CELL = 1.2
 COLUMNS = 4
 MIN_WINDOW = 16  # pixels
-OPACITY = (0.15, 0.8)  # of no evidence, where the picture is to be seen, and of the most
+OPACITY = (0.15, 0.8)  # of no evidence, where the image is to be seen, and of the most
 NAME = 22  # letters of a class name that fit above a panel
 EDGE = [patheffects.withStroke(linewidth=2, foreground='black')]  # light lines, to be seen on every colour
 
 
 def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = (),
                    zoom: float | None = None) -> bytes:
-    """Draw the maps of a picture.
+    """Draw the maps of an image.
 
     Args:
-        explanation (Explanation): Picture and maps, one at least.
+        explanation (Explanation): Image and maps, one at least.
         names (Sequence[str]): Names of the classes.
-        title (str): Name of the picture.
-        lines (Sequence[str]): What else is to be said, below the picture.
+        title (str): Name of the image.
+        lines (Sequence[str]): What else is to be said, below the image.
         zoom (float | None): A panel shows the surroundings of its detection, so many times as wide and high as the
-            box or more, in the shape of the picture. Default: None, all of the picture.
+            box or more, in the shape of the image. Default: None, all of the image.
 
     Returns:
         bytes: The sheet as PNG.
@@ -95,7 +95,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
         canvas.text(x + cell, y + CAPTION * 0.4, note, ha='right', color=GREY, fontsize=6)
         axes = canvas.axes(x, y + CAPTION, w, h)
         window = whole if zoom is None else zoomed_window(cam.findings[0].box, size, zoom)
-        # As sheets of gates: dark pictures in lighter greys, for the colours' sake.
+        # As sheets of gates: dark images in lighter greys, for the colours' sake.
         _image(axes, pixels, window, grey=True, cmap='gray', vmin=-100, vmax=255)
         _image(axes, cam.values, window, cmap=colors, vmin=0, vmax=1, interpolation='bilinear')
         _boxes(axes, cam.findings)
@@ -105,7 +105,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
 
 
 def zoomed_window(box: np.ndarray, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
-    """(x1, y1, x2, y2) of the part of a picture (H, W) around a box, in the picture's shape, inside it."""
+    """(x1, y1, x2, y2) of the part of an image (H, W) around a box, in the image's shape, inside it."""
     size = np.array(size[::-1])
     low, high = box.reshape(2, 2)
     # Some pixels at least, and a whole number of them.
@@ -126,7 +126,7 @@ def _caption(cam: Cam, names: Sequence[str], method: str) -> tuple[str, str]:
 
 
 def _image(axes: Axes, image: np.ndarray, window: tuple[int, int, int, int], grey: bool = False, **options) -> None:
-    """Part of a picture or a map, with at most as many pixels as the panel has: averaged, which Matplotlib does not."""
+    """Part of an image or a map, with at most as many pixels as the panel has: averaged, which Matplotlib does not."""
     x1, y1, x2, y2 = window
     image = image[y1:y2, x1:x2]
     factor = PANEL * DPI / max(image.shape[:2])

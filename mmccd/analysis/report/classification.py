@@ -1,4 +1,4 @@
-"""Predictions of a classifier: accuracy, by class and by picture, and what is taken for what."""
+"""Predictions of a classifier: accuracy, by class and by image, and what is taken for what."""
 from __future__ import annotations
 
 import json
@@ -18,10 +18,10 @@ COLUMNS = ('path', 'label', 'classes', 'scores')  # of stored predictions
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of a picture.
+    """What a classifier says of an image.
 
     Attributes:
-        path (str): The picture.
+        path (str): The image.
         label (int): Its class.
         classes (tuple[int, ...]): The ``TOP`` likeliest classes, the likeliest first.
         scores (tuple[float, ...]): Their probabilities.
@@ -66,7 +66,7 @@ def predictions_of(run: Run, device: torch.device, limit: int | None = None) -> 
     names = model.dataset_meta.get('classes') or [str(i) for i in range(len(sample.pred_score))]
     source = osp.basename(run.checkpoint)
     if limit is not None:
-        source += f', on the first {len(found):,} pictures'
+        source += f', on the first {len(found):,} images'
     return found, list(names), source
 
 
@@ -95,12 +95,12 @@ def read_predictions(path: str) -> list[Prediction]:
 
 
 def accuracy(predictions: Sequence[Prediction], top: int = 1) -> float:
-    """Share of pictures whose class is among the ``top`` likeliest, in percent."""
+    """Share of images whose class is among the ``top`` likeliest, in percent."""
     return 100 * sum(p.label in p.classes[:top] for p in predictions) / len(predictions)
 
 
 def class_accuracy(predictions: Sequence[Prediction], names: Sequence[str]) -> dict[str, float | None]:
-    """Top-1 of each class, in percent; None for classes without a picture."""
+    """Top-1 of each class, in percent; None for classes without an image."""
     right, all_ = Counter(p.label for p in predictions if p.right), Counter(p.label for p in predictions)
     return {name: 100 * right[i] / all_[i] if all_[i] else None for i, name in enumerate(names)}
 

@@ -1,4 +1,4 @@
-"""Detections of a run and what they are worth: COCO's average precision, by size, by class and by picture."""
+"""Detections of a run and what they are worth: COCO's average precision, by size, by class and by image."""
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from .predict import batches
 from .run import Run, annotation_file
 
-SHOWN_FROM = 0.3  # score from which a detection counts in a picture
+SHOWN_FROM = 0.3  # score from which a detection counts in an image
 COLUMNS = ('image_id', 'category_id', 'x', 'y', 'w', 'h', 'score')  # of stored detections
 METRICS = {  # name: place in COCOeval.stats
     'AP': 0, 'AP50': 1, 'AP75': 2, 'AP small': 3, 'AP medium': 4, 'AP large': 5,
@@ -40,8 +40,8 @@ class Box:
 
 
 @dataclass
-class Picture:
-    """What was found in a picture, among detections with a score from ``SHOWN_FROM`` on, at an IoU of 0.5."""
+class Image:
+    """What was found in an image, among detections with a score from ``SHOWN_FROM`` on, at an IoU of 0.5."""
 
     boxes: list[Box] = field(default_factory=list)
 
@@ -50,13 +50,13 @@ class Picture:
 
     @property
     def f1(self) -> float:
-        """Harmonic mean of precision and recall; 1 for an empty picture that was left empty."""
+        """Harmonic mean of precision and recall; 1 for an empty image that was left empty."""
         found, wrong = self.count('found'), self.count('false') + self.count('missed')
         return 2 * found / (2 * found + wrong) if found + wrong else 1.0
 
     @property
     def confidence(self) -> float:
-        """Mean score of what was found, less that of what is false; it tells pictures of the same F1 apart."""
+        """Mean score of what was found, less that of what is false; it tells images of the same F1 apart."""
         scores = [b.score if b.state == 'found' else -b.score for b in self.boxes if b.score is not None]
         return sum(scores) / len(scores) if scores else 0.0
 
@@ -68,13 +68,13 @@ class Evaluation:
     Attributes:
         metrics (dict[str, float | None]): By the names of ``METRICS``, 0 to 1; None where there is no such object.
         classes (dict[str, float | None]): AP of each class.
-        pictures (dict[int, Picture]): By image id.
+        images (dict[int, Image]): By image id.
         source (str): Where the detections are from.
     """
 
     metrics: dict[str, float | None]
     classes: dict[str, float | None]
-    pictures: dict[int, Picture]
+    images: dict[int, Image]
     source: str = ''
 
 
@@ -83,15 +83,15 @@ class Truth:
 
     Args:
         path (str): COCO annotation file.
-        picture_folder (str): What ``file_name`` is relative to.
+        image_folder (str): What ``file_name`` is relative to.
         classes (Sequence[str] | None): Categories to look at, by name. Default: None, all.
 
     Raises:
         ValueError: If the file is none.
     """
 
-    def __init__(self, path: str, picture_folder: str, classes: Sequence[str] | None = None) -> None:
-        self.path, self.picture_folder = path, picture_folder
+    def __init__(self, path: str, image_folder: str, classes: Sequence[str] | None = None) -> None:
+        self.path, self.image_folder = path, image_folder
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 self.coco = COCO(path)
@@ -105,8 +105,8 @@ class Truth:
         if not self.categories:
             raise ValueError(f'annotation file {path} has none of the classes of the config')
 
-    def picture_path(self, image_id: int) -> str:
-        return osp.join(self.picture_folder, self.coco.imgs[image_id]['file_name'])
+    def image_path(self, image_id: int) -> str:
+        return osp.join(self.image_folder, self.coco.imgs[image_id]['file_name'])
 
     def objects(self) -> dict[str, int]:
         """Number of objects of each class."""
@@ -114,7 +114,7 @@ class Truth:
                 for i, name in self.categories.items()}
 
     def boxes(self, image_id: int) -> list[Box]:
-        """Ground truth of a picture, crowds left out."""
+        """Ground truth of an image, crowds left out."""
         found = self.coco.loadAnns(self.coco.getAnnIds(imgIds=[image_id], catIds=list(self.categories), iscrowd=False))
         return [Box(*a['bbox'], self.categories[a['category_id']], 'truth') for a in found]
 
@@ -130,7 +130,7 @@ def truth_of(run: Run) -> Truth:
 
 def detections_of(run: Run, truth: Truth, device: torch.device,
                   limit: int | None = None) -> tuple[list[dict], list[int], str]:
-    """Detections, the ids of the pictures that they are of, and where they are from.
+    """Detections, the ids of the images that they are of, and where they are from.
 
     Raises:
         ValueError: If there are neither stored ones nor a checkpoint, or the stored ones cannot be used.
@@ -155,7 +155,7 @@ def detections_of(run: Run, truth: Truth, device: torch.device,
                       for box, label, score in zip(boxes.tolist(), p.labels.tolist(), p.scores.tolist())]
     source = osp.basename(run.checkpoint)
     if len(seen) < len(everything):
-        source += f', on the first {len(seen):,} of {len(everything):,} pictures'
+        source += f', on the first {len(seen):,} of {len(everything):,} images'
     return found, sorted(seen), source
 
 
@@ -163,7 +163,7 @@ def read_detections(path: str, truth: Truth) -> list[dict]:
     """A COCO result file, or what :func:`pack_detections` made.
 
     Raises:
-        ValueError: If it is none, or of other pictures or classes.
+        ValueError: If it is none, or of other images or classes.
     """
     with open(path, encoding='utf-8') as f:
         try:
@@ -181,7 +181,7 @@ def read_detections(path: str, truth: Truth) -> list[dict]:
             raise ValueError(f'{path}: a detection needs image_id, category_id, bbox of 4 numbers and score, got '
                              f'{str(d)[:100]}')
         if d.get('image_id') not in truth.coco.imgs or d.get('category_id') not in truth.coco.cats:
-            raise ValueError(f'{path} is of other pictures or classes than {truth.path}: image_id '
+            raise ValueError(f'{path} is of other images or classes than {truth.path}: image_id '
                              f'{d.get("image_id")!r}, category_id {d.get("category_id")!r}')
     return found
 
@@ -199,12 +199,12 @@ def pack_detections(detections: Sequence[dict]) -> bytes:
 
 
 def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] | None = None) -> Evaluation:
-    """COCO's evaluation of boxes, at most 100 a picture.
+    """COCO's evaluation of boxes, at most 100 an image.
 
     Args:
         truth (Truth): Ground truth.
         detections (Sequence[dict]): With ``image_id``, ``category_id``, ``bbox`` (x, y, w, h) and ``score``.
-        image_ids (Sequence[int] | None): Pictures to look at. Default: None, all.
+        image_ids (Sequence[int] | None): Images to look at. Default: None, all.
     """
     image_ids = sorted(truth.coco.imgs if image_ids is None else image_ids)
     found = COCO()
@@ -226,18 +226,18 @@ def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] 
         known = precision[:, :, k][precision[:, :, k] > -1]
         classes[name] = float(known.mean()) if known.size else None
     metrics = {name: float(e.stats[i]) if e.stats[i] > -1 else None for name, i in METRICS.items()}
-    return Evaluation(metrics, classes, _pictures(truth, found, e, image_ids))
+    return Evaluation(metrics, classes, _images(truth, found, e, image_ids))
 
 
-def _pictures(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) -> dict[int, Picture]:
-    """Boxes of each picture, as COCO's evaluation matched them at an IoU of 0.5."""
-    pictures = {i: Picture() for i in image_ids}
+def _images(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) -> dict[int, Image]:
+    """Boxes of each image, as COCO's evaluation matched them at an IoU of 0.5."""
+    images = {i: Image() for i in image_ids}
     everything = tuple(e.params.areaRng[0])
     assert np.isclose(e.params.iouThrs[0], 0.5)
     for part in e.evalImgs:
         if part is None or tuple(part['aRng']) != everything:
             continue
-        boxes, name = pictures[part['image_id']].boxes, truth.categories[part['category_id']]
+        boxes, name = images[part['image_id']].boxes, truth.categories[part['category_id']]
         matched = set()
         for id_, gt, ignored, score in zip(part['dtIds'], part['dtMatches'][0], part['dtIgnore'][0], part['dtScores']):
             if score < SHOWN_FROM or ignored:  # ignored: it is on a crowd
@@ -247,6 +247,6 @@ def _pictures(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) 
             boxes.append(Box(*found.anns[id_]['bbox'], name, 'found' if gt else 'false', float(score)))
         boxes += [Box(*truth.coco.anns[id_]['bbox'], name, 'missed')
                   for id_, ignored in zip(part['gtIds'], part['gtIgnore']) if not ignored and id_ not in matched]
-    return pictures
+    return images
 
 

@@ -23,9 +23,9 @@ WARMUP, MAX_ROUNDS = 2, 50
 
 
 def test_size(cfg: Config) -> tuple[int, int]:
-    """Height and width of the largest picture that the test pipeline gives to the model, padding included.
+    """Height and width of the largest image that the test pipeline gives to the model, padding included.
 
-    A pipeline that keeps the size, or multiplies it (``scale_factor``), is asked for that of the largest picture of the
+    A pipeline that keeps the size, or multiplies it (``scale_factor``), is asked for that of the largest image of the
     annotation file.
 
     Raises:
@@ -60,7 +60,7 @@ def _times(size: tuple[int, int], factors: tuple[float, float]) -> tuple[int, in
 
 
 def _largest_annotated(cfg: Config) -> tuple[int, int]:
-    """Height and width of the picture with most pixels, of the test set or, as its annotations may be kept, of val."""
+    """Height and width of the image with most pixels, of the test set or, as its annotations may be kept, of val."""
     for part in ('test', 'val'):
         path = annotation_file(cfg, part)
         if path and path.endswith('.json') and Path(path).is_file():
@@ -68,9 +68,9 @@ def _largest_annotated(cfg: Config) -> tuple[int, int]:
                 images = json.loads(Path(path).read_text(encoding='utf-8'))['images']
                 return max(((int(i['height']), int(i['width'])) for i in images), key=math.prod)
             except (ValueError, KeyError, TypeError, RecursionError) as e:
-                raise ValueError(f'annotation file {path} does not tell the size of its pictures: '
+                raise ValueError(f'annotation file {path} does not tell the size of its images: '
                                  f'{type(e).__name__}: {e}') from e
-    raise ValueError('nothing tells the size of the pictures: the test pipeline makes none, and there is no COCO '
+    raise ValueError('nothing tells the size of the images: the test pipeline makes none, and there is no COCO '
                      'annotation file')
 
 
@@ -103,12 +103,12 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 @torch.no_grad()
 def speed(models: dict[str, tuple[nn.Module, tuple[int, int]]], device: torch.device,
           seconds: float) -> dict[str, tuple[float, float, float]]:
-    """Time one forward of one picture, the models in turn: what else the machine does meets all of them alike.
+    """Time one forward of one image, the models in turn: what else the machine does meets all of them alike.
 
     Backbone, neck and heads, no post-processing: as the counts have it, and whatever the weights are.
 
     Args:
-        models (dict[str, tuple[nn.Module, tuple[int, int]]]): Model and size of the picture, by name.
+        models (dict[str, tuple[nn.Module, tuple[int, int]]]): Model and size of the image, by name.
         device (torch.device): Where the models are.
         seconds (float): No round begins after that time, but for five; there are at most 50.
 

@@ -24,7 +24,7 @@ from torch import nn
 from mmccd.analysis.attention_maps.gates import attention_layers, record_gates
 from mmccd.analysis.attention_maps.sheet import draw_sheet
 from mmccd.analysis.complexity import build_on_meta
-from mmccd.analysis.inputs import prepare_picture
+from mmccd.analysis.inputs import prepare_image
 from mmccd.env import keep_freed_memory
 from mmccd.version import __version__
 
@@ -37,9 +37,9 @@ from .run import Run, metrics_of
 from .tables import Cell, Table, compared, decimal
 
 HERE = Path(__file__).parent
-PICTURE_SIDE, SHEET_WIDTH = 384, 1400  # pixels
+IMAGE_SIDE, SHEET_WIDTH = 384, 1400  # pixels
 CONFUSIONS = 12
-ALL_RIGHT = ' All pictures are right: there is no worst one.'
+ALL_RIGHT = ' All images are right: there is no worst one.'
 BUSY = 1.5  # ratio of the 80th to the 20th percentile of times
 TITLES = {'detection': 'Detection', 'classification': 'Classification', None: 'Other runs'}
 LEGEND = (('truth', 'ground truth'), ('found', 'found'), ('false', 'false'), ('missed', 'missed'))
@@ -50,13 +50,13 @@ class Options:
     """What goes into a report.
 
     Attributes:
-        pictures (int): Pictures in each gallery; 0 leaves them out, and the gates.
-        gates (int): Pictures whose gates are drawn.
+        images (int): Images in each gallery; 0 leaves them out, and the gates.
+        gates (int): Images whose gates are drawn.
         seconds (float): About how long the speed is measured, for all runs of a task; 0 leaves it out.
-        limit (int | None): Pictures that go through a model, where nothing is stored; None: the whole set.
+        limit (int | None): Images that go through a model, where nothing is stored; None: the whole set.
     """
 
-    pictures: int = 6
+    images: int = 6
     gates: int = 2
     seconds: float = 10.0
     limit: int | None = None
@@ -64,12 +64,12 @@ class Options:
 
 @dataclass
 class Panel:
-    """A picture with something below it: boxes over a stored one, or one of its own."""
+    """An image with something below it: boxes over a stored one, or one of its own."""
 
     title: str
     text: str = ''
     note: str = ''
-    picture: str = ''
+    image: str = ''
     uri: str = ''
     width: int = 0
     height: int = 0
@@ -81,7 +81,7 @@ class Panel:
 
 @dataclass
 class Item:
-    """Panels of one picture."""
+    """Panels of one image."""
 
     title: str
     panels: list[Panel]
@@ -136,7 +136,7 @@ class Report:
         self.runs, self.device, self.options = list(runs), device, options
         self.index = {run.name: i for i, run in enumerate(self.runs)}
         self.sources: dict[str, str] = {}
-        self.pictures: list[dict] = []
+        self.images: list[dict] = []
         self._meta: dict[str, nn.Module] = {}
         if device.type == 'cpu':
             keep_freed_memory()
@@ -165,7 +165,7 @@ class Report:
             made=f'{_now()}, mmccd {__version__}, {_sentence(surroundings(self.device))}',
             runs=[self._card(run) for run in self.runs],
             tasks=tasks,
-            pictures=self.pictures,
+            images=self.images,
             style=Markup((HERE / 'page.css').read_text(encoding='utf-8')),
             script=Markup(script),
             script_hash=f'sha256-{digest}',
@@ -199,23 +199,23 @@ class Report:
         prefix = task or 'other'
         metrics = Section(f'{prefix}-metrics', 'Metrics')
         classes = Section(f'{prefix}-classes', 'Classes')
-        pictures = Section(f'{prefix}-pictures', 'Pictures')
+        images = Section(f'{prefix}-images', 'Images')
         gates = Section(f'{prefix}-gates', 'Gates')
         shown: list[str] = []
         if task == 'detection':
-            shown = self._detection(runs, metrics, classes, pictures)
+            shown = self._detection(runs, metrics, classes, images)
         elif task == 'classification':
-            shown = self._classification(runs, metrics, classes, pictures)
+            shown = self._classification(runs, metrics, classes, images)
         _logged_metrics(metrics, runs)
-        if self.options.gates and self.options.pictures:
+        if self.options.gates and self.options.images:
             self._gates(gates, runs, shown)
-        sections = [metrics, self._curves(prefix, runs), classes, pictures, gates, self._cost(prefix, runs),
+        sections = [metrics, self._curves(prefix, runs), classes, images, gates, self._cost(prefix, runs),
                     self._differences(prefix, runs)]
         return [s for s in sections if s.intro or s.problems or s.tables or s.plots or s.galleries or s.details]
 
     # ------------------------------------------------------------------------------------------- detection
 
-    def _detection(self, runs: list[Run], metrics: Section, classes: Section, pictures: Section) -> list[str]:
+    def _detection(self, runs: list[Run], metrics: Section, classes: Section, images: Section) -> list[str]:
         truths: dict[tuple, det.Truth] = {}
         found: dict[str, tuple[det.Truth, det.Evaluation, list[int]]] = {}
         for run in runs:
@@ -236,7 +236,7 @@ class Report:
         _tell_others(metrics, found, same)
         names = [run.name for run in runs]
         values = [same.get(n) for n in names]
-        table = Table(f'COCO average precision (0 to 1) on {len(ids):,} pictures of {base.path}', ['metric', *names])
+        table = Table(f'COCO average precision (0 to 1) on {len(ids):,} images of {base.path}', ['metric', *names])
         for name in det.METRICS:
             row = [v and v.metrics[name] for v in values]
             if any(v is not None for v in row):
@@ -249,14 +249,14 @@ class Report:
             first, *row = compared(name, [v and v.classes.get(name) for v in values], decimal(3))
             per_class.rows.append([first, Cell(f'{n:,}', float(n)), *row])
         classes.tables.append(per_class)
-        return pictures.attempt('pictures', lambda: self._detection_pictures(pictures, base, same)) or []
+        return images.attempt('images', lambda: self._detection_images(images, base, same)) or []
 
-    def _detection_pictures(self, section: Section, truth: det.Truth,
+    def _detection_images(self, section: Section, truth: det.Truth,
                             found: dict[str, det.Evaluation]) -> list[str]:
-        n = self.options.pictures
+        n = self.options.images
         if not n:
             return []
-        seen = {i: [e.pictures[i] for e in found.values()] for i in next(iter(found.values())).pictures}
+        seen = {i: [e.images[i] for e in found.values()] for i in next(iter(found.values())).images}
         mean = {i: sum(p.f1 for p in ps) / len(ps) for i, ps in seen.items()}
         sure = {i: sum(p.confidence for p in ps) for i, ps in seen.items()}
         spread = {i: max(p.f1 for p in ps) - min(p.f1 for p in ps) for i, ps in seen.items()}
@@ -273,38 +273,38 @@ class Report:
         for title, ids in (('Worst', worst), ('Where the runs differ most', differ), ('Best', best)):
             ids = [i for i in ids if i not in taken][:n]
             taken |= set(ids)
-            items = [section.attempt(truth.picture_path(i), lambda i=i: self._boxed(truth, i, found)) for i in ids]
+            items = [section.attempt(truth.image_path(i), lambda i=i: self._boxed(truth, i, found)) for i in ids]
             items = [item for item in items if item is not None]
             if items:
                 section.galleries.append(Gallery(title, items, legend=LEGEND))
-                first.append(truth.picture_path(ids[0]))
+                first.append(truth.image_path(ids[0]))
         return list(dict.fromkeys([*first[:1], *first[-1:], *first]))
 
     def _boxed(self, truth: det.Truth, image_id: int, found: dict[str, det.Evaluation]) -> Item:
-        path = truth.picture_path(image_id)
-        uri, size = _data_uri(path, PICTURE_SIDE)
-        key = f'picture-{len(self.pictures)}'
-        self.pictures.append(dict(id=key, uri=uri, width=size[0], height=size[1]))
+        path = truth.image_path(image_id)
+        uri, size = _data_uri(path, IMAGE_SIDE)
+        key = f'image-{len(self.images)}'
+        self.images.append(dict(id=key, uri=uri, width=size[0], height=size[1]))
         boxes = truth.boxes(image_id)
         panels = [_panel('ground truth', key, size, boxes, f'{len(boxes)} object{"s" * (len(boxes) != 1)}')]
         for name, e in found.items():
-            picture = e.pictures[image_id]
-            note = ', '.join(f'{picture.count(s)} {s}' for s in ('found', 'false', 'missed') if picture.count(s))
-            panel = _panel(name, key, size, picture.boxes, f'F1 {picture.f1:.2f}' + (f': {note}' if note else ''))
+            image = e.images[image_id]
+            note = ', '.join(f'{image.count(s)} {s}' for s in ('found', 'false', 'missed') if image.count(s))
+            panel = _panel(name, key, size, image.boxes, f'F1 {image.f1:.2f}' + (f': {note}' if note else ''))
             panel.colour = line_style(self.index[name])[0]
             panels.append(panel)
-        return Item(_picture_name('detection', path), panels)
+        return Item(_image_name('detection', path), panels)
 
     # -------------------------------------------------------------------------------------- classification
 
-    def _classification(self, runs: list[Run], metrics: Section, classes: Section, pictures: Section) -> list[str]:
+    def _classification(self, runs: list[Run], metrics: Section, classes: Section, images: Section) -> list[str]:
         found: dict[str, tuple[list[cls.Prediction], list[str]]] = {}
         for run in runs:
             def predict(run: Run = run) -> tuple:
                 predictions, class_names, self.sources[run.name] = cls.predictions_of(
                     run, self.device, self.options.limit)
                 if not predictions:
-                    raise ValueError('there is no picture in the test set')
+                    raise ValueError('there is no image in the test set')
                 return predictions, class_names
 
             result = metrics.attempt(run.name, predict)
@@ -318,7 +318,7 @@ class Report:
         _tell_others(metrics, found, same)
         names = [run.name for run in runs]
         values = [same.get(n) for n in names]
-        table = Table(f'Accuracy in percent on {len(truth):,} pictures', ['metric', *names])
+        table = Table(f'Accuracy in percent on {len(truth):,} images', ['metric', *names])
         for top in (1, cls.TOP):
             if top < len(class_names):
                 table.rows.append(compared(f'top-{top}', [v and cls.accuracy(v, top) for v in values], decimal(2)))
@@ -328,7 +328,7 @@ class Report:
         for label in truth.values():
             counts[class_names[label]] += 1
         accuracies = [v and cls.class_accuracy(v, class_names) for v in values]
-        per_class = Table('Accuracy of each class in percent', ['class', 'pictures', *names])
+        per_class = Table('Accuracy of each class in percent', ['class', 'images', *names])
         for name, n in counts.items():
             first, *row = compared(name, [a and a[name] for a in accuracies], decimal(1))
             per_class.rows.append([first, Cell(f'{n:,}', float(n)), *row])
@@ -343,11 +343,11 @@ class Report:
                                        'low')
                 confused.rows.append([first, Cell(class_names[said], class_names[said]), *row])
             classes.tables.append(confused)
-        return pictures.attempt('pictures', lambda: self._classified(pictures, truth, class_names, same)) or []
+        return images.attempt('images', lambda: self._classified(images, truth, class_names, same)) or []
 
     def _classified(self, section: Section, truth: dict[str, int], class_names: list[str],
                     found: dict[str, list[cls.Prediction]]) -> list[str]:
-        n = self.options.pictures
+        n = self.options.images
         if not n:
             return []
         said = {path: [] for path in truth}
@@ -375,13 +375,13 @@ class Report:
         return list(dict.fromkeys([*first[:1], *first[-1:], *first]))
 
     def _labelled(self, path: str, class_names: list[str], label: int, said: dict[str, cls.Prediction]) -> Item:
-        uri, (width, height) = _data_uri(path, PICTURE_SIDE // 2)
-        panels = [Panel(f'label: {class_names[label]}', f'picture of class {class_names[label]}', uri=uri, width=width,
+        uri, (width, height) = _data_uri(path, IMAGE_SIDE // 2)
+        panels = [Panel(f'label: {class_names[label]}', f'image of class {class_names[label]}', uri=uri, width=width,
                         height=height)]
         for name, p in said.items():
             panels.append(Panel(name, note=f'{"right" if p.right else "wrong"}: {class_names[p.classes[0]]}, '
                                 f'{p.scores[0]:.2f}', colour=line_style(self.index[name])[0], right=p.right))
-        return Item(_picture_name('classification', path), panels)
+        return Item(_image_name('classification', path), panels)
 
     # -------------------------------------------------------------------------------------------- any task
 
@@ -453,7 +453,7 @@ class Report:
                   if (c := section.attempt(run.name, lambda run=run: count(run.cfg, self._on_meta(run)))) is not None}
         names = [run.name for run in runs]
         if counts:
-            table = Table('One picture of the largest size of the test pipeline', ['quantity', *names])
+            table = Table('One image of the largest size of the test pipeline', ['quantity', *names])
             sizes = [f'{c[0][0]} × {c[0][1]}' if (c := counts.get(n)) else '–' for n in names]  # noqa: RUF001
             table.rows.append([Cell('size in pixels (height × width)'), *(Cell(s) for s in sizes)])  # noqa: RUF001
             for name, value, text in (
@@ -481,7 +481,7 @@ class Report:
         if not times:
             return
         place = surroundings(self.device)
-        table = Table(f'Forward of one picture, measured by this command: {_sentence(place)}, {_now()}',
+        table = Table(f'Forward of one image, measured by this command: {_sentence(place)}, {_now()}',
                       ['time', *names])
         for k, name in ((1, 'ms, median'), (0, 'ms, 20th percentile'), (2, 'ms, 80th percentile')):
             table.rows.append(compared(name, [times[n][k] if n in times else None for n in names], decimal(2),
@@ -521,7 +521,7 @@ class Report:
 
 def _tell_others(section: Section, found: dict, same: dict) -> None:
     """Say which runs are left out, since they cannot be compared with the first one."""
-    section.problems += [f'{name} is tested on other pictures or classes than {next(iter(found))}, and is left out '
+    section.problems += [f'{name} is tested on other images or classes than {next(iter(found))}, and is left out '
                          'here: make it a page of its own' for name in found if name not in same]
 
 
@@ -547,8 +547,8 @@ def _logged_metrics(section: Section, runs: list[Run]) -> None:
     section.tables.append(table)
 
 
-def _panel(title: str, picture: str, size: tuple[int, int], boxes: Sequence[det.Box], note: str) -> Panel:
-    """Boxes over a picture; letters about a sixteenth of its side."""
+def _panel(title: str, image: str, size: tuple[int, int], boxes: Sequence[det.Box], note: str) -> Panel:
+    """Boxes over an image; letters about a sixteenth of its side."""
     width, height = size
     letters = max(width, height) / 17
     drawn = []
@@ -559,30 +559,30 @@ def _panel(title: str, picture: str, size: tuple[int, int], boxes: Sequence[det.
         x = min(max(b.x, 0), max(width - 0.6 * letters * len(label), 0))
         drawn.append(dict(x=round(b.x, 1), y=round(b.y, 1), w=round(b.w, 1), h=round(b.h, 1), name=b.name,
                           state=b.state, score=b.score, label=label, label_x=round(x, 1), label_y=round(y, 1)))
-    return Panel(title, f'{title}: {note}', note, picture, width=width, height=height, letters=round(letters, 1),
+    return Panel(title, f'{title}: {note}', note, image, width=width, height=height, letters=round(letters, 1),
                  boxes=drawn)
 
 
-def _picture_name(task: str | None, path: str) -> str:
-    """What a picture is called: in classification with its folder, mostly the class, for names recur."""
+def _image_name(task: str | None, path: str) -> str:
+    """What an image is called: in classification with its folder, mostly the class, for names recur."""
     return '/'.join(Path(path).parts[-2:]) if task == 'classification' else osp.basename(path)
 
 
 def _sheet(run: Run, model: nn.Module, layers: dict[str, nn.Module], path: str) -> Item:
-    name = _picture_name(run.task, path)
-    sheet = draw_sheet(record_gates(model, prepare_picture(run.cfg, path), layers), name)
+    name = _image_name(run.task, path)
+    sheet = draw_sheet(record_gates(model, prepare_image(run.cfg, path), layers), name)
     uri, (width, height) = _data_uri(io.BytesIO(sheet), SHEET_WIDTH, 85)
     return Item(name, [Panel('', f'gates of {run.name} over {name}', uri=uri, width=width, height=height)])
 
 
 def _data_uri(source: str | io.BytesIO, side: int, quality: int = 75) -> tuple[str, tuple[int, int]]:
-    """A picture as WebP, at most ``side`` pixels wide and high, and its own width and height."""
-    with Image.open(source) as picture:
-        size = picture.size
-        picture = picture.convert('RGB')
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    """An image as WebP, at most ``side`` pixels wide and high, and its own width and height."""
+    with Image.open(source) as image:
+        size = image.size
+        image = image.convert('RGB')
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
-    picture.save(out, 'WEBP', quality=quality)
+    image.save(out, 'WEBP', quality=quality)
     return f'data:image/webp;base64,{base64.b64encode(out.getvalue()).decode()}', size
 
 

@@ -13,7 +13,7 @@ from .run import Run
 
 
 def batches(run: Run, limit: int | None = None) -> Iterator[Any]:
-    """What ``model.test_step`` takes, of the first ``limit`` pictures; None: of all. Loaded in this process."""
+    """What ``model.test_step`` takes, of the first ``limit`` images; None: of all. Loaded in this process."""
     init_default_scope(run.cfg.get('default_scope', 'mmengine'))
     loader = copy.deepcopy(run.cfg[f'{run.test_part()}_dataloader'])
     if limit is not None:
@@ -24,7 +24,7 @@ def batches(run: Run, limit: int | None = None) -> Iterator[Any]:
     loader = Runner.build_dataloader(loader, seed=0)
     total = len(loader.dataset) if limit is None else min(limit, len(loader.dataset))
     seen = 0  # tqdm does not count where it shows nothing
-    with tqdm(total=total, desc=run.name, unit='pictures', disable=None) as bar:
+    with tqdm(total=total, desc=run.name, unit='images', disable=None) as bar:
         for batch in loader:
             n = min(len(batch['inputs']), total - seen)
             if n < len(batch['inputs']):

@@ -1,4 +1,4 @@
-"""What is wrong with the data of a config: annotations, pictures, classes. Behind ``tools/checks/check_dataset.py``.
+"""What is wrong with the data of a config: annotations, images, classes. Behind ``tools/checks/check_dataset.py``.
 
 Everything read here is another's, and anything may stand in it: whatever a JSON file holds becomes findings.
 """
@@ -26,20 +26,20 @@ from tqdm import tqdm
 from mmccd.configs import datasets_of
 from mmccd.data.classes import category_problems, class_names, class_problems, dataset_class, is_a, parse_json
 from mmccd.data.datasets import is_inside
-from mmccd.data.image_files import MISSING, Picture, read_file
+from mmccd.data.image_files import MISSING, ImageFile, read_file
 from mmccd.env import is_local
 from mmccd.errors import UserError
 
 SETS = ('train', 'val', 'test')
 MAX_PIXELS = 50_000_000  # 150 MB decoded
-SLACK = 1.0  # pixels that a box may reach out of its picture: rounding
+SLACK = 1.0  # pixels that a box may reach out of its image: rounding
 KINDS = {
     'annotation-file': ('error', 'annotations that cannot be read'),
     'image-entry': ('error', "entries of 'images' without what they need"),
-    'image-id-double': ('error', 'pictures with the id of another one'),
+    'image-id-double': ('error', 'images with the id of another one'),
     'annotation-entry': ('error', "entries of 'annotations' without what they need"),
     'annotation-id-double': ('error', 'annotations with the id of another one'),
-    'annotation-without-image': ('error', 'annotations of a picture that is not in the file'),
+    'annotation-without-image': ('error', 'annotations of an image that is not in the file'),
     'annotation-without-category': ('error', 'annotations of a category that is not in the file'),
     'category-entry': ('error', "entries of 'categories' without id or name, or with another's id"),
     'not-finite': ('error', 'boxes or areas that are not finite'),
@@ -47,29 +47,29 @@ KINDS = {
     'classes': ('error', 'classes that do not fit'),
     'label': ('error', 'labels without a class'),
     'path-outside': ('error', 'paths that leave the data root'),
-    'picture-missing': ('error', 'pictures that are not there'),
-    'picture-broken': ('error', 'pictures that cannot be decoded'),
-    'picture-size': ('error', 'pictures of another size than the annotations say'),
-    'empty-set': ('error', 'sets without pictures or without annotations'),
-    'picture-shared': ('error', 'files in training and evaluation both'),
-    'evaluator': ('error', 'evaluators with other pictures than their loader'),
+    'image-missing': ('error', 'images that are not there'),
+    'image-broken': ('error', 'images that cannot be decoded'),
+    'image-size': ('error', 'images of another size than the annotations say'),
+    'empty-set': ('error', 'sets without images or without annotations'),
+    'image-shared': ('error', 'files in training and evaluation both'),
+    'evaluator': ('error', 'evaluators with other images than their loader'),
     'evaluator-file': ('warning', 'evaluators with another annotation file than their loader'),
-    'content-shared': ('warning', 'pictures in training and evaluation with the same content'),
+    'content-shared': ('warning', 'images in training and evaluation with the same content'),
     'image-file-double': ('warning', 'files that several entries name'),
     'box-empty': ('warning', 'boxes below one pixel or without area, which are left out'),
-    'box-outside': ('warning', 'boxes outside of their picture, which are left out'),
-    'box-partly-outside': ('warning', f'boxes that reach more than {SLACK:g} pixel out of their picture'),
-    'picture-huge': ('warning', 'pictures with more pixels than --max-pixels'),
-    'picture-small': ('note', "pictures with a side below filter_cfg's min_size, which training leaves out"),
-    'picture-without-boxes': ('note', 'pictures without a usable box'),
+    'box-outside': ('warning', 'boxes outside of their image, which are left out'),
+    'box-partly-outside': ('warning', f'boxes that reach more than {SLACK:g} pixel out of their image'),
+    'image-huge': ('warning', 'images with more pixels than --max-pixels'),
+    'image-small': ('note', "images with a side below filter_cfg's min_size, which training leaves out"),
+    'image-without-boxes': ('note', 'images without a usable box'),
     'class-without-examples': ('note', 'classes without an example'),
     'category-unused': ('note', 'categories that the config has no class for'),
     'not-checked': ('note', 'what was not looked at'),
 }
 # Errors that write_clean leaves out with their entries.
 CLEANED = ('image-entry', 'image-id-double', 'annotation-entry', 'annotation-id-double', 'annotation-without-image',
-           'annotation-without-category', 'not-finite', 'path-outside', 'picture-missing', 'picture-broken',
-           'picture-size')
+           'annotation-without-category', 'not-finite', 'path-outside', 'image-missing', 'image-broken',
+           'image-size')
 SEVERITIES = ('error', 'warning', 'note')
 Add = Callable[[str, str], None]
 UNREADABLE = object()  # None is a JSON file's content too
@@ -80,12 +80,12 @@ class Report:
     """Findings of :func:`check_config`.
 
     Attributes:
-        pictures (dict[str, int]): Number of pictures of each set.
+        images (dict[str, int]): Number of images of each set.
         findings (dict[str, list]): (set, what) of each kind found, in the order found.
         cleaned (dict[str, Callable]): For each COCO annotation file, what makes its content without what is broken.
     """
 
-    pictures: dict[str, int] = field(default_factory=dict)
+    images: dict[str, int] = field(default_factory=dict)
     findings: dict[str, list[tuple[str, str]]] = field(default_factory=lambda: defaultdict(list))
     cleaned: dict[str, Callable[[], dict]] = field(default_factory=dict)
 
@@ -105,7 +105,7 @@ class Report:
 
     def text(self, examples: int = 3) -> str:
         """For people: each kind with its first examples, and a sum."""
-        lines = [f'{name}: {number(n, "picture", "pictures")}' for name, n in self.pictures.items()]
+        lines = [f'{name}: {number(n, "image", "images")}' for name, n in self.images.items()]
         for severity, kind, text, found in self.sorted():
             lines.append(f'{severity:8}{len(found):>8,}  {kind}: {text}')
             lines += [f'{"":18}{name}: {what}' for name, what in found[:examples]]
@@ -116,7 +116,7 @@ class Report:
     def as_dict(self) -> dict:
         """For programs: all findings."""
         return dict(
-            pictures=self.pictures,
+            images=self.images,
             counts={s: self.count(s) for s in SEVERITIES},
             findings=[
                 dict(severity=severity, kind=kind, text=text, items=[dict(set=n, what=w) for n, w in found])
@@ -129,8 +129,8 @@ class Checked:
     """A set after its annotations were read.
 
     Attributes:
-        paths (dict): Size (width, height) that the annotations give to each picture, or None.
-        drop (Callable): Told the path of a picture that cannot be used.
+        paths (dict): Size (width, height) that the annotations give to each image, or None.
+        drop (Callable): Told the path of an image that cannot be used.
     """
 
     name: str
@@ -144,15 +144,15 @@ class CocoFile:
     Args:
         content (Any): As JSON gave it.
         add (Callable[[str, str], None]): Takes each finding: a kind of ``KINDS``, and what.
-        locate (Callable[[str], str | None]): The path of a picture by its ``file_name``; None if it leaves the root.
+        locate (Callable[[str], str | None]): The path of an image by its ``file_name``; None if it leaves the root.
         classes (list[str] | None): The config's.
-        min_size (float): Pictures with a shorter side are left out: ``filter_cfg.min_size`` of a training set.
+        min_size (float): Images with a shorter side are left out: ``filter_cfg.min_size`` of a training set.
         evaluated (bool): Whether COCO's evaluation will read the file.
         name (str): How messages call the file.
 
     Attributes:
         images (dict): Usable entries by id.
-        paths (dict[str, tuple]): Expected (width, height) of each picture's path.
+        paths (dict[str, tuple]): Expected (width, height) of each image's path.
     """
 
     def __init__(self,
@@ -226,9 +226,9 @@ class CocoFile:
                 self.paths[path] = size
                 self._ids_of_path[path].append(image['id'])
                 if min(size) < min_size:
-                    self.add('picture-small', f'{where} {readable(path)} has {size[0]} x {size[1]}')
+                    self.add('image-small', f'{where} {readable(path)} has {size[0]} x {size[1]}')
         if not self.content['images']:
-            self.add('empty-set', f'{self.name} has no pictures')
+            self.add('empty-set', f'{self.name} has no images')
 
     def _check_annotations(self, categories: Mapping, classes: list[str] | None, evaluated: bool) -> None:
         ids, with_boxes, examples = set(), set(), Counter()
@@ -257,7 +257,7 @@ class CocoFile:
             self.add('empty-set', f'{self.name} has no usable annotation')
         for image_id, image in self.images.items():
             if image_id not in with_boxes:
-                self.add('picture-without-boxes', f'{readable(image["file_name"])} (id {short(image_id)})')
+                self.add('image-without-boxes', f'{readable(image["file_name"])} (id {short(image_id)})')
         for name in classes or ():
             if name in categories.values() and not examples[name]:
                 self.add('class-without-examples', short(name))
@@ -284,7 +284,7 @@ class CocoFile:
         return '', ''
 
     def drop(self, path: str) -> None:
-        """Leave a picture out of :meth:`cleaned`."""
+        """Leave an image out of :meth:`cleaned`."""
         for image_id in self._ids_of_path.get(path, ()):
             self.images.pop(image_id, None)
 
@@ -316,9 +316,9 @@ def is_finite(value: float) -> bool:
 
 
 def box_problem(box: list[float], area: float, width: float, height: float) -> tuple[str, str]:
-    """(kind, what) of a box (x, y, w, h) in a picture; empty if there is none. MMDetection leaves out the first two."""
+    """(kind, what) of a box (x, y, w, h) in an image; empty if there is none. MMDetection leaves out the first two."""
     x, y, w, h = box
-    what = f'bbox {short(box)} in a picture of {width} x {height}'
+    what = f'bbox {short(box)} in an image of {width} x {height}'
     if w < 1 or h < 1 or area <= 0:
         return 'box-empty', f'{what}, area {area}'
     if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
@@ -409,7 +409,7 @@ def check_lines(dataset: Mapping, add: Add) -> bool:
 
 
 def check_built(checked: Checked, dataset: Mapping, cls: type, scope: str | None, report: Report) -> None:
-    """Any other data set: what it says itself about its pictures and labels."""
+    """Any other data set: what it says itself about its images and labels."""
     add = partial(report.add, checked.name)
     if is_a(cls, 'CustomDataset') and not check_lines(dataset, add):
         return
@@ -438,9 +438,9 @@ def check_built(checked: Checked, dataset: Mapping, cls: type, scope: str | None
             if not labels[i]:
                 add('class-without-examples', short(name))
     if not infos:
-        add('empty-set', 'it has no pictures')
+        add('empty-set', 'it has no images')
     elif not checked.paths:
-        add('not-checked', f'{cls.__name__} has no picture files')
+        add('not-checked', f'{cls.__name__} has no image files')
 
 
 def _reads_coco(cls: type) -> bool:
@@ -450,14 +450,14 @@ def _reads_coco(cls: type) -> bool:
         if 'load_data_list' in vars(base) and base.__name__ != 'BaseDataset')
 
 
-def look_at(path: str, max_pixels: int) -> tuple[Picture, str]:
-    """A picture file and the digest of its content."""
-    picture, content = read_file(path, max_pixels)
-    return picture, hashlib.blake2b(content, digest_size=16).hexdigest() if content else ''
+def look_at(path: str, max_pixels: int) -> tuple[ImageFile, str]:
+    """An image file and the digest of its content."""
+    image, content = read_file(path, max_pixels)
+    return image, hashlib.blake2b(content, digest_size=16).hexdigest() if content else ''
 
 
-def look_at_all(paths: list[str], max_pixels: int, workers: int) -> Iterator[tuple[str, Picture, str]]:
-    """(path, picture, digest) of every path, in their order, with a progress bar on a terminal.
+def look_at_all(paths: list[str], max_pixels: int, workers: int) -> Iterator[tuple[str, ImageFile, str]]:
+    """(path, image, digest) of every path, in their order, with a progress bar on a terminal.
 
     Raises:
         UserError: If a worker process dies.
@@ -467,24 +467,24 @@ def look_at_all(paths: list[str], max_pixels: int, workers: int) -> Iterator[tup
         look = partial(look_at, max_pixels=max_pixels)
         found = pool.map(look, paths, chunksize=16) if workers else map(look, paths)
         try:
-            for path, (picture, digest) in zip(paths, tqdm(found, total=len(paths), unit='pictures', disable=None)):
-                yield path, picture, digest
+            for path, (image, digest) in zip(paths, tqdm(found, total=len(paths), unit='images', disable=None)):
+                yield path, image, digest
         except BrokenProcessPool as e:
-            raise UserError('a worker process died, of too little memory or of a picture that kills the decoder; '
+            raise UserError('a worker process died, of too little memory or of an image that kills the decoder; '
                             '--workers 0 shows it') from e
 
 
-def check_pictures(sets: list[Checked], report: Report, max_pixels: int, workers: int) -> None:
-    """Decode the pictures of all sets, each once; sizes, and what training and evaluation share."""
+def check_images(sets: list[Checked], report: Report, max_pixels: int, workers: int) -> None:
+    """Decode the images of all sets, each once; sizes, and what training and evaluation share."""
     paths = list(dict.fromkeys(p for s in sets for p in s.paths))
     train_paths = {p for s in sets if s.name == 'train' for p in s.paths}
     train_files = set(map(_real, train_paths))
     train_contents: dict[str, str] = {}
-    for path, picture, digest in look_at_all(paths, max_pixels, workers):
+    for path, image, digest in look_at_all(paths, max_pixels, workers):
         for checked in sets:
             if path not in checked.paths:
                 continue
-            kind, what = _picture_problem(picture, checked.paths[path], max_pixels)
+            kind, what = _image_problem(image, checked.paths[path], max_pixels)
             if kind:
                 report.add(checked.name, kind, f'{readable(path)}{what}')
             if kind and KINDS[kind][0] == 'error':
@@ -495,7 +495,7 @@ def check_pictures(sets: list[Checked], report: Report, max_pixels: int, workers
             if checked.name == 'train' or path not in checked.paths:
                 continue
             if _real(path) in train_files:
-                report.add(checked.name, 'picture-shared', readable(path))
+                report.add(checked.name, 'image-shared', readable(path))
             elif digest in train_contents:  # training's paths came first
                 report.add(checked.name, 'content-shared', f'{readable(path)} and {readable(train_contents[digest])}')
 
@@ -508,22 +508,22 @@ def _real(path: str) -> str:
         return path
 
 
-def _picture_problem(picture: Picture, expected: tuple[float, float] | None, max_pixels: int) -> tuple[str, str]:
-    if picture.problem == MISSING:
-        return 'picture-missing', ''
-    if picture.problem:
-        return 'picture-broken', f': {picture.problem}'
-    if expected is not None and picture.size != tuple(expected):
-        turned = ', turned by its EXIF orientation' if picture.turned else ''
-        return 'picture-size', (f' has {picture.size[0]} x {picture.size[1]}{turned}, the annotations say '
+def _image_problem(image: ImageFile, expected: tuple[float, float] | None, max_pixels: int) -> tuple[str, str]:
+    if image.problem == MISSING:
+        return 'image-missing', ''
+    if image.problem:
+        return 'image-broken', f': {image.problem}'
+    if expected is not None and image.size != tuple(expected):
+        turned = ', turned by its EXIF orientation' if image.turned else ''
+        return 'image-size', (f' has {image.size[0]} x {image.size[1]}{turned}, the annotations say '
                                 f'{expected[0]} x {expected[1]}')
-    if picture.size[0] * picture.size[1] > max_pixels:
-        return 'picture-huge', f' has {picture.size[0]} x {picture.size[1]}'
+    if image.size[0] * image.size[1] > max_pixels:
+        return 'image-huge', f' has {image.size[0]} x {image.size[1]}'
     return '', ''
 
 
 def check_evaluators(cfg: Config, sets: tuple[str, ...], report: Report) -> None:
-    """An evaluator's annotation file has to be its loader's, or one of the same pictures."""
+    """An evaluator's annotation file has to be its loader's, or one of the same images."""
     for name in sets:
         loader, evaluators = cfg.get(f'{name}_dataloader'), cfg.get(f'{name}_evaluator')
         if not loader or not evaluators:
@@ -558,8 +558,8 @@ def check_config(cfg: Config, sets: tuple[str, ...] = SETS, workers: int = 0, ma
     Args:
         cfg (Config): Its loaders and evaluators are read.
         sets (tuple[str, ...]): Which of ``SETS``. Those that the config has not are left out. Default: all.
-        workers (int): Processes that decode pictures; 0 is this one alone. Default: 0.
-        max_pixels (int): Larger pictures are reported and not decoded. Default: 50 million.
+        workers (int): Processes that decode images; 0 is this one alone. Default: 0.
+        max_pixels (int): Larger images are reported and not decoded. Default: 50 million.
 
     Raises:
         UserError: If the config has none of the sets, or a data set of an unknown type.
@@ -588,7 +588,7 @@ def check_config(cfg: Config, sets: tuple[str, ...] = SETS, workers: int = 0, ma
         else:
             check_built(checked, dataset, cls, cfg.get('default_scope'), report)
         checked_sets.append(checked)
-        report.pictures[checked.name] = report.pictures.get(checked.name, 0) + len(checked.paths)
+        report.images[checked.name] = report.images.get(checked.name, 0) + len(checked.paths)
     found = {what for _, what in report.findings.get('classes', ())}
     try:
         for problem in class_problems(cfg, sets):
@@ -597,7 +597,7 @@ def check_config(cfg: Config, sets: tuple[str, ...] = SETS, workers: int = 0, ma
     except UserError:
         pass  # an annotation file: found above
     check_evaluators(cfg, sets, report)
-    check_pictures(checked_sets, report, max_pixels, workers)
+    check_images(checked_sets, report, max_pixels, workers)
     return report
 
 

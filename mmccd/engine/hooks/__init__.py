@@ -1,7 +1,7 @@
-"""Hooks: checkpoints that survive, endings on a signal, numbers that go wrong, pictures that cannot be read."""
+"""Hooks: checkpoints that survive, endings on a signal, numbers that go wrong, images that cannot be read."""
 from .checkpoint import CheckpointHook
 from .finite import CheckFiniteHook
 from .interrupt import InterruptHook
-from .skipped_images import BrokenPicturesHook
+from .skipped_images import SkippedImagesHook
 
-__all__ = ['BrokenPicturesHook', 'CheckFiniteHook', 'CheckpointHook', 'InterruptHook']
+__all__ = ['CheckFiniteHook', 'CheckpointHook', 'InterruptHook', 'SkippedImagesHook']

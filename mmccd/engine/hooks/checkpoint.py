@@ -72,7 +72,7 @@ class CheckpointHook(MMEngineCheckpointHook):
       the folder as it was.
     * It holds, beside mmengine's entries, ``resume``: random states of all processes, how far the epoch was, the seed
       of the sampler, the number of processes, the batch of all of them, and the course (:func:`course_of`).
-    * Training goes on from there with the same random numbers, in the middle of an epoch as well: pictures that the
+    * Training goes on from there with the same random numbers, in the middle of an epoch as well: images that the
       epoch has had are left out. In an :class:`~mmengine.runner.EpochBasedTrainLoop` each sample has a seed of its own
       for this, and validation leaves the random states as they were.
     * Processes, batch or course that have changed are named in a warning. A validation that the interruption cut off
@@ -151,7 +151,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._samples = self._batches.skip * batch
             if self._batches.skip:
                 runner.logger.info(f'Epoch {runner.epoch + 1} goes on after {self._batches.skip} of {len(loader)} '
-                                   'batches, whose pictures are not loaded again.')
+                                   'batches, whose images are not loaded again.')
 
     def _warn_of_changes(self, runner: Runner) -> None:
         now = self._describe(runner)

@@ -21,7 +21,7 @@ CAUSES = """Likely causes:
   * the learning rate is too high for this batch, or its warm-up too short: compare the learning rate above with the
     config's auto_scale_lr.base_batch_size, try --auto-scale-lr or a tenth of it;
   * gradients explode: set optim_wrapper.clip_grad=dict(max_norm=35);
-  * a picture or its boxes: look at those named in the report, e.g. with tools/checks/check_dataset.py;
+  * an image or its boxes: look at those named in the report, e.g. with tools/checks/check_dataset.py;
   * half precision: try without --amp."""
 
 
@@ -55,7 +55,7 @@ class CheckFiniteHook(Hook):
     * Parameters are looked at before a checkpoint is written.
 
     Each process that finds something writes ``nonfinite/rank_<n>.json`` in the work folder: what was found, where
-    first, the losses, the iteration, the learning rates, the pictures of the batch, and the last checkpoint; then it
+    first, the losses, the iteration, the learning rates, the images of the batch, and the last checkpoint; then it
     raises :class:`NonFiniteError` with likely causes.
 
     Args:
@@ -148,20 +148,20 @@ class CheckFiniteHook(Hook):
             iteration=runner.iter + 1,
             learning_rates=runner.optim_wrapper.get_lr(),
             losses={k: _numbers(v) for k, v in self._losses.items()},
-            pictures=_pictures(self._batch),
+            images=_images(self._batch),
             last_checkpoint=runner.message_hub.runtime_info.get('last_ckpt'),
             seed=runner.seed)
         path = osp.join(runner.work_dir, 'nonfinite', f'rank_{get_rank()}.json')
         os.makedirs(osp.dirname(path), exist_ok=True)
         write_atomically(path, json.dumps(report, indent=1, default=str).encode())
         losses = {k: v for k, v in report['losses'].items() if not all(math.isfinite(n) for n in v)}
-        pictures = [str(p.get('img_path') or p.get('img_id')) for p in report['pictures']]
+        images = [str(p.get('img_path') or p.get('img_id')) for p in report['images']]
         lines = [
             f'a {what} is infinite or not a number in epoch {report["epoch"]}, iteration {report["iteration"]}'
             + (f', first in {first}' if first and what != 'loss' else '') + f'. {remark}',
             *(f'  {name}: {values}' for name, values in losses.items()),
             f'  learning rates: {report["learning_rates"]}',
-            f'  pictures: {", ".join(pictures) or "unknown"}',
+            f'  images: {", ".join(images) or "unknown"}',
             f'  last checkpoint: {report["last_checkpoint"] or "none"}',
             f'  report: {path}',
             CAUSES,
@@ -176,8 +176,8 @@ def _numbers(value: Any) -> list[float]:
     return [float(v.detach().float().mean()) if isinstance(v, Tensor) else float(v) for v in values]
 
 
-def _pictures(batch: Any) -> list[dict[str, Any]]:
-    """Ids and paths of the pictures of a batch, where the data samples tell."""
+def _images(batch: Any) -> list[dict[str, Any]]:
+    """Ids and paths of the images of a batch, where the data samples tell."""
     samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     found = []
     for sample in samples if isinstance(samples, (list, tuple)) else [samples]:

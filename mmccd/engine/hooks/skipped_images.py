@@ -1,4 +1,4 @@
-"""Which pictures a training skipped."""
+"""Which images a training skipped."""
 from __future__ import annotations
 
 import os.path as osp
@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from mmccd.data.image_files import why_broken
 from mmccd.registry import HOOKS
 
-FILE = 'broken_pictures.txt'
+FILE = 'skipped_images.txt'
 
 
 def guarded_datasets(dataset: Any) -> Iterator[Any]:
@@ -26,20 +26,20 @@ def guarded_datasets(dataset: Any) -> Iterator[Any]:
             yield from guarded_datasets(inner)
 
 
-@HOOKS.register_module()
-class BrokenPicturesHook(Hook):
-    """Gather what the processes skipped, write it to ``<work_dir>/broken_pictures.txt``, and stop if it is too much.
+@HOOKS.register_module(name=['SkippedImagesHook', 'BrokenPicturesHook'])  # the latter: configs of mmccd 0.1
+class SkippedImagesHook(Hook):
+    """Gather what the processes skipped, write it to ``<work_dir>/skipped_images.txt``, and stop if it is too much.
 
-    A line for each picture: its path, how often it was skipped in this run, and what is wrong with it. The share that
+    A line for each image: its path, how often it was skipped in this run, and what is wrong with it. The share that
     may be broken is the data set's ``max_broken`` (:class:`mmccd.data.GuardedDataset`); a process counts its own
-    pictures at once, those of all processes are put together here.
+    images at once, those of all processes are put together here.
 
     Args:
         interval (int): Iterations between two looks; there is one at every epoch's end as well. Default: 100.
 
     Raises:
         ValueError: If ``interval`` is less than 1.
-        BrokenPictureError: While training, if too many pictures are broken.
+        BrokenImageError: While training, if too many images are broken.
     """
 
     priority = 'LOW'
@@ -59,11 +59,11 @@ class BrokenPicturesHook(Hook):
         """Look, and say how many there are."""
         broken = self._look(runner)
         if broken:
-            runner.logger.warning(f'{len(broken)} broken pictures were skipped so far, listed in '
+            runner.logger.warning(f'{len(broken)} broken images were skipped so far, listed in '
                                   f'{osp.join(runner.work_dir, FILE)}')
 
     def _look(self, runner: Runner) -> Counter:
-        """How often each picture was skipped, by all processes."""
+        """How often each image was skipped, by all processes."""
         datasets = list(guarded_datasets(runner.train_dataloader.dataset))
         counts: list[Counter] = [Counter() for _ in datasets]
         for of_process in all_gather_object([dataset.broken() for dataset in datasets]):

@@ -32,7 +32,7 @@ None       1      0                                       0
 where bias' and scale' are that slab's shares of the two gradients. A flat map has factor, beta and gamma 0: the forward
 decides, the backward reads the decision.
 
-**Cells.** The picture is cut into L x L cells, L the least common multiple of the scales (the finest grid, where the
+**Cells.** The image is cut into L x L cells, L the least common multiple of the scales (the finest grid, where the
 others divide it); cell k has the pixels from ceil(k H / L) on. Tiles are (L, rows, A, C/G, columns): A rows of cells,
 some rows and columns in each; in this order, because Triton spreads threads over the contiguous dimension, and then
 from the first dimension on, and sums over channels should stay within a thread. On a cell the context is one number,
@@ -49,8 +49,8 @@ Two passes do backward, since :math:`\overline{ctx}` is linear in alpha, beta an
 added in a fixed order; there are no atomics, so results repeat to the bit. There is no contiguous copy of anything:
 kernels go by strides.
 
-**Compilations.** Everything that depends on the picture's size is a run-time argument, never specialised on, except
-for facts with few values each: the way and its tile, whether L divides the picture (``EVEN``), which stride is one
+**Compilations.** Everything that depends on the image's size is a run-time argument, never specialised on, except
+for facts with few values each: the way and its tile, whether L divides the image (``EVEN``), which stride is one
 (``UNIT``), and the power of two that divides the others (``ALIGN``, at most 16 bytes), without which no load could be a
 vector. :func:`launch_plan` is all of it, and has few values for one layer, however many sizes it sees.
 """
@@ -735,7 +735,7 @@ def _collect_kernel(
 
 
 class Plan(NamedTuple):
-    """What is compiled for: the only things that may depend on the picture's size, with few values each."""
+    """What is compiled for: the only things that may depend on the image's size, with few values each."""
 
     whole: bool
     rows: int
@@ -766,7 +766,7 @@ def launch_plan(tensors: tuple[Tensor, ...], options: CCDOptions) -> Plan:
     if whole:
         rows = columns = side
     else:
-        # 64 columns of a picture, or 32 where that leaves fewer idle.
+        # 64 columns of an image, or 32 where that leaves fewer idle.
         columns = max(1, 64 // block_l)
         if columns > 1 and triton.cdiv(cell_w, columns // 2) < 2 * triton.cdiv(cell_w, columns):
             columns //= 2

@@ -5,7 +5,7 @@ import torch
 from mmdet.models import ResNet
 from mmengine.registry import MODELS, init_default_scope
 
-from mmccd.analysis import attention_layers, choose_layers, prepare_picture, record_gates
+from mmccd.analysis import attention_layers, choose_layers, prepare_image, record_gates
 from mmccd.configs import load_config
 from mmccd.models import AttentionResNet
 
@@ -45,7 +45,7 @@ def test_recorded_gates_are_those_that_the_network_applies(fuse):
     assert not model.backbone.layer1[0].ccd._forward_pre_hooks  # nothing stays behind
 
 
-def test_picture_is_rgb_and_padding_is_told(root):
+def test_image_is_rgb_and_padding_is_told(root):
     init_default_scope('mmdet')
     cfg = load_config(str(root / 'configs' / 'retinanet_ccd_r18_fpn_digits.py'))
     model = MODELS.build(dict(cfg.model, _scope_='mmdet')).eval()
@@ -91,8 +91,8 @@ def test_choice_of_stages_and_blocks():
 
 def test_pipeline_is_the_configs(root, toy_coco):
     cfg = load_config(str(root / 'configs' / 'retinanet_ccd_r50_fpn_1x_coco.py'))
-    data = prepare_picture(cfg, str(toy_coco / 'val' / '1.jpg'))  # 40 x 30, no annotations at hand
+    data = prepare_image(cfg, str(toy_coco / 'val' / '1.jpg'))  # 40 x 30, no annotations at hand
     assert data['inputs'][0].shape == (3, 800, 1067)
     cfg.test_dataloader = None
     with pytest.raises(ValueError, match=r'the config has no test_dataloader\.dataset\.pipeline'):
-        prepare_picture(cfg, str(toy_coco / 'val' / '1.jpg'))
+        prepare_image(cfg, str(toy_coco / 'val' / '1.jpg'))

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mmccd.analysis import Gate, SeenPicture, draw_sheet
+from mmccd.analysis import Gate, SeenImage, draw_sheet
 from mmccd.analysis.attention_maps.sheet import (
     ALPHA,
     COLORS,
@@ -22,7 +22,7 @@ LEFT, CELL = 2.0 + 2 * 0.15 + 0.12, 1.5 + 0.12  # inches: where panels begin, an
 
 
 def seen(*gates, size=(64, 64)):
-    return SeenPicture(np.full((*size, 3), 255, np.uint8), size, list(gates))
+    return SeenImage(np.full((*size, 3), 255, np.uint8), size, list(gates))
 
 
 def maps(name, values, kind='spatial'):
@@ -41,22 +41,22 @@ def test_two_stages_stand_side_by_side_and_share_a_scale():
     gates = [maps(f'layer{s}.{b}.ccd', np.full((2, 2, 2), v)) for s, b, v in ((1, 0, 0), (1, 1, 1), (2, 0, 1))]
     gates[0].values[:, 0, 1] = 1
     sheet = draw(seen(*gates), 'a.png', limits=(0, 1))
-    # Title, caption, panel: 0.24 + 0.17 + 1.5, with margins; beside it the larger picture, name and legend.
+    # Title, caption, panel: 0.24 + 0.17 + 1.5, with margins; beside it the larger image, name and legend.
     assert_size(sheet, height=0.3 + 2 + 0.12 + 0.15 + 0.55, width=LEFT + 3 * CELL + 0.03)
 
     def color(column, x, y):
         return sheet[round((0.15 + 0.24 + 0.17 + 1.5 * y) * DPI), round((LEFT + CELL * column + 1.5 * x) * DPI)] / 255
 
-    low, high = (ALPHA * np.array(colormaps[COLORS](v)[:3]) + 1 - ALPHA for v in (0.0, 1.0))  # over a white picture
+    low, high = (ALPHA * np.array(colormaps[COLORS](v)[:3]) + 1 - ALPHA for v in (0.0, 1.0))  # over a white image
     for column, x, y, expected in ((0, 0.25, 0.25, low), (0, 0.75, 0.25, high), (0, 0.75, 0.75, low),
                                    (1, 0.5, 0.4, high), (2, 0.5, 0.4, high)):
         assert np.allclose(color(column, x, y), expected, atol=0.01), (column, x, y)
 
 
 def test_padding_is_cut_off_and_the_aspect_kept():
-    gate = maps('layer1.0.ccd', [[[0, 1, 1, 1]]])  # 4 cells over 64 pixels, of which the picture has 32
-    picture = SeenPicture(np.full((16, 32, 3), 255, np.uint8), (16, 64), [gate])
-    sheet = draw(picture, 'a.png', limits=(0, 1))
+    gate = maps('layer1.0.ccd', [[[0, 1, 1, 1]]])  # 4 cells over 64 pixels, of which the image has 32
+    image = SeenImage(np.full((16, 32, 3), 255, np.uint8), (16, 64), [gate])
+    sheet = draw(image, 'a.png', limits=(0, 1))
     y = round((0.15 + 0.24 + 0.17 + 0.375) * DPI)
     row = sheet[y, round(LEFT * DPI):round((LEFT + 1.5) * DPI)].astype(float)
     assert abs(row[:100] - row[50]).max() < 3

@@ -44,7 +44,7 @@ class Tiny(nn.Module):
 
 
 def batch(pixels, **meta):
-    """Of an RGB picture (h, w, 3) as the network sees it."""
+    """Of an RGB image (h, w, 3) as the network sees it."""
     inputs = torch.from_numpy(np.ascontiguousarray(pixels[..., ::-1].transpose(2, 0, 1)))
     return dict(inputs=[inputs], data_samples=[SimpleNamespace(metainfo=meta)])
 
@@ -96,31 +96,31 @@ def test_classes_and_their_scores():
 
 @pytest.mark.parametrize(('flip', 'x', 'y'), [(None, 20, 6), (None, 4, 9), ('horizontal', 20, 6), ('vertical', 4, 9),
                                               ('diagonal', 4, 9)])
-def test_back_to_the_picture(tmp_path, flip, x, y):
-    """Enlarged, flipped and padded by the pipeline; the map follows the bright square in the picture itself."""
-    picture = np.zeros((12, 24, 3), np.uint8)
-    picture[y - 2:y + 2, x - 2:x + 2] = 255
-    Image.fromarray(picture).save(tmp_path / 'a.png')
+def test_back_to_the_image(tmp_path, flip, x, y):
+    """Enlarged, flipped and padded by the pipeline; the map follows the bright square in the image itself."""
+    image = np.zeros((12, 24, 3), np.uint8)
+    image[y - 2:y + 2, x - 2:x + 2] = 255
+    Image.fromarray(image).save(tmp_path / 'a.png')
     axes = dict(horizontal=[1], vertical=[0], diagonal=[0, 1]).get(flip, [])
-    seen = np.flip(cv2.resize(picture, (72, 24)), axes)
+    seen = np.flip(cv2.resize(image, (72, 24)), axes)
     seen = np.pad(seen, ((0, 8), (0, 3), (0, 0)), constant_values=255)
     data = batch(seen, img_path=str(tmp_path / 'a.png'), ori_shape=(12, 24), img_shape=(32, 75), scale_factor=(3, 2),
                  flip=flip is not None, flip_direction=flip)
     found = explain(Tiny(), data, categories=[0])
     values = found.cams[0].values
-    assert np.array_equal(found.pixels, picture)
+    assert np.array_equal(found.pixels, image)
     assert values.shape == (12, 24)
     centre = [(values.sum(axis) * (np.arange(n) + 0.5)).sum() / values.sum() for axis, n in ((0, 24), (1, 12))]
     assert centre == pytest.approx([x, y], abs=0.1)
 
 
 def test_what_a_crop_leaves_is_shown(tmp_path):
-    picture = noise(12, 24)
-    Image.fromarray(picture).save(tmp_path / 'a.png')
-    data = batch(picture[:, 6:18], img_path=str(tmp_path / 'a.png'), ori_shape=(12, 24), img_shape=(12, 12),
+    image = noise(12, 24)
+    Image.fromarray(image).save(tmp_path / 'a.png')
+    data = batch(image[:, 6:18], img_path=str(tmp_path / 'a.png'), ori_shape=(12, 24), img_shape=(12, 12),
                  scale_factor=(1, 1))
     found = explain(Tiny(), data)
-    assert np.array_equal(found.pixels, picture[:, 6:18])
+    assert np.array_equal(found.pixels, image[:, 6:18])
     assert found.cams[0].values.shape == (12, 12)
 
 
@@ -164,7 +164,7 @@ def cascade(root):
     return detector(root, 'cascade_rcnn_ccd_r18_fpn_digits')
 
 
-def picture(h=100, w=120):
+def image(h=100, w=120):
     """Of which the network sees the double; padded to a multiple of 32 then."""
     seen = noise(h, w)
     from mmdet.structures import DetDataSample
@@ -179,14 +179,14 @@ def network_input(model, data):
 
 
 def decoded(coder, anchor, deltas, data):
-    """A box in pixels of the picture that is shown, here what the network sees."""
+    """A box in pixels of the image that is shown, here what the network sees."""
     h, w = data['data_samples'][0].img_shape
     return coder.decode(anchor, deltas, max_shape=(h, w))[0].numpy()
 
 
 @pytest.mark.parametrize('saturated', [False, True])
 def test_a_dense_heads_detections_are_followed_to_their_anchors(retinanet, saturated):
-    head, data = retinanet.bbox_head, picture()
+    head, data = retinanet.bbox_head, image()
     bias = next(p for k, p in head.named_parameters() if k.endswith('retina_cls.bias'))
     bias.data += 100 * saturated  # all scores exactly 1: their gradient is 0
     try:
@@ -214,7 +214,7 @@ def test_a_dense_heads_detections_are_followed_to_their_anchors(retinanet, satur
 
 
 def test_a_two_stage_detectors_detections_are_followed_to_their_regions(cascade):
-    data = picture()
+    data = image()
     found = explain(cascade, data, topk=12, score_thr=0, layers=['backbone.conv1'], method='eigencam')
     findings = found.cams[0].findings
     assert len(findings) == 12
@@ -255,7 +255,7 @@ def by_hand(model, data, layer, finding):
     ('cascade', 'backbone.layer3'),
 ])
 def test_maps_of_a_detection(request, name, layer):
-    model, data = request.getfixturevalue(name), picture()
+    model, data = request.getfixturevalue(name), image()
     trained = [p.requires_grad for p in model.parameters()]
     found = explain(model, data, layers=[layer], topk=3, score_thr=0)
     assert found.method == 'hirescam'
@@ -270,7 +270,7 @@ def test_maps_of_a_detection(request, name, layer):
 
 @pytest.mark.parametrize('name', ['retinanet', 'cascade'])
 def test_levels_without_a_part_in_a_detection_add_nothing(request, name):
-    model, data = request.getfixturevalue(name), picture()
+    model, data = request.getfixturevalue(name), image()
     found = explain(model, data, topk=6, score_thr=0)
     checked = set()
     assert found.layers == [f'neck.fpn_convs.{i}' for i in range(3 if name == 'retinanet' else 4)]
@@ -291,7 +291,7 @@ def test_the_map_lies_where_the_detection_is(retinanet):
     """Only cells that the head's convolutions reach, five to each side, can have a part."""
     strides = [s[0] for s in retinanet.bbox_head.prior_generator.strides]
     centres = []
-    for cam in explain(retinanet, picture(), topk=6, score_thr=0).cams:
+    for cam in explain(retinanet, image(), topk=6, score_thr=0).cams:
         level, _, y, x = cam.findings[0].target.index
         rows, columns = np.nonzero(cam.values > 1e-3)
         reach = 6.5 * strides[level]  # half a cell for the interpolation
@@ -302,7 +302,7 @@ def test_the_map_lies_where_the_detection_is(retinanet):
 
 
 def test_choice_of_detections(retinanet):
-    data = picture()
+    data = image()
     options = dict(method='eigencam', layers=['backbone.conv1'])
     all_of_them = explain(retinanet, data, score_thr=0, **options).cams[0].findings
     label, middle = all_of_them[0].label, all_of_them[len(all_of_them) // 2].score
@@ -320,7 +320,7 @@ def test_choice_of_detections(retinanet):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('name', ['retinanet', 'cascade'])
 def test_on_a_gpu_as_on_the_cpu(request, name):
-    model, data = request.getfixturevalue(name), picture()
+    model, data = request.getfixturevalue(name), image()
     expected = explain(model, data, topk=3, score_thr=0).cams
     try:
         found = explain(model.cuda(), data, topk=3, score_thr=0).cams
@@ -339,12 +339,12 @@ def test_on_a_gpu_as_on_the_cpu(request, name):
     ('layer4', r"layer 'layer4' does not exist in the model; nearest: backbone\.layer4$"),
     ('neck.fpn_conv.1', r'nearest: .*neck\.fpn_convs\.1'),
     ('backbone', r"layer 'backbone' \(AttentionResNet\) gives a tuple, no map \(N, C, H, W\)"),
-    ('roi_head.bbox_roi_extractor.0', r'sees regions cut out of the maps, not the picture'),
+    ('roi_head.bbox_roi_extractor.0', r'sees regions cut out of the maps, not the image'),
     ('rpn_head.rpn_conv', r"layer 'rpn_head\.rpn_conv' \(Conv2d\) has no part in the scores"),
 ])
 def test_layers_that_cannot_be_shown(cascade, layer, message):
     with pytest.raises(ValueError, match=message):
-        explain(cascade, picture(64, 64), layers=[layer], score_thr=0, topk=1)
+        explain(cascade, image(64, 64), layers=[layer], score_thr=0, topk=1)
 
 
 def test_no_map_of_a_tensor_of_other_dimensions():

@@ -33,12 +33,12 @@ def halves():
 def color(value):
     *rgb, alpha = evidence_colors()(value)
     assert alpha == pytest.approx(OPACITY[0] + value * (OPACITY[1] - OPACITY[0]), abs=0.01)
-    return 255 * (alpha * np.array(rgb) + 1 - alpha)  # over a white picture
+    return 255 * (alpha * np.array(rgb) + 1 - alpha)  # over a white image
 
 
 def test_size_and_colours():
     sheet = draw(*[Cam(halves(), [found()])] * 5)
-    # Panels of 1 inch; two lines of them, of four at most; beside them picture, name and legend.
+    # Panels of 1 inch; two lines of them, of four at most; beside them image, name and legend.
     height, width = 0.3 + 2 * (0.17 + 1 + 0.12) - 0.12, LEFT + 4 * CELL + 0.03
     assert sheet.shape[:2] == pytest.approx((height * DPI, width * DPI), abs=1)
     y = round((TOP + 0.5) * DPI)
@@ -58,7 +58,7 @@ def test_boxes_are_where_they_should_be():
 
 def test_zoom():
     assert zoomed_window(np.array([90, 45, 110, 50]), (100, 200), 2) == (80, 38, 120, 58)
-    assert zoomed_window(np.array([0, 0, 20, 5]), (100, 200), 2) == (0, 0, 40, 20)  # inside the picture
+    assert zoomed_window(np.array([0, 0, 20, 5]), (100, 200), 2) == (0, 0, 40, 20)  # inside the image
     assert zoomed_window(np.array([20, 0, 160, 5]), (100, 200), 2) == (0, 0, 200, 100)
     assert zoomed_window(np.array([50, 50, 50, 50]), (100, 200), 2) == (42, 42, 58, 58)
     sheet = draw(Cam(halves(), [found(95, 20, 115, 30)]), zoom=2)  # x from 85 to 125: 1 begins at 15/40

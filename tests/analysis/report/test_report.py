@@ -24,7 +24,7 @@ from mmccd.analysis.report.tables import compared, decimal
 from mmccd.errors import UserError
 
 CPU = torch.device('cpu')
-NOTHING = Options(pictures=0, gates=0, seconds=0)
+NOTHING = Options(images=0, gates=0, seconds=0)
 PLAIN, CCD = 'retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'
 
 
@@ -113,24 +113,24 @@ def test_average_precision(made_up, truth):
     assert e.metrics['AP50'] == pytest.approx((made_up.AP_CAT + 1) / 2)
     assert e.metrics['AP75'] == pytest.approx(made_up.AP_CAT / 2)
     assert e.metrics['AP large'] is None
-    counts = {i: [p.count(s) for s in ('found', 'missed', 'false')] for i, p in e.pictures.items()}
+    counts = {i: [p.count(s) for s in ('found', 'missed', 'false')] for i, p in e.images.items()}
     assert counts == {1: [2, 0, 1], 2: [2, 0, 0], 3: [1, 1, 0]}  # a score of 0.2 is not shown
-    assert [e.pictures[i].f1 for i in (1, 2, 3)] == [pytest.approx(0.8), 1, pytest.approx(2 / 3)]
+    assert [e.images[i].f1 for i in (1, 2, 3)] == [pytest.approx(0.8), 1, pytest.approx(2 / 3)]
     assert det.evaluate(truth, made_up.DETECTIONS, [2]).metrics['AP50'] == pytest.approx(1)
 
 
 def test_no_detections_and_crowds(toy_coco, made_up):
     path = toy_coco / 'val.json'
     content = json.loads(path.read_text())
-    content['annotations'][0]['iscrowd'] = 1  # the cat of the first picture
+    content['annotations'][0]['iscrowd'] = 1  # the cat of the first image
     path.write_text(json.dumps(content))
     truth = det.Truth(str(path), '')
     assert truth.objects() == {'cat': 2, 'dog': 3}
     e = det.evaluate(truth, [])
     assert e.classes == {'cat': 0, 'dog': 0}
-    assert [e.pictures[i].count('missed') for i in (1, 2, 3)] == [1, 2, 2]
+    assert [e.images[i].count('missed') for i in (1, 2, 3)] == [1, 2, 2]
     e = det.evaluate(truth, made_up.DETECTIONS)
-    assert [b.name for b in e.pictures[1].boxes] == ['dog', 'dog'], 'one on a crowd is neither found nor false'
+    assert [b.name for b in e.images[1].boxes] == ['dog', 'dog'], 'one on a crowd is neither found nor false'
 
 
 def test_stored_detections(made_up, truth, tmp_path):
@@ -143,7 +143,7 @@ def test_stored_detections(made_up, truth, tmp_path):
         ('{}', 'is no list of detections'),
         ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3], "score": 1}]', 'a detection needs image_id'),
         ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3, NaN], "score": 1}]', 'a detection needs image_id'),
-        ('[{"image_id": 9, "category_id": 10, "bbox": [1, 2, 3, 4], "score": 1}]', 'is of other pictures or classes'),
+        ('[{"image_id": 9, "category_id": 10, "bbox": [1, 2, 3, 4], "score": 1}]', 'is of other images or classes'),
     ):
         path.write_text(content)
         with pytest.raises(ValueError, match=re.escape(str(path)) + '.*' + message):
@@ -260,7 +260,7 @@ def test_test_size(tmp_path):
     assert size(dict(type='ResizeEdge', scale=256), dict(type='CenterCrop', crop_size=224), scope='mmpretrain') == (
         224, 224)
     assert size(dict(type='Resize', scale=64), scope='mmpretrain') == (64, 64)
-    # The picture with most pixels, where the pipeline starts from what it gets.
+    # The image with most pixels, where the pipeline starts from what it gets.
     path = tmp_path / 'val.json'
     path.write_text(json.dumps(dict(images=[
         dict(height=h, width=w) for h, w in ((100, 300), (250, 190), (240, 180))])))
@@ -270,26 +270,26 @@ def test_test_size(tmp_path):
     assert size(dict(type='Resize', scale_factor=0.5), ann_file=str(path)) == (125, 95)
     assert size(dict(type='Resize', scale_factor=(2.0, 0.5)), ann_file=str(path)) == (125, 380)  # of width, of height
     assert size(dict(type='Resize', scale=(64, 32)), dict(type='Resize', scale_factor=2)) == (64, 128)
-    with pytest.raises(ValueError, match='nothing tells the size of the pictures'):
+    with pytest.raises(ValueError, match='nothing tells the size of the images'):
         size(as_it_is)
     path.write_text('{"images": [{"file_name": "1.jpg"}]}')
-    with pytest.raises(ValueError, match=r'val\.json does not tell the size of its pictures: KeyError'):
+    with pytest.raises(ValueError, match=r'val\.json does not tell the size of its images: KeyError'):
         size(as_it_is, ann_file=str(path))
 
 
-def test_page_has_the_size_of_unscaled_pictures(made_up, toy_coco, tmp_path):
+def test_page_has_the_size_of_unscaled_images(made_up, toy_coco, tmp_path):
     cfg = made_up.detection_config(toy_coco)
     cfg.test_dataloader.dataset.pipeline = [
         dict(t, scale=None, scale_factor=1.0) if t['type'] == 'Resize' else t
         for t in cfg.test_dataloader.dataset.pipeline]
     run = str(made_up.detection_run(tmp_path / 'run', cfg))
     html = Report(read_runs([run]), CPU, NOTHING).html()
-    counted = made_up.tables(html)['One picture of the largest size of the test pipeline']
+    counted = made_up.tables(html)['One image of the largest size of the test pipeline']
     assert counted[1] == ['size in pixels (height × width)', '32 × 64']  # noqa: RUF001  30 x 40, padded
     (toy_coco / 'val.json').unlink()
     html = Report(read_runs([run]), CPU, NOTHING).html()
-    assert 'One picture of the largest size' not in html
-    assert '<p class="problem">run: nothing tells the size of the pictures: ' in html
+    assert 'One image of the largest size' not in html
+    assert '<p class="problem">run: nothing tells the size of the images: ' in html
 
 
 def test_speed_takes_turns(monkeypatch):
@@ -305,9 +305,9 @@ def test_busy_machine_is_told(made_up, toy_coco, tmp_path, monkeypatch):
     run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco)))
     for high, told in ((1.4, 0), (1.6, 1)):
         monkeypatch.setattr(page_module, 'speed', lambda *args, high=high: dict(run=(1.0, 1.1, high)))
-        html = Report(read_runs([run]), CPU, Options(pictures=0, gates=0)).html()
+        html = Report(read_runs([run]), CPU, Options(images=0, gates=0)).html()
         assert html.count('the machine must have been busy') == told
-        [times] = [t for c, t in made_up.tables(html).items() if c.startswith('Forward of one picture')]
+        [times] = [t for c, t in made_up.tables(html).items() if c.startswith('Forward of one image')]
         assert [row[1] for row in times] == ['run', '1.10', '1.00', f'{high:.2f}']
 
 
@@ -324,10 +324,10 @@ def two_runs(made_up, toy_coco, tmp_path):
 
 
 def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
-    page = Report(read_runs(two_runs), CPU, Options(pictures=1, gates=1, seconds=0)).html('report.py')
+    page = Report(read_runs(two_runs), CPU, Options(images=1, gates=1, seconds=0)).html('report.py')
     assert capsys.readouterr().err == ''
     found = made_up.tables(page)
-    metrics = found[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
+    metrics = found[f'COCO average precision (0 to 1) on 3 images of {toy_coco}/val.json']
     # The one dog: recall 1/3 at 4 of 10 thresholds.
     plain, ccd = round(0.4 * 34 / 101 / 2, 3), round((made_up.AP_CAT + made_up.AP_DOG) / 2, 3)
     dog = round(0.4 * 34 / 101, 3)
@@ -343,11 +343,11 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
     assert ['seconds (iterations, no validation)', '20', '20'] in found['Training, from the logs']
     # The digits' 11,715,902, with 2 classes instead of 10: 8 * 9 anchors * (64 * 9 weights + 1 bias) less.
     assert ['parameters', '11,674,358', '+1,024 11,675,382'] in found[
-        'One picture of the largest size of the test pipeline']
+        'One image of the largest size of the test pipeline']
     assert found['Where the configs differ'] == [
         ['key', 'plain', 'ccd'], ['model.backbone.attention', 'not set', "dict(type='mmccd.CCD')"],
         ['model.backbone.init_cfg.checkpoint', "'checkpoints/r18_digits.pth'", "'checkpoints/ccd_r18_digits.pth'"]]
-    # F1 of plain and ccd: 0 and 0.8, 0.67 and 1, 0 and 0.67. Each picture is in the page once.
+    # F1 of plain and ccd: 0 and 0.8, 0.67 and 1, 0 and 0.67. Each image is in the page once.
     assert re.findall(r'<p class="name">(.*?)</p>', page) == ['3.jpg', '1.jpg', '2.jpg']
     assert page.count('data:image/webp;base64,') == 3
     assert 'aria-label="ccd: F1 0.67: 1 found, 1 missed"' in page
@@ -377,7 +377,7 @@ def test_everything_is_escaped(made_up, toy_coco, tmp_path):
     runs[0].notes.append(evil)
     for line in runs[0].validation:
         line[evil] = 1.0
-    page = Report(runs, CPU, Options(pictures=1, gates=0, seconds=0)).html(evil)
+    page = Report(runs, CPU, Options(images=1, gates=0, seconds=0)).html(evil)
     assert page.count('<script>') == page.count('</script>') == 1  # its own
     assert page.count('alert(') >= 8
     assert '<img' not in page and '<b>' not in page.split('<script>')[0]
@@ -397,7 +397,7 @@ def test_what_cannot_be_made_says_why(made_up, toy_coco, tmp_path, capsys):
         ('good', cfg, made_up.DETECTIONS), ('unannotated', none, made_up.DETECTIONS), ('broken', broken, None),
         ('other', cfg, [dict(made_up.DETECTIONS[0], image_id=99)]))), str(logs)])
     (toy_coco / 'val' / '2.jpg').unlink()
-    page = Report(runs, CPU, Options(pictures=3, gates=0, seconds=0)).html()
+    page = Report(runs, CPU, Options(images=3, gates=0, seconds=0)).html()
     problems = re.findall(r'<p class="problem">(.*?)</p>', page)
     for message in ('unannotated: annotation file elsewhere/val.json is not there', 'broken: there are no stored',
                     'other: ' + str(tmp_path), 'broken: ', '2.jpg: [Errno 2]', 'logs: there is no config'):
@@ -405,22 +405,22 @@ def test_what_cannot_be_made_says_why(made_up, toy_coco, tmp_path, capsys):
     assert 'warning: Metrics: unannotated: annotation file elsewhere/val.json' in capsys.readouterr().err
     found = made_up.tables(page)
     ap = f'★ {(made_up.AP_CAT + made_up.AP_DOG) / 2:.3f}'.removeprefix('★ ')
-    metrics = found[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
+    metrics = found[f'COCO average precision (0 to 1) on 3 images of {toy_coco}/val.json']
     assert metrics[1] == ['AP', ap, '–', '–', '–', '–']  # noqa: RUF001
     assert found['Validation during training: the last one'][1][-1] == '\N{MINUS SIGN}0.150 0.250'
     assert re.findall(r'<p class="name">(.*?)</p>', page) == ['3.jpg', '1.jpg']
 
 
-def test_runs_on_other_pictures_are_not_compared(made_up, two_runs, toy_coco, tmp_path):
+def test_runs_on_other_images_are_not_compared(made_up, two_runs, toy_coco, tmp_path):
     cfg = made_up.detection_config(toy_coco)
     cfg.test_evaluator.ann_file = str(tmp_path / 'fewer.json')
     content = json.loads((toy_coco / 'val.json').read_text())
     content['categories'].append(dict(id=30, name='cow'))
     (tmp_path / 'fewer.json').write_text(json.dumps(content))
     other = str(made_up.detection_run(tmp_path / 'other', cfg))
-    html = Report(read_runs([*two_runs, other]), CPU, Options(pictures=1, gates=0, seconds=0)).html()
-    assert 'other is tested on other pictures or classes than plain, and is left out here' in html
-    metrics = made_up.tables(html)[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
+    html = Report(read_runs([*two_runs, other]), CPU, Options(images=1, gates=0, seconds=0)).html()
+    assert 'other is tested on other images or classes than plain, and is left out here' in html
+    metrics = made_up.tables(html)[f'COCO average precision (0 to 1) on 3 images of {toy_coco}/val.json']
     assert metrics[1][-1] == '–'  # noqa: RUF001
     assert html.count('<figcaption>ground truth') == 3 and 'aria-label="other: F1' not in html
 
@@ -438,9 +438,9 @@ def test_record(made_up, two_runs, toy_coco, tmp_path):
     assert (again.training, again.validation, again.cfg.to_dict()) == (
         run.training, run.validation, run.cfg.to_dict())
     assert again.notes == []
-    page = Report([again, run], CPU, Options(pictures=1, gates=0, seconds=0)).html()
+    page = Report([again, run], CPU, Options(images=1, gates=0, seconds=0)).html()
     assert re.search(r'<p class="badge"><strong>recorded</strong> 2026-01-02, .*<code>python train.py</code>', page)
-    metrics = made_up.tables(page)[f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json']
+    metrics = made_up.tables(page)[f'COCO average precision (0 to 1) on 3 images of {toy_coco}/val.json']
     assert metrics[1] == ['AP', '0.532', '0.532']
     run.training = []
     with pytest.raises(UserError, match='cannot be recorded: it needs a config and the log of a training'):
@@ -450,7 +450,7 @@ def test_record(made_up, two_runs, toy_coco, tmp_path):
 
 @pytest.fixture
 def classifiers(made_up, tmp_path):
-    """Three runs on four pictures, the first two of class zero: ``a`` is right, ``b`` every other time, ``c`` never."""
+    """Three runs on four images, the first two of class zero: ``a`` is right, ``b`` every other time, ``c`` never."""
     runs = []
     for i in range(4):
         Image.new('RGB', (8, 8), (60 * i, ) * 3).save(tmp_path / f'{i}.png')
@@ -471,15 +471,15 @@ def classifiers(made_up, tmp_path):
 
 
 def galleries(page: str) -> dict[str, list[str]]:
-    """Names of the pictures by the titles above them."""
+    """Names of the images by the titles above them."""
     found = re.split(r'<h4[^>]*>(.*?)</h4>', page)
     return {title: re.findall(r'<p class="name">(.*?)</p>', part) for title, part in zip(found[1::2], found[2::2])}
 
 
 def test_page_of_classifiers(made_up, classifiers):
-    page = Report(classifiers[:2], CPU, Options(pictures=1, gates=0, seconds=0)).html()
+    page = Report(classifiers[:2], CPU, Options(images=1, gates=0, seconds=0)).html()
     found = made_up.tables(page)
-    assert found['Accuracy in percent on 4 pictures'] == [
+    assert found['Accuracy in percent on 4 images'] == [
         ['metric', 'a', 'b'], ['top-1', '★ 100.00', '\N{MINUS SIGN}50.00 50.00']]
     assert found['Accuracy of each class in percent'][1:] == [
         ['zero', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0'], ['one', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0']]
@@ -489,11 +489,11 @@ def test_page_of_classifiers(made_up, classifiers):
     assert 'wrong: one, 0.80' in page
 
 
-def test_right_pictures_are_not_the_worst(classifiers, tmp_path):
+def test_right_images_are_not_the_worst(classifiers, tmp_path):
     """Nor are wrong ones the best."""
-    def shown(*runs, pictures=4):
-        page = Report(runs, CPU, Options(pictures=pictures, gates=0, seconds=0)).html().replace('<wbr>', '')
-        return galleries(page), 'All pictures are right' in page
+    def shown(*runs, images=4):
+        page = Report(runs, CPU, Options(images=images, gates=0, seconds=0)).html().replace('<wbr>', '')
+        return galleries(page), 'All images are right' in page
 
     a, b, c = classifiers
     names = [f'{tmp_path.name}/{i}.png' for i in range(4)]
@@ -506,18 +506,18 @@ def test_all_detected(made_up, toy_coco, tmp_path):
     truth = json.loads((toy_coco / 'val.json').read_text())['annotations']
     found = [dict({k: a[k] for k in ('image_id', 'category_id', 'bbox')}, score=0.9) for a in truth]
     run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco), found))
-    page = Report(read_runs([run]), CPU, Options(pictures=3, gates=0, seconds=0)).html()
+    page = Report(read_runs([run]), CPU, Options(images=3, gates=0, seconds=0)).html()
     assert galleries(page) == {'Best': ['1.jpg', '2.jpg', '3.jpg']}
-    assert 'All pictures are right: there is no worst one.' in page
+    assert 'All images are right: there is no worst one.' in page
 
 
-def test_gates_are_named_as_the_pictures(monkeypatch):
+def test_gates_are_named_as_the_images(monkeypatch):
     titles = []
-    monkeypatch.setattr(page_module, 'prepare_picture', lambda cfg, path: None)
+    monkeypatch.setattr(page_module, 'prepare_image', lambda cfg, path: None)
     monkeypatch.setattr(page_module, 'record_gates', lambda *args: None)
     buffer = io.BytesIO()
     Image.new('RGB', (8, 8)).save(buffer, 'PNG')
     monkeypatch.setattr(page_module, 'draw_sheet', lambda seen, title: titles.append(title) or buffer.getvalue())
     for task, name in (('classification', 'disc/1.png'), ('detection', '1.png')):
         item = page_module._sheet(Run('run', 'run', task=task), None, {}, 'data/val/disc/1.png')
-        assert item.title == titles.pop() == name == page_module._picture_name(task, 'data/val/disc/1.png')
+        assert item.title == titles.pop() == name == page_module._image_name(task, 'data/val/disc/1.png')

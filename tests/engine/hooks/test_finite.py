@@ -75,20 +75,20 @@ def test_no_checkpoint_of_spoilt_parameters(make_runner, tmp_path):
     assert [p.name for p in (tmp_path / 'work').glob('epoch*.pth')] == ['epoch_1.pth']
 
 
-def test_pictures_of_the_batch(tmp_path):
+def test_images_of_the_batch(tmp_path):
     """Ids and paths, from detection's data samples."""
     samples = [SimpleNamespace(metainfo=dict(img_id=i, img_path=f'{i}.jpg', scale=1)) for i in (4, 7)]
     runner = SimpleNamespace(
-        epoch=0, iter=0, seed=3, work_dir=str(tmp_path / 'work'), message_hub=MessageHub.get_instance('pictures'),
+        epoch=0, iter=0, seed=3, work_dir=str(tmp_path / 'work'), message_hub=MessageHub.get_instance('images'),
         optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1])))
     hook = CheckFiniteHook()
     hook.before_train_iter(runner, 0, dict(inputs=[], data_samples=samples))
     hook._losses = dict(loss_cls=torch.tensor([math.inf]), loss_bbox=[torch.tensor(1.), torch.tensor(math.nan)])
     with pytest.raises(NonFiniteError) as caught:
         hook._stop(runner, 'loss', {}, 'x')
-    assert '  pictures: 4.jpg, 7.jpg' in str(caught.value).splitlines()
+    assert '  images: 4.jpg, 7.jpg' in str(caught.value).splitlines()
     assert '  loss_bbox: [1.0, nan]' in str(caught.value).splitlines()
-    assert report_of(tmp_path)['pictures'] == [dict(img_id=4, img_path='4.jpg'), dict(img_id=7, img_path='7.jpg')]
+    assert report_of(tmp_path)['images'] == [dict(img_id=4, img_path='4.jpg'), dict(img_id=7, img_path='7.jpg')]
 
 
 class Scaler:

@@ -8,8 +8,8 @@ import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import HOOKS
 
-from mmccd.data import BrokenPictureError, CocoDataset
-from mmccd.engine import BrokenPicturesHook
+from mmccd.data import BrokenImageError, CocoDataset
+from mmccd.engine import SkippedImagesHook
 from mmccd.engine.hooks import skipped_images
 
 
@@ -30,7 +30,7 @@ def runner(dataset, work_dir, rank=0):
 
 @pytest.mark.parametrize('wrap', [lambda d: d, lambda d: RepeatDataset(d, 3), lambda d: ConcatDataset([d])])
 def test_file_and_log(dataset, tmp_path, caplog, wrap):
-    hook = HOOKS.build(dict(type='mmccd.BrokenPicturesHook', interval=10))
+    hook = HOOKS.build(dict(type='mmccd.SkippedImagesHook', interval=10))
     hook.after_train_epoch(runner(wrap(dataset), tmp_path))
     assert not (tmp_path / 'skipped_images.txt').exists()
     dataset.skipped[1], dataset.skipped[4] = 3, 1
@@ -38,7 +38,7 @@ def test_file_and_log(dataset, tmp_path, caplog, wrap):
     assert (tmp_path / 'skipped_images.txt').read_text().splitlines() == [
         f'{tmp_path}/train/2.jpg\t3\tthere is no such file', f'{tmp_path}/train/5.jpg\t1\tthe file is empty']
     hook.after_train_epoch(runner(wrap(dataset), tmp_path))
-    assert caplog.messages == [f'2 broken pictures were skipped so far, listed in {tmp_path}/skipped_images.txt']
+    assert caplog.messages == [f'2 broken images were skipped so far, listed in {tmp_path}/skipped_images.txt']
 
 
 def test_other_processes_count_as_well(dataset, tmp_path, monkeypatch):
@@ -46,11 +46,11 @@ def test_other_processes_count_as_well(dataset, tmp_path, monkeypatch):
     dataset.skipped[1], dataset.skipped[4] = 1, 1
     other = {f'{tmp_path}/train/2.jpg': 2, f'{tmp_path}/train/6.jpg': 1}
     monkeypatch.setattr(skipped_images, 'all_gather_object', lambda own: [own, [other]])
-    hook = BrokenPicturesHook()
-    with pytest.raises(BrokenPictureError, match=r'3 of 6 training pictures cannot be used, more than max_broken=0\.4'):
+    hook = SkippedImagesHook()
+    with pytest.raises(BrokenImageError, match=r'3 of 6 training images cannot be used, more than max_broken=0\.4'):
         hook.after_train_epoch(runner(dataset, tmp_path, rank=1))
     assert not (tmp_path / 'skipped_images.txt').exists()
-    with pytest.raises(BrokenPictureError):
+    with pytest.raises(BrokenImageError):
         hook.after_train_epoch(runner(dataset, tmp_path))
     assert [line.split('\t')[1:] for line in (tmp_path / 'skipped_images.txt').read_text().splitlines()] == [
         ['3', 'there is no such file'], ['1', 'the file is empty'], ['1', 'it can be read by now']]
@@ -58,10 +58,10 @@ def test_other_processes_count_as_well(dataset, tmp_path, monkeypatch):
 
 def test_between_the_intervals_nothing_is_done(dataset, tmp_path):
     dataset.skipped[1] = 1
-    BrokenPicturesHook(interval=100).after_train_iter(runner(dataset, tmp_path), 0)
+    SkippedImagesHook(interval=100).after_train_iter(runner(dataset, tmp_path), 0)
     assert not (tmp_path / 'skipped_images.txt').exists()
 
 
 def test_interval():
     with pytest.raises(ValueError, match='interval must be at least 1, got 0'):
-        BrokenPicturesHook(interval=0)
+        SkippedImagesHook(interval=0)

@@ -23,7 +23,7 @@ runs = pytest.mark.skipif(not (INTERPRETING or torch.cuda.is_available()),
                           reason='no CUDA device; test_in_the_interpreter runs these in a process of its own')
 on_cuda = pytest.mark.skipif(INTERPRETING or not torch.cuda.is_available(), reason='needs a CUDA device')
 
-# Limits that make every picture here go one way; small tiles, so that there are several.
+# Limits that make every image here go one way; small tiles, so that there are several.
 WAYS = {'whole': dict(WHOLE_LIMIT=1 << 30), 'split': dict(WHOLE_LIMIT=0, TILE_ELEMENTS=1024)}
 LAYOUTS = {
     'contiguous': lambda x: x.contiguous(),
@@ -98,7 +98,7 @@ def test_in_the_interpreter(chosen):
     ((1, 4, 10, 7), 1, dict(scales=(2, 6))),  # not powers of two, but one divides the other
     ((1, 4, 6, 11), 2, dict(scales=(1, ))),  # SGE
     ((1, 4, 8, 10), 2, dict(scales=(2, 2))),
-    ((1, 8, 8, 12), 2, {}),  # the cells divide the picture
+    ((1, 8, 8, 12), 2, {}),  # the cells divide the image
     ((1, 2, 16, 8), 2, dict(scales=(1, 4, 8))),
     ((1, 4, 25, 42), 1, {}),  # 800 x 1344 at the last stage
     ((1, 3, 7, 9), 1, dict(similarity='cosine')),
@@ -221,9 +221,9 @@ def test_through_the_operator():
 
 
 def coco_sizes():
-    """Padded pictures of 800 x 1333 training, as every stage of the backbone sees them."""
-    pictures = [(h, w) for h in range(480, 1345, 96) for w in range(480, 1345, 32)]
-    return [[(-(-h // d), -(-w // d)) for h, w in pictures] for d in (4, 8, 16, 32)]
+    """Padded images of 800 x 1333 training, as every stage of the backbone sees them."""
+    images = [(h, w) for h in range(480, 1345, 96) for w in range(480, 1345, 32)]
+    return [[(-(-h // d), -(-w // d)) for h, w in images] for d in (4, 8, 16, 32)]
 
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])

@@ -38,7 +38,7 @@ def test_errors(call_tool, config, place, capsys):
                         '--write-clean', 'clean.json')
     assert code == 1
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        '1 error, 0 warnings, 0 notes', f'clean.json: 7 pictures, {len(read("clean.json")["annotations"]):,} boxes']
+        '1 error, 0 warnings, 0 notes', f'clean.json: 7 images, {len(read("clean.json")["annotations"]):,} boxes']
     report = read('report.json')
     assert report['counts']['error'] == 1
     assert report['findings'][0]['items'] == [
@@ -117,14 +117,14 @@ def test_annotation_file_that_is_none(call_tool, config, place, content):
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_training_and_testing_with_broken_pictures(run_tool, config, place):
-    """Two processes: training skips the picture and lists it; the evaluation behind it stops at its own, by name."""
+def test_training_and_testing_with_skipped_images(run_tool, config, place):
+    """Two processes: training skips the image and lists it; the evaluation behind it stops at its own, by name."""
     (place / 'data/digits/cls/train/3').joinpath(
         sorted(p.name for p in (place / 'data/digits/cls/train/3').iterdir())[0]).write_bytes(b'\x89PNG')
     done = run_tool('train.py', config(CLASSIFIER), '--cfg-options', 'train_dataloader.dataset.max_broken=0.1',
                     'train_cfg.max_epochs=1', 'train_dataloader.batch_size=16', cwd=place)
-    assert '1 broken pictures were skipped so far, listed in' in done.stdout + done.stderr
-    [line] = (place / f'work_dirs/{CLASSIFIER}/broken_pictures.txt').read_text().splitlines()
+    assert '1 broken images were skipped so far, listed in' in done.stdout + done.stderr
+    [line] = (place / f'work_dirs/{CLASSIFIER}/skipped_images.txt').read_text().splitlines()
     path, times, reason = line.split('\t')
     assert path.startswith('data/digits/cls/train/3/')
     assert int(times) >= 1
@@ -133,6 +133,6 @@ def test_training_and_testing_with_broken_pictures(run_tool, config, place):
     broken.write_bytes(b'')
     done = run_tool('test.py', config(CLASSIFIER), f'work_dirs/{CLASSIFIER}/epoch_1.pth', cwd=place, expect=2)
     [message] = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
-    assert message == (f'error: picture {broken.relative_to(place)} cannot be used: the file is empty; '
+    assert message == (f'error: image {broken.relative_to(place)} cannot be used: the file is empty; '
                        'tools/checks/check_dataset.py CONFIG says what else is wrong with the data')
     assert 'Traceback' not in done.stderr

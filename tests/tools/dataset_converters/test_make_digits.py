@@ -149,7 +149,7 @@ def test_boxes_lie_inside_and_overlap_little(tool):
 
 
 def test_boxes_are_tight(tool, monkeypatch):
-    """On a plain ground a digit's alpha, so its ink, can be read back from the picture."""
+    """On a plain ground a digit's alpha, so its ink, can be read back from the image."""
     monkeypatch.setattr(tool, 'load_textures', lambda part: [np.full((200, 200), 9, np.uint8)] * 3)
     monkeypatch.setattr(tool, 'MAX_DIGITS', 1)
     images, _ = tool.load_digits()

@@ -1,4 +1,4 @@
-"""Tests of tools/dataset_converters/make_trees.py and of the picture of tools/demo/demo_trees.py.
+"""Tests of tools/dataset_converters/make_trees.py and of the image of tools/demo/demo_trees.py.
 
 A small wheel of the same layout stands in for deepforest's; the real one is tried if MMCCD_DEEPFOREST_WHEEL names it.
 """
@@ -28,7 +28,7 @@ SCENES = {
         (160, 1000, 200, 1040, 'Tree'),  # in two tiles of val: x from 0, 172, 344 and 256 wide
     ]),
     'YELL_541': (256, 256, [(0, 0, 30, 30, 'Tree')]),
-    'OSBS': (300, 256, [(250, 100, 320, 140, 'Tree')]),  # reaches 20 pixels out of its picture
+    'OSBS': (300, 256, [(250, 100, 320, 140, 'Tree')]),  # reaches 20 pixels out of its image
     'SOAP': (256, 256, [(5, 6, 25, 36, 'Dead'), (100, 100, 120, 120, 'Alive')]),
 }
 
@@ -117,7 +117,7 @@ def test_everything(tool, wheel, content, tmp_path):
         (7, '0172_0788', (0, 212, 28, 40), 0),  # 28 of 40 columns
     }
     assert {a['label'] for a in read(out, 'transfer')['annotations']} == {'Tree', 'Dead', 'Alive'}
-    assert (9, '0000_0000', (250, 100, 6, 40), 1) in boxes('transfer')  # 6 of the 50 columns that are in the picture
+    assert (9, '0000_0000', (250, 100, 6, 40), 1) in boxes('transfer')  # 6 of the 50 columns that are in the image
     assert (9, '0044_0000', (206, 100, 50, 40), 0) in boxes('transfer')
     assert manifest['counts'] == dict(
         train=dict(tiles=4, trees=2, boxes=2, crowd=2), val=dict(tiles=6, trees=2, boxes=3, crowd=0),
@@ -185,7 +185,7 @@ def test_download_is_asked_of_pip(tool, content, tmp_path, monkeypatch, capsys):
 
 
 def test_the_real_wheel(load_tool, tmp_path):
-    """Its 951 trees; no row of the picture, and no tree, in training and validation both."""
+    """Its 951 trees; no row of the image, and no tree, in training and validation both."""
     wheel = os.environ.get('MMCCD_DEEPFOREST_WHEEL')
     if not wheel:
         pytest.skip('MMCCD_DEEPFOREST_WHEEL names no wheel, and tests download nothing')
@@ -201,7 +201,7 @@ def test_the_real_wheel(load_tool, tmp_path):
     assert {part: c['trees'] for part, c in counts.items()} == dict(train=411, val=132, transfer=377)
 
 
-def test_picture_of_the_demo(tool, wheel, load_tool, root, tmp_path, monkeypatch):
+def test_image_of_the_demo(tool, wheel, load_tool, root, tmp_path, monkeypatch):
     """Tiles back in their places: the drawn boxes white, detections above 0.3 yellow."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(root / 'tools' / 'misc'))
@@ -209,9 +209,9 @@ def test_picture_of_the_demo(tool, wheel, load_tool, root, tmp_path, monkeypatch
     found = [dict(image_id=6, bbox=[100, 100, 30, 30], score=0.9), dict(image_id=6, bbox=[10, 10, 30, 30], score=0.2)]
     Path('found.json').write_text(json.dumps(found))
     load_tool('misc/demo_trees.py').draw('found.json', 'out.png')
-    picture = np.array(Image.open('out.png'))
-    assert picture.shape == (512, 600, 3)
-    assert picture[212:252, 160].tolist() == [[255, 255, 255]] * 40  # tree 7, left border
-    assert picture[356:386, 444].tolist() == [[255, 224, 0]] * 30  # tile 6 begins at 344, 256
+    image = np.array(Image.open('out.png'))
+    assert image.shape == (512, 600, 3)
+    assert image[212:252, 160].tolist() == [[255, 255, 255]] * 40  # tree 7, left border
+    assert image[356:386, 444].tolist() == [[255, 224, 0]] * 30  # tile 6 begins at 344, 256
     scene = np.array(Image.open('data/trees/val/YELL_528_0344_1044.png'))
-    assert np.array_equal(picture[266:296, 354], scene[10:40, 10])
+    assert np.array_equal(image[266:296, 354], scene[10:40, 10])

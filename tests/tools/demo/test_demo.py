@@ -1,4 +1,4 @@
-"""Tests of tools/demo/demo.py: what is done is not done again, and the sheet of pictures shows the detections."""
+"""Tests of tools/demo/demo.py: what is done is not done again, and the sheet of images shows the detections."""
 from __future__ import annotations
 
 import json
@@ -173,7 +173,7 @@ def found(image_id: int, category_id: int, box: tuple[int, ...], score: float) -
 
 @pytest.fixture
 def scenes() -> Path:
-    """14 grey pictures, of which the sheet shows 12, as the detector's validation set."""
+    """14 grey images, of which the sheet shows 12, as the detector's validation set."""
     folder = Path('data/digits/det')
     (folder / 'annotations').mkdir(parents=True)
     (folder / 'val').mkdir()
@@ -186,7 +186,7 @@ def scenes() -> Path:
 
 
 def test_contact_sheet(demo, scenes):
-    """4 x 3 pictures at three times their size, 8 px apart; boxes from a score of 0.5 on."""
+    """4 x 3 images at three times their size, 8 px apart; boxes from a score of 0.5 on."""
     results = [found(1, 8, (10, 20, 30, 40), 0.5), found(2, 1, (10, 20, 30, 40), 0.49),
                found(12, 1, (0, 0, 20, 20), 0.9), found(13, 1, (0, 0, 20, 20), 0.9)]
     Path('r.json').write_text(json.dumps(results))
@@ -197,14 +197,14 @@ def test_contact_sheet(demo, scenes):
     yellow = {n: (tile == (0xff, 0xe0, 0)).all(axis=2) for n, tile in tiles.items()}
     for n, tile in tiles.items():
         if n not in (1, 12):
-            assert (tile == 10 * n).all()  # the plain picture, no box
+            assert (tile == 10 * n).all()  # the plain image, no box
     assert (sheet[:, 192:200] == 255).all()
-    # Picture 1: a frame of 2 px from (30, 60) to (120, 180), nothing inside, the text with its score above.
+    # Image 1: a frame of 2 px from (30, 60) to (120, 180), nothing inside, the text with its score above.
     for row, column in ((60, 75), (61, 75), (180, 75), (100, 30), (100, 31), (100, 120)):
         assert yellow[1][row, column], (row, column)
     assert not yellow[1][65:175, 35:115].any()
     assert yellow[1][40:58].any()
-    # Picture 12: no room above, so that the text stands below the box.
+    # Image 12: no room above, so that the text stands below the box.
     assert yellow[12][0, 30]
     assert yellow[12][61:85].any()
 
@@ -303,7 +303,7 @@ def test_report_of_a_demo(demo, call_tool, made_up, toy_coco, monkeypatch):
         cfg.test_evaluator.outfile_prefix = f'work_dirs/demo/{name}'
         made_up.detection_run(Path('work_dirs/demo') / name, cfg, None)
         Path(f'work_dirs/demo/{name}.bbox.json').write_text(json.dumps(made_up.DETECTIONS))
-    metrics = f'COCO average precision (0 to 1) on 3 pictures of {toy_coco}/val.json'
+    metrics = f'COCO average precision (0 to 1) on 3 images of {toy_coco}/val.json'
     done, pages = [], []
     for state in ({}, {'plain: test the detector': dict(seconds=1, done=True)}):
         Path('steps.json').write_text(json.dumps(state))
@@ -314,4 +314,4 @@ def test_report_of_a_demo(demo, call_tool, made_up, toy_coco, monkeypatch):
     assert pages[0][metrics][:2] == [['metric', 'retinanet_ccd_r18_fpn_digits'], ['AP', '0.532']]
     assert pages[1][metrics][:2] == [['metric', 'retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'],
                                      ['AP', '0.532', '0.532']]
-    assert any(caption.startswith('Forward of one picture') for caption in pages[1])
+    assert any(caption.startswith('Forward of one image') for caption in pages[1])

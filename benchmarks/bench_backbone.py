@@ -9,6 +9,7 @@ Each run takes every network in turn; ratios to the plain one are of medians wit
 forward, the mean of the last map as a loss, backward; the optimizer's step is the same for all but for its few
 parameters, and left out.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -47,7 +48,7 @@ def main() -> None:
     for name in dict.fromkeys(['plain', *args.only]):
         torch.manual_seed(0)
         attention = None if NETWORKS[name] is None else dict(type=f'mmccd.{NETWORKS[name]}')
-        net = AttentionResNet(args.depth, attention=attention, out_indices=(3, ), norm_eval=False)
+        net = AttentionResNet(args.depth, attention=attention, out_indices=(3,), norm_eval=False)
         net = net.to(device, memory_format=memory_format)
         networks[name] = torch.compile(net) if args.compile else net
 
@@ -77,16 +78,38 @@ def main() -> None:
                 run(networks[name], x, train)
                 peak = torch.cuda.max_memory_allocated()
             ms = percentiles(t)
-            rows.append(dict(
-                network=name, mode='train' if train else 'forward', depth=args.depth, size=args.size, batch=batch,
-                amp=args.amp, channels_last=args.channels_last, compile=args.compile, runs=args.runs, **ms,
-                images_per_s=round(1e3 * batch / ms['ms_p50'], 2), of_plain=round(ms['ms_p50'] / plain, 4),
-                peak_bytes=peak, **environment(device, args)))
-            print('{network:6} {mode:8} batch {batch:<3} {ms_p50:10.2f} ms {images_per_s:9.2f} images/s  '
-                  'of plain {of_plain}'.format(**rows[-1]))
-    suffix = ''.join(f'_{n}' for n, on in (('amp', args.amp), ('channels-last', args.channels_last),
-                                           ('compile', args.compile),
-                                           ('default-allocator', args.allocator == 'default')) if on)
+            rows.append(
+                dict(
+                    network=name,
+                    mode='train' if train else 'forward',
+                    depth=args.depth,
+                    size=args.size,
+                    batch=batch,
+                    amp=args.amp,
+                    channels_last=args.channels_last,
+                    compile=args.compile,
+                    runs=args.runs,
+                    **ms,
+                    images_per_s=round(1e3 * batch / ms['ms_p50'], 2),
+                    of_plain=round(ms['ms_p50'] / plain, 4),
+                    peak_bytes=peak,
+                    **environment(device, args),
+                )
+            )
+            print(
+                '{network:6} {mode:8} batch {batch:<3} {ms_p50:10.2f} ms {images_per_s:9.2f} images/s  '
+                'of plain {of_plain}'.format(**rows[-1])
+            )
+    suffix = ''.join(
+        f'_{n}'
+        for n, on in (
+            ('amp', args.amp),
+            ('channels-last', args.channels_last),
+            ('compile', args.compile),
+            ('default-allocator', args.allocator == 'default'),
+        )
+        if on
+    )
     out = args.out or RESULTS / f'backbone_{device.type}{suffix}.csv'
     write(rows, out)
     print(f'{len(rows)} rows in {out}')

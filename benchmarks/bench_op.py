@@ -9,6 +9,7 @@ Each run takes every provider in turn; ratios are of medians within the one run.
 gradient that backward gets is made outside the timed region. Rows ``sum`` add the stages, each as often as ResNet-50
 has layers of it. Providers ``SE``, ``GE``, ``CBAM`` and ``GC`` are the layers that CCD is compared with.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,8 +35,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--dtype', choices=['float32', 'float64', 'float16', 'bfloat16'], default='float32')
     parser.add_argument('--layout', choices=['contiguous', 'channels_last'], default='contiguous')
-    parser.add_argument('--providers', nargs='+', choices=['reference', 'torch', 'cpu', 'triton', *GATES],
-                        help='default: reference, torch, the kernels of the device, and the other gates')
+    parser.add_argument(
+        '--providers',
+        nargs='+',
+        choices=['reference', 'torch', 'cpu', 'triton', *GATES],
+        help='default: reference, torch, the kernels of the device, and the other gates',
+    )
     add_allocator(parser)
     parser.add_argument('--runs', type=int, default=20, help='timed runs of each, at least 20 for results to keep')
     parser.add_argument('--out', type=Path, help='default: results/op_<device>_<dtype>_<layout>[_...].csv')
@@ -109,8 +114,9 @@ def main() -> None:
                 torch.autograd.grad(f(x), (x, *parameters), grad_y)
 
             calls = {(n, 'forward'): lambda f=f: forward(f) for n, (f, _) in providers.items()}
-            calls.update({(n, 'forward+backward'): lambda f=f, p=p: both(f, p) for n, (f, p) in providers.items()
-                          if n != 'copy'})
+            calls.update(
+                {(n, 'forward+backward'): lambda f=f, p=p: both(f, p) for n, (f, p) in providers.items() if n != 'copy'}
+            )
             times = interleaved(calls, device, args.runs)
             medians = {key: percentiles(t)['ms_p50'] for key, t in times.items()}
             for (name, mode), t in times.items():
@@ -118,10 +124,13 @@ def main() -> None:
                 if mode != 'forward':
                     function, parameters = providers[name]
                     kept = kept_bytes(function, parameters, x)
-                    memory = dict(kept_of_x=round(kept / (x.numel() * x.element_size()), 3),
-                                  peak_bytes=peak_bytes(function, grad_y, x))
-                rows.append({**row(size, batch, shape, layers, name, mode, percentiles(t), medians, args, device),
-                             **memory})
+                    memory = dict(
+                        kept_of_x=round(kept / (x.numel() * x.element_size()), 3),
+                        peak_bytes=peak_bytes(function, grad_y, x),
+                    )
+                rows.append(
+                    {**row(size, batch, shape, layers, name, mode, percentiles(t), medians, args, device), **memory}
+                )
                 sums.setdefault((name, mode), []).append(layers * medians[name, mode])
         totals = {key: sum(v) for key, v in sums.items()}
         for (name, mode), total in totals.items():
@@ -136,13 +145,29 @@ def row(size, batch, shape, layers, name, mode, times, medians, args, device) ->
     """One measurement."""
     ms = medians[name, mode]
     reference = medians.get(('reference', mode))
-    result = dict(size=size, batch=batch, shape='x'.join(map(str, shape)) if shape != 'sum' else shape, layers=layers,
-                  provider=name, mode=mode, dtype=args.dtype, layout=args.layout, runs=args.runs, ms_p20='', ms_p50='',
-                  ms_p80='')
-    result.update(times, of_reference=round(ms / reference, 4) if reference else '',
-                  of_copy=round(ms / medians['copy', 'forward'], 2))
-    print('{size:9} {shape:16} {provider:10} {mode:17} {ms_p50:9.3f} ms  of reference {of_reference:<7} '
-          'of copy {of_copy}'.format(**result))
+    result = dict(
+        size=size,
+        batch=batch,
+        shape='x'.join(map(str, shape)) if shape != 'sum' else shape,
+        layers=layers,
+        provider=name,
+        mode=mode,
+        dtype=args.dtype,
+        layout=args.layout,
+        runs=args.runs,
+        ms_p20='',
+        ms_p50='',
+        ms_p80='',
+    )
+    result.update(
+        times,
+        of_reference=round(ms / reference, 4) if reference else '',
+        of_copy=round(ms / medians['copy', 'forward'], 2),
+    )
+    print(
+        '{size:9} {shape:16} {provider:10} {mode:17} {ms_p50:9.3f} ms  of reference {of_reference:<7} '
+        'of copy {of_copy}'.format(**result)
+    )
     return {**result, **environment(device, args)}
 
 

@@ -1,4 +1,5 @@
 """What the benchmarks share: the clock, percentiles, CSV rows."""
+
 from __future__ import annotations
 
 import argparse
@@ -18,9 +19,13 @@ RESULTS = Path(__file__).parent / 'results'
 
 def add_allocator(parser: argparse.ArgumentParser) -> None:
     """The option ``--allocator``."""
-    parser.add_argument('--allocator', choices=['kept', 'default'], default='kept',
-                        help="what the C library does with freed memory: keep it, as mmccd's tools have it do on the "
-                        'CPU, or its default, to give much of it back and get cleared pages anew; default: kept')
+    parser.add_argument(
+        '--allocator',
+        choices=['kept', 'default'],
+        default='kept',
+        help="what the C library does with freed memory: keep it, as mmccd's tools have it do on the "
+        'CPU, or its default, to give much of it back and get cleared pages anew; default: kept',
+    )
 
 
 def use_allocator(args: argparse.Namespace) -> None:
@@ -80,7 +85,8 @@ def environment(device: torch.device, args: argparse.Namespace) -> dict[str, obj
         allocator=args.allocator if device.type == 'cpu' else '',
         torch=torch.__version__,
         python=platform.python_version(),
-        date=datetime.date.today().isoformat())
+        date=datetime.date.today().isoformat(),
+    )
 
 
 def write(rows: list[dict], path: Path) -> None:

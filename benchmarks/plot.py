@@ -4,6 +4,7 @@ as a multiple of the plain one's.
 Example:
     python benchmarks/plot.py benchmarks/results/op_cpu_float32_contiguous.csv
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,8 +39,13 @@ def main() -> None:
         figure, axes = plt.subplots(figsize=(max(7, 2 * len(places)), 4))
         for i, name in enumerate(bars):
             points = [(places.index(label), float(r[ratio])) for label, r in labels if r[bar] == name]
-            axes.bar([x + 0.8 * i / len(bars) for x, _ in points], [y for _, y in points], 0.8 / len(bars), label=name,
-                     align='edge')
+            axes.bar(
+                [x + 0.8 * i / len(bars) for x, _ in points],
+                [y for _, y in points],
+                0.8 / len(bars),
+                label=name,
+                align='edge',
+            )
         axes.set_xticks([i + 0.4 for i in range(len(places))], places, fontsize=8)
         axes.set_ylabel(f'time, {ratio.replace("_", " ")}')
         axes.set_title(f'{path.stem}, {rows[0]["device"]}', fontsize=10)

@@ -13,11 +13,13 @@ model = dict(
         attention=_base_.attention,
         frozen_stages=-1,
         norm_eval=False,
-        init_cfg=dict(checkpoint='checkpoints/ccd_r18_digits.pth')),
+        init_cfg=dict(checkpoint='checkpoints/ccd_r18_digits.pth'),
+    ),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=64, norm_cfg=dict(type='BN')),
     rpn_head=dict(in_channels=64, feat_channels=64),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=64),
-        bbox_head=[dict(h, **head) for h in _base_.model.roi_head.bbox_head]))
+        bbox_roi_extractor=dict(out_channels=64), bbox_head=[dict(h, **head) for h in _base_.model.roi_head.bbox_head]
+    ),
+)
 default_hooks = dict(logger=dict(interval=25))
 randomness = dict(seed=0)

@@ -1,2 +1,2 @@
 _base_ = './ccd_r50_8xb32_in1k.py'
-model = dict(backbone=dict(attention=dict(scales=(1, ), normalize=None)))
+model = dict(backbone=dict(attention=dict(scales=(1,), normalize=None)))

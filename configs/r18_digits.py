@@ -7,6 +7,7 @@ _base_ = [
 model = dict(
     data_preprocessor=dict(num_classes=10),
     backbone=dict(depth=18),
-    head=dict(num_classes=10, in_channels=512, topk=(1, )))
+    head=dict(num_classes=10, in_channels=512, topk=(1,)),
+)
 default_hooks = dict(logger=dict(interval=20))
 randomness = dict(seed=0)

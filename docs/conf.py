@@ -2,6 +2,7 @@
 
 The pages need no network, neither to be built nor to be read: formulas are MathML.
 """
+
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +17,7 @@ author = 'the mmccd contributors'
 version = release = mmccd.__version__
 html_title = f'mmccd {version}'
 
-extensions = [
-    'myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton', 'mathml', 'notebooks'
-]
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton', 'mathml', 'notebooks']
 exclude_patterns = ['_build', '_ext', 'requirements.txt', 'runs']
 myst_enable_extensions = ['attrs_block', 'colon_fence', 'dollarmath']
 myst_heading_anchors = 3

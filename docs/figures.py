@@ -1,4 +1,5 @@
 """Draw the figures of mathematics.md into docs/images: python docs/figures.py [--out FOLDER]."""
+
 import argparse
 from pathlib import Path
 
@@ -59,10 +60,24 @@ def draw_layer() -> Figure:
     show(top[4], colours(context), 'cascade', 'mean of the three')
 
     limit = similarity.abs().max().item()
-    show(bottom[0], similarity.numpy(), 'similarity d', f'{similarity.min():.1f} to {similarity.max():.1f}',
-         cmap=SIGNED, vmin=-limit, vmax=limit)
-    show(bottom[1], normalized.numpy(), 'normalised', f'{normalized.min():.1f} to {normalized.max():.1f}',
-         cmap=SIGNED, vmin=-3, vmax=3)
+    show(
+        bottom[0],
+        similarity.numpy(),
+        'similarity d',
+        f'{similarity.min():.1f} to {similarity.max():.1f}',
+        cmap=SIGNED,
+        vmin=-limit,
+        vmax=limit,
+    )
+    show(
+        bottom[1],
+        normalized.numpy(),
+        'normalised',
+        f'{normalized.min():.1f} to {normalized.max():.1f}',
+        cmap=SIGNED,
+        vmin=-3,
+        vmax=3,
+    )
     for axes, scale in zip(bottom[2:], (0.0, 0.5, 2.0)):
         gate = ccd_gate(x, torch.tensor([scale]), torch.ones(1), 1)[0, 0]
         expected = torch.sigmoid(scale * normalized + 1)

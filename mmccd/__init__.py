@@ -6,6 +6,7 @@ the other names resolve in every OpenMMLab scope. It has to come before ``mmdet.
 
 ``list_configs``, ``config_path``, ``get_config`` and ``init_model`` are imported when they are first asked for.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -24,9 +25,7 @@ check_requirements()
 mmcv_ops.install()
 
 __all__ = ['UserError', '__version__', 'config_path', 'get_config', 'init_model', 'list_configs']
-_HOMES = {
-    **dict.fromkeys(('config_path', 'get_config', 'init_model'), 'mmccd.apis'), 'list_configs': 'mmccd.configs'
-}
+_HOMES = {**dict.fromkeys(('config_path', 'get_config', 'init_model'), 'mmccd.apis'), 'list_configs': 'mmccd.configs'}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 What they are given wrong raises :class:`mmccd.cli.checks.UserError`, a ``ValueError``, with one message.
 """
+
 from __future__ import annotations
 
 import copy
@@ -44,11 +45,13 @@ def config_path(name: str) -> str:
         'ccd_r50_8xb32_in1k.py'
     """
     names = list_configs()
-    stem = name[:-len('.py')] if name.endswith('.py') else name
+    stem = name[: -len('.py')] if name.endswith('.py') else name
     if stem not in names:
         close = difflib.get_close_matches(stem, names, n=3, cutoff=0.5)
-        raise UserError(f'no config of mmccd is called {name!r}; ' +
-                        (f'near: {", ".join(close)}' if close else 'mmccd.list_configs() names all'))
+        raise UserError(
+            f'no config of mmccd is called {name!r}; '
+            + (f'near: {", ".join(close)}' if close else 'mmccd.list_configs() names all')
+        )
     return str((CONFIGS / f'{stem}.py').resolve())
 
 
@@ -73,9 +76,11 @@ def get_config(name: str) -> Config:
     return load_config(config_path(name))
 
 
-def init_model(name_or_path: str | os.PathLike | Config,
-               checkpoint: str | os.PathLike | None = None,
-               device: str | torch.device | None = None) -> nn.Module:
+def init_model(
+    name_or_path: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike | None = None,
+    device: str | torch.device | None = None,
+) -> nn.Module:
     """Build a detector or a classifier for inference, as MMDetection's and MMPretrain's own functions do.
 
     ``mmdet.apis.inference_detector`` and ``mmpretrain.ImageClassificationInferencer`` take what it returns: the config

@@ -2,6 +2,7 @@
 
 Imports nothing heavy: a list of names should not take seconds.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -37,8 +38,14 @@ def list_configs(pattern: str = '*') -> list[str]:
 
 # Top-level keys that mmengine's runners and tools/test.py read beside the arguments of Runner.
 _OTHER_KEYS = {
-    'sync_bn', 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'compile', 'tta_model',
-    'tta_pipeline'
+    'sync_bn',
+    'find_unused_parameters',
+    'model_wrapper_cfg',
+    'runner_type',
+    'strategy',
+    'compile',
+    'tta_model',
+    'tta_pipeline',
 }
 
 
@@ -78,12 +85,17 @@ def _check_option_keys(cfg: Config, options: dict) -> None:
             continue
         if key not in cfg:
             close = difflib.get_close_matches(key, sorted(read | set(cfg)), n=1)
-            raise UserError(f'--cfg-options {option}: the config has no key {key!r}, and nothing would read it' +
-                            (f'; did you mean {close[0]!r}?' if close else ''))
+            raise UserError(
+                f'--cfg-options {option}: the config has no key {key!r}, and nothing would read it'
+                + (f'; did you mean {close[0]!r}?' if close else '')
+            )
         if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0':
-            print(f'warning: --cfg-options {option}: {key!r} is a variable of the config files, used when they were '
-                  'read; changing it changes nothing that was made from it (set the entries themselves, e.g. '
-                  'train_dataloader.dataset.data_root)', file=sys.stderr)
+            print(
+                f'warning: --cfg-options {option}: {key!r} is a variable of the config files, used when they were '
+                'read; changing it changes nothing that was made from it (set the entries themselves, e.g. '
+                'train_dataloader.dataset.data_root)',
+                file=sys.stderr,
+            )
 
 
 def datasets_of(cfg: ConfigDict, key: str) -> Iterator[tuple[str, ConfigDict]]:

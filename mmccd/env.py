@@ -1,4 +1,5 @@
 """The packages that mmccd needs, the process that it runs in, and the C library's memory."""
+
 from __future__ import annotations
 
 import ctypes
@@ -7,8 +8,8 @@ from importlib import metadata, util
 
 # import name: (oldest version that is tested, distributions that provide it, the maintained one first)
 REQUIRED = {
-    'torch': ('2.6.0', ('torch', )),
-    'torchvision': ('0.21.0', ('torchvision', )),
+    'torch': ('2.6.0', ('torch',)),
+    'torchvision': ('0.21.0', ('torchvision',)),
     'mmengine': ('0.10.7', ('onedl-mmengine', 'mmengine')),
     'mmcv': ('2.1.0', ('onedl-mmcv', 'mmcv', 'mmcv-lite')),
     'mmdet': ('3.3.0', ('onedl-mmdetection', 'mmdet')),
@@ -45,12 +46,17 @@ def check_requirements(*optional: str) -> None:
         if found is None and util.find_spec(name) is None:
             problems.append(f'{name} is not installed: pip install "{distributions[0]}>={oldest}"')
         elif found is not None and Version(found[1]) < Version(oldest):
-            problems.append(f'{name} is too old ({found[0]} {found[1]}, needed is {oldest} or newer): '
-                            f'pip install "{found[0]}>={oldest}"')
+            problems.append(
+                f'{name} is too old ({found[0]} {found[1]}, needed is {oldest} or newer): '
+                f'pip install "{found[0]}>={oldest}"'
+            )
     if problems:
-        raise ImportError('mmccd needs other packages:\n  ' + '\n  '.join(problems) +
-                          '\nThe set that is tested together is in requirements.txt; tools/checks/check_env.py looks '
-                          'into the whole environment.')
+        raise ImportError(
+            'mmccd needs other packages:\n  '
+            + '\n  '.join(problems)
+            + '\nThe set that is tested together is in requirements.txt; tools/checks/check_env.py looks '
+            'into the whole environment.'
+        )
 
 
 def keep_freed_memory() -> None:

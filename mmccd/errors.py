@@ -1,4 +1,5 @@
 """What mmccd raises where a command or a config has to be changed, and the names that its messages suggest."""
+
 from __future__ import annotations
 
 import difflib

@@ -5,6 +5,7 @@ and mmengine alike and cannot collide with a class of the same name there. mmeng
 when it meets the prefix and hides an ImportError while it does so: keep it free of heavy imports. The modules that
 hold the classes are imported on first use (``locations``).
 """
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -14,12 +15,11 @@ from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
-MODELS = Registry(
-    'model', parent=MMENGINE_MODELS, scope='mmccd', locations=['mmccd.models', 'mmccd.compat.mmdet_v06'])
+MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmccd', locations=['mmccd.models', 'mmccd.compat.mmdet_v06'])
 WEIGHT_INITIALIZERS = Registry(
-    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmccd', locations=['mmccd.models'])
-TASK_UTILS = Registry(
-    'task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
+    'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmccd', locations=['mmccd.models']
+)
+TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.compat.mmdet_v06_metric'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmccd', locations=['mmccd.data'])

@@ -1,4 +1,5 @@
 """Seeds and paths that every test shares. mmccd comes first: it has to be there before mmdet.models."""
+
 import importlib.util
 import json
 import os
@@ -78,9 +79,11 @@ def toy_coco(tmp_path) -> Path:
             images=[dict(id=i, file_name=f'{i}.jpg', width=40, height=30) for i in range(1, n + 1)],
             annotations=[
                 dict(id=2 * i + k, image_id=i, category_id=10 * (k + 1), bbox=[4 * k, 3, 20, 10], area=200, iscrowd=0)
-                for i in range(1, n + 1) for k in (0, 1)
+                for i in range(1, n + 1)
+                for k in (0, 1)
             ],
-            categories=[dict(id=10, name='cat'), dict(id=20, name='dog')])
+            categories=[dict(id=10, name='cat'), dict(id=20, name='dog')],
+        )
         for image in content['images']:
             Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(tmp_path / part / image['file_name'])
         (tmp_path / f'{part}.json').write_text(json.dumps(content))

@@ -1,4 +1,5 @@
 """mmccd from Python, and the libraries' own inferencers with our configs."""
+
 from __future__ import annotations
 
 import subprocess
@@ -34,12 +35,15 @@ def checkpoints(tmp_path_factory):
         torch.manual_seed(1)
         model = mmccd.init_model(name, device='cpu')
         if name == DETECTOR:
-            model.bbox_head.retina_cls.bias.data.fill_(2.)  # detections without training
+            model.bbox_head.retina_cls.bias.data.fill_(2.0)  # detections without training
         torch.save(
             dict(
                 meta=dict(dataset_meta=dict(classes=tuple(f'n{i}' for i in range(10))), epoch=5),
                 state_dict=model.state_dict(),
-                message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.], [1])})), folder / f'{name}.pth')
+                message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.0], [1])}),
+            ),
+            folder / f'{name}.pth',
+        )
     DefaultScope._instance_dict.clear()
     yield folder
     for path in folder.glob('*.pth'):
@@ -61,8 +65,11 @@ def test_list(root):
 
 def test_path(root, tmp_path):
     """A config that names its base by it may lie anywhere."""
-    assert mmccd.config_path(CLASSIFIER) == mmccd.config_path(f'{CLASSIFIER}.py') == str(
-        root / 'configs' / f'{CLASSIFIER}.py')
+    assert (
+        mmccd.config_path(CLASSIFIER)
+        == mmccd.config_path(f'{CLASSIFIER}.py')
+        == str(root / 'configs' / f'{CLASSIFIER}.py')
+    )
     own = tmp_path / 'own.py'
     base = f"_base_ = __import__('mmccd').config_path({CLASSIFIER!r})"
     own.write_text(f'{base}\nmodel = dict(head=dict(num_classes=3))\n')
@@ -73,9 +80,18 @@ def test_path(root, tmp_path):
 
 
 def test_list_stays_light(tmp_path):
-    out = subprocess.run([sys.executable, '-c', 'import sys, mmccd; print(len(mmccd.list_configs()) > 50, '
-                          '"get_config" in dir(mmccd), "torch" in sys.modules)'],
-                         cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    out = subprocess.run(
+        [
+            sys.executable,
+            '-c',
+            'import sys, mmccd; print(len(mmccd.list_configs()) > 50, '
+            '"get_config" in dir(mmccd), "torch" in sys.modules)',
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert out.stdout.split() == ['True', 'True', 'False'], out.stderr
     with pytest.raises(AttributeError, match="module 'mmccd' has no attribute 'init_detector'"):
         _ = mmccd.init_detector
@@ -90,13 +106,16 @@ def test_get(root, tmp_path, monkeypatch, suffix):
     assert cfg.model.backbone.attention.type == 'mmccd.CCD'
 
 
-@pytest.mark.parametrize(('name', 'message'), [
-    ('ccd_r50_8xb32_in1', r"no config of mmccd is called 'ccd_r50_8xb32_in1'; near: ccd_r50_8xb32_in1k, .*"),
-    ('_base_/attention/ccd', r"no config of mmccd is called '_base_/attention/ccd'; .*"),
-    ('', r"no config of mmccd is called ''; mmccd\.list_configs\(\) names all"),
-])
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('ccd_r50_8xb32_in1', r"no config of mmccd is called 'ccd_r50_8xb32_in1'; near: ccd_r50_8xb32_in1k, .*"),
+        ('_base_/attention/ccd', r"no config of mmccd is called '_base_/attention/ccd'; .*"),
+        ('', r"no config of mmccd is called ''; mmccd\.list_configs\(\) names all"),
+    ],
+)
 def test_no_such_config(name, message):
-    for function in (mmccd.get_config, mmccd.init_model)[:1 if '/' in name else 2]:
+    for function in (mmccd.get_config, mmccd.init_model)[: 1 if '/' in name else 2]:
         with pytest.raises(UserError, match=f'^{message}$'):
             function(name)
 
@@ -132,14 +151,17 @@ def test_init_loads_every_tensor_and_the_classes(checkpoints, monkeypatch):
 @pytest.mark.parametrize('meta', [dict(CLASSES=['a', 'b']), dict(dataset_meta=dict(CLASSES=('a', 'b')))])
 def test_classes_of_older_checkpoints(meta):
     assert _dataset_meta(mmccd.get_config(DETECTOR), meta)['classes'] == ('a', 'b')
-    assert _dataset_meta(Config(dict(default_scope='mmdet')), meta) == dict(classes=meta.get('CLASSES', ('a', 'b')),
-                                                                            palette='random')
+    assert _dataset_meta(Config(dict(default_scope='mmdet')), meta) == dict(
+        classes=meta.get('CLASSES', ('a', 'b')), palette='random'
+    )
 
 
 def test_init_takes_a_file_and_a_config(root, tmp_path):
     path = tmp_path / 'mine.py'
-    path.write_text(f"_base_ = '{root}/configs/{CLASSIFIER}.py'\nmodel = dict(head=dict(num_classes=3))\n"
-                    "test_dataloader = dict(dataset=dict(metainfo=dict(classes=['a', 'b', 'c'])))\n")
+    path.write_text(
+        f"_base_ = '{root}/configs/{CLASSIFIER}.py'\nmodel = dict(head=dict(num_classes=3))\n"
+        "test_dataloader = dict(dataset=dict(metainfo=dict(classes=['a', 'b', 'c'])))\n"
+    )
     cfg = Config.fromfile(path)
     cfg.data_preprocessor = cfg.model.pop('data_preprocessor')  # where MMPretrain's configs have it
     before = cfg.to_dict()
@@ -153,13 +175,15 @@ def test_init_takes_a_file_and_a_config(root, tmp_path):
 
 def test_bad_input(checkpoints, tmp_path):
     refusals = [
-        ((f'{tmp_path}/no.py', ), rf"config '{tmp_path}/no\.py' does not exist\."),
-        ((Config(dict(a=1)), ), 'config has no model'),
+        ((f'{tmp_path}/no.py',), rf"config '{tmp_path}/no\.py' does not exist\."),
+        ((Config(dict(a=1)),), 'config has no model'),
         ((CLASSIFIER, tmp_path / 'no.pth'), rf"checkpoint '{tmp_path}/no\.pth' does not exist"),
         ((CLASSIFIER, (tmp_path / 'no.pth').as_uri()), r'file:///.*no\.pth cannot be loaded as a checkpoint: '),
-        (('r18_digits', checkpoints / f'{CLASSIFIER}.pth'),
-         r'checkpoint \S+ does not fit the config, nothing was done:\n  16 tensors have no place in the model: '
-         r'backbone\.layer1\.0\.ccd\.scale, '),
+        (
+            ('r18_digits', checkpoints / f'{CLASSIFIER}.pth'),
+            r'checkpoint \S+ does not fit the config, nothing was done:\n  16 tensors have no place in the model: '
+            r'backbone\.layer1\.0\.ccd\.scale, ',
+        ),
         ((DETECTOR, checkpoints / f'{CLASSIFIER}.pth'), r'does not fit the config(?s:.*) tensors are missing in it: '),
         ((CLASSIFIER, None, 'cpu:x'), r"device 'cpu:x' cannot be used: Invalid device string"),
         ((CLASSIFIER, None, 'cuda:99'), r"device 'cuda:99' cannot be used: "),
@@ -184,7 +208,6 @@ def test_reading_a_checkpoint_leaves_what_get_config_allowed(checkpoints):
 
 
 class Trap:
-
     def __reduce__(self):
         return open, (self.path, 'w')
 
@@ -203,6 +226,7 @@ def test_no_code_in_a_checkpoint_runs(tmp_path, monkeypatch):
 def test_stock_detection_inferencer(checkpoints, image):
     """By path, as MMDetection's users call it, and by config; both with the checkpoint of a training."""
     from mmdet.apis import DetInferencer, inference_detector
+
     weights = str(checkpoints / f'{DETECTOR}.pth')
     cfg = mmccd.get_config(DETECTOR)
     results = []
@@ -225,6 +249,7 @@ def test_stock_detection_inferencer(checkpoints, image):
 def test_stock_classification_inferencer(checkpoints, image):
     """By path, by config and by model; after a detector in the same process, too."""
     from mmpretrain import ImageClassificationInferencer
+
     weights = str(checkpoints / f'{CLASSIFIER}.pth')
     cfg = mmccd.get_config(CLASSIFIER)
     alone = ImageClassificationInferencer(cfg.filename, weights)(image)[0]
@@ -240,14 +265,16 @@ def test_stock_classification_inferencer(checkpoints, image):
 @pytest.mark.slow
 def test_inferencers_need_nothing_but_the_import(checkpoints, tmp_path):
     """In a process of its own, where no test has imported anything before."""
-    code = ('import mmccd, numpy\n'
-            'from mmdet.apis import DetInferencer\n'
-            'from mmpretrain import ImageClassificationInferencer\n'
-            'image = numpy.zeros((128, 128, 3), "uint8")\n'
-            f'd, c = mmccd.get_config("{DETECTOR}"), mmccd.get_config("{CLASSIFIER}")\n'
-            f'c = ImageClassificationInferencer(c, r"{checkpoints}/{CLASSIFIER}.pth", device="cpu")(image)\n'
-            f'd = DetInferencer(d, r"{checkpoints}/{DETECTOR}.pth", device="cpu")(image, no_save_vis=True)\n'
-            'print(c[0]["pred_class"], len(d["predictions"][0]["scores"]))\n')
+    code = (
+        'import mmccd, numpy\n'
+        'from mmdet.apis import DetInferencer\n'
+        'from mmpretrain import ImageClassificationInferencer\n'
+        'image = numpy.zeros((128, 128, 3), "uint8")\n'
+        f'd, c = mmccd.get_config("{DETECTOR}"), mmccd.get_config("{CLASSIFIER}")\n'
+        f'c = ImageClassificationInferencer(c, r"{checkpoints}/{CLASSIFIER}.pth", device="cpu")(image)\n'
+        f'd = DetInferencer(d, r"{checkpoints}/{DETECTOR}.pth", device="cpu")(image, no_save_vis=True)\n'
+        'print(c[0]["pred_class"], len(d["predictions"][0]["scores"]))\n'
+    )
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     name, found = done.stdout.split()[-2:]

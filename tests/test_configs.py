@@ -1,4 +1,5 @@
 """Walk every config: name, contents, size, and two iterations of training."""
+
 import copy
 import re
 from pathlib import Path
@@ -15,12 +16,22 @@ NAMES = [p.stem for p in CONFIGS]
 ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # with configs for both detectors
 # [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge;
 # how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
-RULE = re.compile(r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
-                  r'(?:(?P<attention>se|ge|cbam|sk|gc|eca|ccd|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
-                  r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x|24e))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits|trees)')
+RULE = re.compile(
+    r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
+    r'(?:(?P<attention>se|ge|cbam|sk|gc|eca|ccd|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
+    r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x|24e))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits|trees)'
+)
 # Table 1's exact integers (facts of the published models); ECA: kernels of 5, in the last stage of 7.
-PARAMETERS = {None: 25_557_032, 'se': 28_088_024, 'ge': 25_557_032, 'cbam': 28_089_624, 'sk': 26_154_496,
-              'gc': 28_105_032, 'eca': 25_557_032 + 13 * 5 + 3 * 7, 'ccd': 25_559_080}
+PARAMETERS = {
+    None: 25_557_032,
+    'se': 28_088_024,
+    'ge': 25_557_032,
+    'cbam': 28_089_624,
+    'sk': 26_154_496,
+    'gc': 28_105_032,
+    'eca': 25_557_032 + 13 * 5 + 3 * 7,
+    'ccd': 25_559_080,
+}
 # The authors' detectors with 80 classes, by the shapes in data/golden/det_*.json, less CCD's 2,048.
 DETECTOR_PARAMETERS = {'retinanet': 37_968_692, 'cascade_rcnn': 69_394_766}
 
@@ -123,10 +134,16 @@ def test_classifier_parameters(name):
 def test_ablations():
     """The rows of the authors' ablation, each with its one difference, in the built layer."""
     differences = {
-        'ccd-g8': dict(groups=8), 'ccd-g16': dict(groups=16), 'ccd-g32': dict(groups=32), 'ccd-g128': dict(groups=128),
-        'ccd-cosine': dict(similarity='cosine'), 'ccd-s148': dict(scales=(1, 4, 8)),
-        'ccd-s148-none': dict(scales=(1, 4, 8), normalize=None), 'sge': dict(scales=(1, )),
-        'ccd-s1-none': dict(scales=(1, ), normalize=None), 'ccd-s1-minmax': dict(scales=(1, ), normalize='minmax'),
+        'ccd-g8': dict(groups=8),
+        'ccd-g16': dict(groups=16),
+        'ccd-g32': dict(groups=32),
+        'ccd-g128': dict(groups=128),
+        'ccd-cosine': dict(similarity='cosine'),
+        'ccd-s148': dict(scales=(1, 4, 8)),
+        'ccd-s148-none': dict(scales=(1, 4, 8), normalize=None),
+        'sge': dict(scales=(1,)),
+        'ccd-s1-none': dict(scales=(1,), normalize=None),
+        'ccd-s1-minmax': dict(scales=(1,), normalize='minmax'),
     }
     for name, different in differences.items():
         layer = build(load(f'{name}_r50_8xb32_in1k'), 'meta').backbone.layer3[2].ccd
@@ -153,12 +170,15 @@ def test_builds(name):
 @pytest.mark.smoke
 def test_stock_mmdet_config_takes_the_layer_as_plugin():
     import mmdet
+
     folder = Path(mmdet.__file__).parent / '.mim' / 'configs' / 'retinanet'
     cfg = Config.fromfile(folder / 'retinanet_r50_fpn_1x_coco.py')
-    cfg.merge_from_dict({
-        'custom_imports': dict(imports=['mmccd']),
-        'model.backbone.plugins': [dict(cfg=dict(type='mmccd.CCD'), stages=(True, ) * 4, position='after_conv3')],
-    })
+    cfg.merge_from_dict(
+        {
+            'custom_imports': dict(imports=['mmccd']),
+            'model.backbone.plugins': [dict(cfg=dict(type='mmccd.CCD'), stages=(True,) * 4, position='after_conv3')],
+        }
+    )
     model = build(cfg, 'meta')
     assert type(model.backbone).__module__ == 'mmdet.models.backbones.resnet'
     assert count(model) == DETECTOR_PARAMETERS['retinanet'] + 2048
@@ -169,10 +189,14 @@ def test_samplers_and_schedule_of_a_detector():
     assert cfg.train_dataloader.batch_size == 2
     assert DATA_SAMPLERS.get('mmdet.AspectRatioBatchSampler') is not None
     assert (cfg.optim_wrapper.optimizer.lr, load('cascade_rcnn_ccd_r50_fpn_1x_coco').optim_wrapper.optimizer.lr) == (
-        0.01, 0.02)
+        0.01,
+        0.02,
+    )
     assert [cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones] == [12, [8, 11]]
-    assert [load('cascade_rcnn_ccd_r50_fpn_24e_coco').train_cfg.max_epochs,
-            load('retinanet_ccd_r50_fpn_2x_coco').param_scheduler[1].milestones] == [24, [16, 22]]
+    assert [
+        load('cascade_rcnn_ccd_r50_fpn_24e_coco').train_cfg.max_epochs,
+        load('retinanet_ccd_r50_fpn_2x_coco').param_scheduler[1].milestones,
+    ] == [24, [16, 22]]
 
 
 def batch(cfg, size=64):
@@ -180,27 +204,49 @@ def batch(cfg, size=64):
     images = [torch.randint(0, 256, (3, size, size), dtype=torch.uint8) for _ in range(2)]
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
+
         return dict(inputs=torch.stack(images), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
     from mmdet.structures import DetDataSample
+
     samples = []
     last = cfg.model.get('bbox_head', {}).get('num_classes', 80) - 1
     for i in range(2):
-        sample = DetDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
-                                             scale_factor=(1.0, 1.0), img_id=i, batch_input_shape=(size, size)))
+        sample = DetDataSample(
+            metainfo=dict(
+                img_shape=(size, size),
+                ori_shape=(size, size),
+                pad_shape=(size, size),
+                scale_factor=(1.0, 1.0),
+                img_id=i,
+                batch_input_shape=(size, size),
+            )
+        )
         sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[4., 6., 40., 44.], [20., 10., 60., 30.]]),
-            labels=torch.tensor([i, 3]).clamp(max=last))
+            bboxes=torch.tensor([[4.0, 6.0, 40.0, 44.0], [20.0, 10.0, 60.0, 30.0]]),
+            labels=torch.tensor([i, 3]).clamp(max=last),
+        )
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         samples.append(sample)
     return dict(inputs=images, data_samples=samples)
 
 
 # The two schedules of a detector have one and the same model.
-TRAINED = [n for n in NAMES if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco'))
-           and '_r101_' not in n and '_fsdp-' not in n and not n.startswith(('ccd-', 'sge'))]
+TRAINED = [
+    n
+    for n in NAMES
+    if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco'))
+    and '_r101_' not in n
+    and '_fsdp-' not in n
+    and not n.startswith(('ccd-', 'sge'))
+]
 # The largest ones take ten seconds each; of these the plain one and ours are trained every time.
-LARGE = [n for n in TRAINED if n.startswith('cascade_rcnn_') and n.endswith('_coco') and not n.endswith(
-    ('_rcnn_r50_fpn_1x_coco', '_ccd_r50_fpn_1x_coco'))]
+LARGE = [
+    n
+    for n in TRAINED
+    if n.startswith('cascade_rcnn_')
+    and n.endswith('_coco')
+    and not n.endswith(('_rcnn_r50_fpn_1x_coco', '_ccd_r50_fpn_1x_coco'))
+]
 
 
 def test_other_schedules_have_the_same_model():

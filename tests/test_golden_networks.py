@@ -3,6 +3,7 @@
 Every network goes the way that the authors' files go: a checkpoint in their format, the converter, the config that
 the converter names, the model. What the numbers are is told in the README of data/golden.
 """
+
 from __future__ import annotations
 
 import importlib.util
@@ -49,7 +50,10 @@ def write_classifier(path: Path, state: dict[str, Tensor], arch: str) -> Path:
             arch=arch,
             state_dict={f'module.{k}': v for k, v in state.items()},
             best_prec1=torch.tensor(77.3),
-            optimizer=dict(state={}, param_groups=[dict(lr=1e-4, params=[0])])), path)
+            optimizer=dict(state={}, param_groups=[dict(lr=1e-4, params=[0])]),
+        ),
+        path,
+    )
     return path
 
 
@@ -127,7 +131,8 @@ def test_retinanet(golden, tmp_path):
         assert worst(stored(i, deltas[i]), expected[f'box{i}']) < 1e-6
         np.testing.assert_array_equal(anchors[i].numpy()[:90], expected[f'anchors{i}'])
     decoded = model.bbox_head.bbox_coder.decode(
-        anchors[3].double(), 0.1 * deltas[3].permute(0, 2, 3, 1).reshape(-1, 4), max_shape=(128, 160))
+        anchors[3].double(), 0.1 * deltas[3].permute(0, 2, 3, 1).reshape(-1, 4), max_shape=(128, 160)
+    )
     assert worst(decoded, expected['decode3']) < 1e-6
 
 
@@ -167,8 +172,9 @@ def se(x: Tensor, p: dict[str, Tensor]) -> Tensor:
 
 
 def timm_se(x: Tensor, p: dict[str, Tensor]) -> Tensor:
-    return se(x, {k.replace('fc1', 'fc.0').replace('fc2', 'fc.2'): v.flatten(1) if v.dim() == 4 else v
-                  for k, v in p.items()})
+    return se(
+        x, {k.replace('fc1', 'fc.0').replace('fc2', 'fc.2'): v.flatten(1) if v.dim() == 4 else v for k, v in p.items()}
+    )
 
 
 def ge(x: Tensor, p: dict[str, Tensor]) -> Tensor:
@@ -179,19 +185,23 @@ def cbam(x: Tensor, p: dict[str, Tensor]) -> Tensor:
     def mlp(v: Tensor) -> Tensor:
         name = 'cbam.ChannelGate.mlp'
         return F.linear(
-            F.relu(F.linear(v, p[f'{name}.1.weight'], p[f'{name}.1.bias'])), p[f'{name}.3.weight'], p[f'{name}.3.bias'])
+            F.relu(F.linear(v, p[f'{name}.1.weight'], p[f'{name}.1.bias'])), p[f'{name}.3.weight'], p[f'{name}.3.bias']
+        )
 
     x = x * torch.sigmoid(mlp(x.mean((2, 3))) + mlp(x.amax((2, 3))))[..., None, None]
     pooled = torch.stack([x.amax(1), x.mean(1)], 1)
     return x * torch.sigmoid(
         batch_norm(
-            F.conv2d(pooled, p['cbam.SpatialGate.spatial.conv.weight'], padding=3), p, 'cbam.SpatialGate.spatial.bn'))
+            F.conv2d(pooled, p['cbam.SpatialGate.spatial.conv.weight'], padding=3), p, 'cbam.SpatialGate.spatial.bn'
+        )
+    )
 
 
 def gc(x: Tensor, p: dict[str, Tensor]) -> Tensor:
     flat = x.flatten(2)  # (N, C, H * W)
     weight = torch.softmax(
-        torch.einsum('c,ncp->np', p['gc.conv_mask.weight'].flatten(), flat) + p['gc.conv_mask.bias'], 1)
+        torch.einsum('c,ncp->np', p['gc.conv_mask.weight'].flatten(), flat) + p['gc.conv_mask.bias'], 1
+    )
     context = torch.einsum('ncp,np->nc', flat, weight)
     add = 'gc.channel_add_conv'
     hidden = F.linear(context, p[f'{add}.0.weight'].flatten(1), p[f'{add}.0.bias'])
@@ -211,8 +221,13 @@ class SKConvolution(nn.Module):
         a, b = (
             F.relu(
                 batch_norm(
-                    F.conv2d(x, p[f'conv{i}{kind}.weight'], stride=self.stride, padding=1, groups=groups), p,
-                    f'bn{i}{kind}')) for kind, groups in (('', 1), ('g', 32)))
+                    F.conv2d(x, p[f'conv{i}{kind}.weight'], stride=self.stride, padding=1, groups=groups),
+                    p,
+                    f'bn{i}{kind}',
+                )
+            )
+            for kind, groups in (('', 1), ('g', 32))
+        )
         hidden = F.conv2d((a + b).mean((2, 3), keepdim=True), p['conv_fc1.weight'])
         logit = F.conv2d(F.relu(batch_norm(hidden, p, 'bn_fc1')), p['conv_fc2.weight'])
         channels = a.shape[1]
@@ -233,8 +248,9 @@ class Attended(nn.Module):
 
 def attention_shapes(name: str, channels: int, planes: int, basic: bool) -> dict[str, tuple[int, ...]]:
     """Original names and shapes of what a block has beside a plain one's; data/golden has those of ResNet-50."""
+
     def bn(key: str, n: int) -> dict[str, tuple[int, ...]]:
-        return {f'{key}.{k}': (n, ) for k in ('weight', 'bias', 'running_mean', 'running_var')} | {
+        return {f'{key}.{k}': (n,) for k in ('weight', 'bias', 'running_mean', 'running_var')} | {
             f'{key}.num_batches_tracked': ()
         }
 
@@ -242,27 +258,50 @@ def attention_shapes(name: str, channels: int, planes: int, basic: bool) -> dict
     if name == 'ccd':
         return {'pf.scale': (1, 64, 1), 'pf.bias': (1, 64, 1)}
     if name == 'se':
-        return {'se.fc.0.weight': (hidden, channels), 'se.fc.0.bias': (hidden, ),
-                'se.fc.2.weight': (channels, hidden), 'se.fc.2.bias': (channels, )}
+        return {
+            'se.fc.0.weight': (hidden, channels),
+            'se.fc.0.bias': (hidden,),
+            'se.fc.2.weight': (channels, hidden),
+            'se.fc.2.bias': (channels,),
+        }
     if name == 'timm_se':
-        return {'se.fc1.weight': (hidden, channels, 1, 1), 'se.fc1.bias': (hidden, ),
-                'se.fc2.weight': (channels, hidden, 1, 1), 'se.fc2.bias': (channels, )}
+        return {
+            'se.fc1.weight': (hidden, channels, 1, 1),
+            'se.fc1.bias': (hidden,),
+            'se.fc2.weight': (channels, hidden, 1, 1),
+            'se.fc2.bias': (channels,),
+        }
     if name == 'cbam':
         mlp = 'cbam.ChannelGate.mlp'
-        return {f'{mlp}.1.weight': (hidden, channels), f'{mlp}.1.bias': (hidden, ),
-                f'{mlp}.3.weight': (channels, hidden), f'{mlp}.3.bias': (channels, ),
-                'cbam.SpatialGate.spatial.conv.weight': (1, 2, 7, 7), **bn('cbam.SpatialGate.spatial.bn', 1)}
+        return {
+            f'{mlp}.1.weight': (hidden, channels),
+            f'{mlp}.1.bias': (hidden,),
+            f'{mlp}.3.weight': (channels, hidden),
+            f'{mlp}.3.bias': (channels,),
+            'cbam.SpatialGate.spatial.conv.weight': (1, 2, 7, 7),
+            **bn('cbam.SpatialGate.spatial.bn', 1),
+        }
     if name == 'gc':
         add = 'gc.channel_add_conv'
-        return {'gc.conv_mask.weight': (1, channels, 1, 1), 'gc.conv_mask.bias': (1, ),
-                f'{add}.0.weight': (hidden, channels, 1, 1), f'{add}.0.bias': (hidden, ),
-                f'{add}.1.weight': (hidden, 1, 1), f'{add}.1.bias': (hidden, 1, 1),
-                f'{add}.3.weight': (channels, hidden, 1, 1), f'{add}.3.bias': (channels, )}
+        return {
+            'gc.conv_mask.weight': (1, channels, 1, 1),
+            'gc.conv_mask.bias': (1,),
+            f'{add}.0.weight': (hidden, channels, 1, 1),
+            f'{add}.0.bias': (hidden,),
+            f'{add}.1.weight': (hidden, 1, 1),
+            f'{add}.1.bias': (hidden, 1, 1),
+            f'{add}.3.weight': (channels, hidden, 1, 1),
+            f'{add}.3.bias': (channels,),
+        }
     if name == 'sk':
         i = 1 if basic else 2
-        return {f'conv{i}g.weight': (planes, -1, 3, 3), **bn(f'bn{i}g', planes),
-                'conv_fc1.weight': (planes // 16, planes, 1, 1), **bn('bn_fc1', planes // 16),
-                'conv_fc2.weight': (2 * planes, planes // 16, 1, 1)}
+        return {
+            f'conv{i}g.weight': (planes, -1, 3, 3),
+            **bn(f'bn{i}g', planes),
+            'conv_fc1.weight': (planes // 16, planes, 1, 1),
+            **bn('bn_fc1', planes // 16),
+            'conv_fc2.weight': (2 * planes, planes // 16, 1, 1),
+        }
     return {}
 
 
@@ -284,7 +323,7 @@ def original(name: str | None, depth: int) -> tuple[dict[str, Tensor], nn.Module
     state = authors_state(shapes)
     net.load_state_dict({k: v for k, v in state.items() if k in net.state_dict()}, strict=True, assign=True)
     for prefix, block in blocks.items():
-        p = {k[len(prefix) + 1:]: v.double() for k, v in state.items() if k.startswith(f'{prefix}.')}
+        p = {k[len(prefix) + 1 :]: v.double() for k, v in state.items() if k.startswith(f'{prefix}.')}
         last = 'bn3' if hasattr(block, 'conv3') else 'bn2'
         if name == 'sk':
             i = 2 if hasattr(block, 'conv3') else 1

@@ -1,4 +1,5 @@
 """The wheel and the source archive, and what mim, MMPretrain's hub and a user find in them."""
+
 from __future__ import annotations
 
 import os
@@ -17,8 +18,11 @@ import mmccd
 
 # What a build starts from, as git has it: nothing that lies about in a checkout.
 SOURCES = ('mmccd', 'configs', 'tools', 'tests', 'model-index.yml', 'pyproject.toml', 'README.md', 'LICENSE')
-BUILD = [sys.executable, '-c', 'import sys\nfrom setuptools import build_meta\n'
-         'print(getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2]))']
+BUILD = [
+    sys.executable,
+    '-c',
+    'import sys\nfrom setuptools import build_meta\nprint(getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2]))',
+]
 EXCLUDED = ('tools/demo/demo.py', 'tools/demo/demo_trees.py')
 
 
@@ -38,7 +42,8 @@ def test_every_config_is_in_the_metafile(root, entries):
         assert 'Weights' not in entry, 'published weights: say so in the head of metafile.yml, and test them'
         # The names tell attention, task and data: test_configs.py holds the configs to them.
         detector, attention, dataset = re.fullmatch(
-            r'(retinanet_|cascade_rcnn_)?(?:([a-z]+)[-a-z0-9]*_)?r\d+_.*?([a-z0-9]+)', name).groups()
+            r'(retinanet_|cascade_rcnn_)?(?:([a-z]+)[-a-z0-9]*_)?r\d+_.*?([a-z0-9]+)', name
+        ).groups()
         assert entry['In Collection'] in collections
         assert entry['In Collection'] == {None: 'ResNet', 'sge': 'CCD'}.get(attention, (attention or '').upper())
         [result] = entry['Results']
@@ -65,13 +70,15 @@ def test_metrics_are_the_authors_as_in_the_readme(root, entries):
 def test_links_of_the_checkout(root):
     mim = root / 'mmccd' / '.mim'
     assert {p.name: p.resolve() for p in mim.iterdir()} == {
-        name: root / name for name in ('configs', 'tools', 'model-index.yml')}
+        name: root / name for name in ('configs', 'tools', 'model-index.yml')
+    }
     assert all(p.is_symlink() and not Path(os.readlink(p)).is_absolute() for p in mim.iterdir())
 
 
 def test_mmpretrains_hub_and_mmengine_read_the_index(root, monkeypatch):
     from mmengine.config.utils import _get_cfg_metainfo
     from mmpretrain.apis import ModelHub, list_models
+
     assert _get_cfg_metainfo(str(root / 'mmccd'), 'ccd_r18_digits.py')['Name'] == 'ccd_r18_digits'
     list_models()  # its own come first
     monkeypatch.setattr(ModelHub, '_models_dict', dict(ModelHub._models_dict))
@@ -82,8 +89,14 @@ def test_mmpretrains_hub_and_mmengine_read_the_index(root, monkeypatch):
 
 
 def run(*command, cwd, **env):
-    done = subprocess.run([*map(str, command)], cwd=cwd, capture_output=True, text=True, timeout=300,
-                          env={**{k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, **env})
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**{k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}, **env},
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -96,8 +109,9 @@ def archives(root, tmp_path_factory):
     source.mkdir()
     for name in SOURCES:
         if (root / name).is_dir():
-            shutil.copytree(root / name, source / name, symlinks=True,
-                            ignore=shutil.ignore_patterns('__pycache__', 'golden'))
+            shutil.copytree(
+                root / name, source / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__', 'golden')
+            )
         else:
             shutil.copy(root / name, source / name)
     for name in ('torch', 'mmengine', 'numpy'):
@@ -116,8 +130,20 @@ def archives(root, tmp_path_factory):
 def installed(archives, tmp_path_factory):
     """A folder with nothing but the installed wheel."""
     target = tmp_path_factory.mktemp('site')
-    run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', '--disable-pip-version-check',
-        '--target', target, archives[1], cwd=target)
+    run(
+        sys.executable,
+        '-m',
+        'pip',
+        'install',
+        '-q',
+        '--no-deps',
+        '--no-index',
+        '--disable-pip-version-check',
+        '--target',
+        target,
+        archives[1],
+        cwd=target,
+    )
     return target
 
 
@@ -127,10 +153,17 @@ def test_wheel_has_package_configs_and_tools(root, archives):
         found = {n for n in wheel.namelist() if '.dist-info/' not in n}
         executable = {i.filename for i in wheel.infolist() if i.external_attr >> 16 & 0o100}
         assert wheel.read('mmccd/.mim/configs/metafile.yml') == (root / 'configs' / 'metafile.yml').read_bytes()
-    expected = {str(p.relative_to(root)) for p in (root / 'mmccd').rglob('*.*')
-                if p.is_file() and not {'.mim', '__pycache__'} & set(p.parts)}
-    expected |= {f'mmccd/.mim/{p.relative_to(root)}' for folder in ('configs', 'tools')
-                 for suffix in ('py', 'sh', 'yml') for p in (root / folder).rglob(f'*.{suffix}')}
+    expected = {
+        str(p.relative_to(root))
+        for p in (root / 'mmccd').rglob('*.*')
+        if p.is_file() and not {'.mim', '__pycache__'} & set(p.parts)
+    }
+    expected |= {
+        f'mmccd/.mim/{p.relative_to(root)}'
+        for folder in ('configs', 'tools')
+        for suffix in ('py', 'sh', 'yml')
+        for p in (root / folder).rglob(f'*.{suffix}')
+    }
     expected |= {'mmccd/.mim/model-index.yml'}
     assert found == expected - {f'mmccd/.mim/{name}' for name in EXCLUDED}
     assert {'mmccd/.mim/tools/dist_train.sh', 'mmccd/.mim/tools/slurm_test.sh'} <= executable
@@ -151,8 +184,9 @@ sys.argv = ['get_flops.py', {str(mim / 'configs/ccd_r18_digits.py')!r}]
 runpy.run_path({str(mim / 'tools/analysis_tools/get_flops.py')!r}, run_name='__main__')
 """
     out = run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=str(installed), CUDA_VISIBLE_DEVICES='')
-    assert (f'{installed}/mmccd/__init__.py {len(mmccd.list_configs())} '
-            f'{mim}/configs/retinanet_ccd_r18_fpn_digits.py CCD') in out.splitlines()
+    assert (
+        f'{installed}/mmccd/__init__.py {len(mmccd.list_configs())} {mim}/configs/retinanet_ccd_r18_fpn_digits.py CCD'
+    ) in out.splitlines()
     assert '| ccd_r18_digits |' in out
     assert not list(tmp_path.iterdir())
 
@@ -160,8 +194,13 @@ runpy.run_path({str(mim / 'tools/analysis_tools/get_flops.py')!r}, run_name='__m
 @pytest.mark.slow
 def test_environment_report_of_the_wheel_works_without_the_others(installed, tmp_path):
     """-S: the standard library alone."""
-    done = subprocess.run([sys.executable, '-S', installed / 'mmccd/.mim/tools/checks/check_env.py'], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-S', installed / 'mmccd/.mim/tools/checks/check_env.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1, done.stderr
     assert 'Traceback' not in done.stderr
     assert 'mmengine' in done.stdout

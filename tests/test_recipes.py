@@ -1,4 +1,5 @@
 """The authors' recipes, read off the objects that a runner builds, not off the text of the configs."""
+
 import copy
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def pipeline(loader):
 
 
 def check_optimizer(wrapper, lr):
-    group, = wrapper.param_groups  # one: decay on norms and gates too
+    (group,) = wrapper.param_groups  # one: decay on norms and gates too
     assert isinstance(wrapper.optimizer, torch.optim.SGD)
     assert len(group['params']) == 5
     assert (group['lr'], group['momentum'], group['weight_decay']) == (lr, 0.9, 1e-4)
@@ -88,7 +89,7 @@ def test_imagenet(name):
     rates = learning_rates(cfg, wrapper)
     assert len(rates) == 100
     for epoch, of_epoch in enumerate(rates):
-        expected = 0.1 * 0.1**sum(epoch >= m for m in (30, 60, 90))
+        expected = 0.1 * 0.1 ** sum(epoch >= m for m in (30, 60, 90))
         assert of_epoch == pytest.approx([expected] * ITERATIONS)  # no warm-up
     assert cfg.train_dataloader.batch_size == 32
     sampler = DATA_SAMPLERS.build(dict(cfg.train_dataloader.sampler, dataset=Images()))
@@ -125,7 +126,7 @@ def test_coco(name):
     assert rates[0][:500] == pytest.approx([lr * (1 / 3 + 2 / 3 * i / 499) for i in range(500)], rel=1e-2)
     assert rates[0][500:] == pytest.approx([lr] * (ITERATIONS - 500))
     for epoch, of_epoch in enumerate(rates[1:], 1):
-        assert of_epoch == pytest.approx([lr * 0.1**sum(epoch >= m for m in milestones)] * ITERATIONS)
+        assert of_epoch == pytest.approx([lr * 0.1 ** sum(epoch >= m for m in milestones)] * ITERATIONS)
 
     assert cfg.train_dataloader.batch_size == 2
     with DefaultScope.overwrite_default_scope('mmdet'):

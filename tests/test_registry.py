@@ -24,9 +24,11 @@ def test_every_class_resolves_from_every_scope(scope, name):
 
 def test_resolves_without_any_import_of_ours_first():
     # mmengine imports mmccd.registry when it meets the prefix, and that puts the operators in place.
-    code = ('from mmengine.registry import MODELS\n'
-            "print(MODELS.build(dict(type='mmccd.AttentionResNet', depth=18,"
-            " attention=dict(type='mmccd.CCD'))).layer1[0].ccd.groups)")
+    code = (
+        'from mmengine.registry import MODELS\n'
+        "print(MODELS.build(dict(type='mmccd.AttentionResNet', depth=18,"
+        " attention=dict(type='mmccd.CCD'))).layer1[0].ccd.groups)"
+    )
     out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
     assert out.stdout.strip().endswith('64'), out.stderr
 
@@ -34,6 +36,7 @@ def test_resolves_without_any_import_of_ours_first():
 def test_no_collision_with_a_class_of_the_same_name():
     from mmdet.registry import MODELS as MMDET
     from mmpretrain.registry import MODELS as MMPRETRAIN
+
     for registry in (MMDET, MMPRETRAIN):
         for name in CLASSES:
             found = registry.get(name)

@@ -1,4 +1,5 @@
 """torchrun, with the exit code of a training that ended on a signal after saving; tools/dist_train.sh starts it."""
+
 import os
 import signal
 import sys

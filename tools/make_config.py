@@ -4,6 +4,7 @@ A COCO-format set is a folder of images and a JSON file; a set to classify is a 
 evaluators, anchors, image size, schedule, learning rate and start are chosen from what is found; a comment beside
 each says why. Ends with 0 if the config was written, with 2 if not.
 """
+
 import argparse
 import os
 import os.path as osp
@@ -35,19 +36,26 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     pair = dict(nargs='+', metavar=('DIR', 'JSON'))
     parser.add_argument('--train', required=True, **pair, help='images and COCO annotations, or class folders alone')
     parser.add_argument('--val', required=True, **pair, help='the same, to validate on')
     parser.add_argument('--test', **pair, help='the same, to test on; default: what --val names')
     parser.add_argument(
-        '--base', help='name of a config that comes with mmccd (mmccd.list_configs()), or a config file; default: '
-        f'{BASES["mmdet"]}, or {BASES["mmpretrain"]} for class folders')
+        '--base',
+        help='name of a config that comes with mmccd (mmccd.list_configs()), or a config file; default: '
+        f'{BASES["mmdet"]}, or {BASES["mmpretrain"]} for class folders',
+    )
     parser.add_argument('--out', help='config to write (.py); default: named after the base, in the current folder')
     parser.add_argument('--gpus', type=int, default=1, help='GPUs to train on; the learning rate follows (default 1)')
     parser.add_argument('--batch-size', type=int, help="images a GPU; the learning rate follows (default: base's)")
-    parser.add_argument('--workers', type=int, default=min(os.cpu_count() or 1, 8),
-                        help='processes that decode images for the checks; 0: this one')
+    parser.add_argument(
+        '--workers',
+        type=int,
+        default=min(os.cpu_count() or 1, 8),
+        help='processes that decode images for the checks; 0: this one',
+    )
     parser.add_argument('--force', action='store_true', help='write in spite of errors in the data')
     parser.add_argument('--overwrite', action='store_true', help='replace the file that --out names')
     return parser.parse_args()
@@ -60,8 +68,10 @@ def check_args(args: argparse.Namespace) -> str:
         if paths and len(paths) > 2:
             raise UserError(f'{name} takes DIR JSON, or DIR alone for class folders; got {len(paths)} paths')
         if paths and len(paths) != len(args.train):
-            raise UserError(f'--train and {name} must be of one kind, both DIR JSON or both DIR: got '
-                            f'{" ".join(args.train)} and {" ".join(paths)}')
+            raise UserError(
+                f'--train and {name} must be of one kind, both DIR JSON or both DIR: got '
+                f'{" ".join(args.train)} and {" ".join(paths)}'
+            )
     for name, least in (('gpus', 1), ('batch_size', 1), ('workers', 0)):
         value = getattr(args, name)
         if value is not None and value < least:
@@ -77,8 +87,10 @@ def read_base(args: argparse.Namespace, scope: str) -> tuple[Config, str]:
     cfg = load_config(base) if osp.isfile(base) or osp.dirname(base) else mmccd.get_config(base)
     if cfg.get('default_scope') != scope:
         kinds = {'mmdet': 'a detector', 'mmpretrain': 'a classifier'}
-        raise UserError(f'--base {base} is {kinds.get(cfg.get("default_scope"), "for neither task")}, and --train is '
-                        f'data for {kinds[scope]} ({"DIR JSON" if scope == "mmdet" else "DIR"})')
+        raise UserError(
+            f'--base {base} is {kinds.get(cfg.get("default_scope"), "for neither task")}, and --train is '
+            f'data for {kinds[scope]} ({"DIR JSON" if scope == "mmdet" else "DIR"})'
+        )
     return cfg, base
 
 
@@ -102,8 +114,10 @@ def clean_commands(report: Report, parts: list[Part], out: str) -> list[str]:
     """What writes the COCO files without their broken entries, once the config is there."""
     broken = {name for kind in CLEANED for names, _ in report.findings.get(kind, ()) for name in names.split(', ')}
     files = {p.ann_file: p.argument[2:] for p in reversed(parts) if p.ann_file and p.argument[2:] in broken}
-    return [check_command(out, '--sets', name, '--write-clean', f'{osp.splitext(path)[0]}_clean.json')
-            for path, name in reversed(files.items())]
+    return [
+        check_command(out, '--sets', name, '--write-clean', f'{osp.splitext(path)[0]}_clean.json')
+        for path, name in reversed(files.items())
+    ]
 
 
 def main() -> None:
@@ -118,8 +132,11 @@ def main() -> None:
         raise UserError(f'--out {out}: the folder {osp.dirname(out)} does not exist')
 
     read = read_coco if scope == 'mmdet' else read_folders
-    parts = [read(name, *paths) for name, paths in (('--train', args.train), ('--val', args.val), ('--test', args.test))
-             if paths]
+    parts = [
+        read(name, *paths)
+        for name, paths in (('--train', args.train), ('--val', args.val), ('--test', args.test))
+        if paths
+    ]
     for other in parts[1:]:
         check_same_classes(parts[0], other)
     decisions = decide(cfg, stem, parts[0], args.gpus, args.batch_size)

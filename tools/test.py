@@ -1,4 +1,5 @@
 """Test a detector or a classifier: metrics, predictions, images."""
+
 import argparse
 import os.path as osp
 from copy import deepcopy
@@ -27,7 +28,8 @@ several GPUs: tools/dist_test.sh CONFIG CKPT GPUS [the same options]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', help='write the predictions (.pkl) or, with --out-item metrics, the metrics (.json)')
@@ -67,7 +69,7 @@ def use_tta(cfg: Config) -> None:
     else:
         model = dict(type='AverageClsScoreTTA')
         last = dataset.pipeline[-1]
-    flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
     pipeline = [*deepcopy(dataset.pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [last]])]
     cfg.model = ConfigDict(**cfg.get('tta_model', model), module=cfg.model)
     dataset.pipeline = cfg.get('tta_pipeline', pipeline)
@@ -75,13 +77,13 @@ def use_tta(cfg: Config) -> None:
 
 def main() -> None:
     args = parse_args()
-    suffixes = ('.pkl', '.pickle') if args.out_item == 'pred' else ('.json', )
+    suffixes = ('.pkl', '.pickle') if args.out_item == 'pred' else ('.json',)
     if args.out and not args.out.endswith(suffixes):
         raise UserError(f'--out must end with {" or ".join(suffixes)} for --out-item {args.out_item}, got {args.out!r}')
     cfg = load_config(args.config, args.cfg_options)
     apply_common_arguments(cfg, args)
     check_checkpoint_file(args.checkpoint, 'checkpoint')
-    check_data(cfg, ('test', ))
+    check_data(cfg, ('test',))
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.amp:

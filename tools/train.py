@@ -1,4 +1,5 @@
 """Train a detector or a classifier."""
+
 import argparse
 import os
 import sys
@@ -25,22 +26,26 @@ several GPUs: tools/dist_train.sh CONFIG GPUS [the same options]
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate by (batch of all processes) / auto_scale_lr.base_batch_size')
+        help='scale the learning rate by (batch of all processes) / auto_scale_lr.base_batch_size',
+    )
     parser.add_argument(
         '--resume',
         nargs='?',
         const='auto',
         metavar='CKPT',
-        help='go on from this checkpoint; without a path, from the newest loadable one in the work folder')
+        help='go on from this checkpoint; without a path, from the newest loadable one in the work folder',
+    )
     parser.add_argument(
         '--sync-bn',
         action='store_true',
-        help='BatchNorm over the batches of all processes (several GPUs); no effect on norms in evaluation mode')
+        help='BatchNorm over the batches of all processes (several GPUs); no effect on norms in evaluation mode',
+    )
     add_common_arguments(parser)
     return parser.parse_args()
 

@@ -12,11 +12,13 @@ default_hooks = dict(
     finite=dict(type='mmccd.CheckFiniteHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     skipped_images=dict(type='mmccd.SkippedImagesHook'),
-    visualization=dict(type='VisualizationHook', enable=False))
+    visualization=dict(type='VisualizationHook', enable=False),
+)
 env_cfg = dict(
     cudnn_benchmark=True,  # one image size
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    dist_cfg=dict(backend='nccl'),
+)
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
 log_level = 'INFO'

@@ -1,4 +1,5 @@
 """Formulas as MathML, which browsers draw without a script, a font or a network."""
+
 from xml.etree import ElementTree
 
 from docutils import nodes

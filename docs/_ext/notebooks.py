@@ -1,4 +1,5 @@
 """Notebooks as pages: their Markdown, code and stored outputs. Nothing is executed; a test does that."""
+
 import nbformat
 from docutils import nodes
 from myst_parser.parsers.sphinx_ import MystParser
@@ -28,7 +29,7 @@ def to_markdown(notebook: nbformat.NotebookNode) -> str:
 
 
 class NotebookParser(MystParser):
-    supported = ('ipynb', )
+    supported = ('ipynb',)
 
     def parse(self, inputstring: str, document: nodes.document) -> None:
         super().parse(to_markdown(nbformat.reads(inputstring, as_version=4)), document)

@@ -1,4 +1,5 @@
 """Execute the notebooks beside this file with this interpreter: python docs/notebooks/run.py [--write]."""
+
 import argparse
 import re
 import sys
@@ -32,9 +33,14 @@ def execute(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
         nbclient.exceptions.CellExecutionError: If a cell raises.
     """
     notebook = nbformat.read(path, as_version=4)
-    client = NotebookClient(notebook, timeout=timeout, kernel_manager_class=ThisPython, record_timing=False,
-                            coalesce_streams=True,
-                            resources=dict(metadata=dict(path=str(path.parents[2]))))  # the repository's root
+    client = NotebookClient(
+        notebook,
+        timeout=timeout,
+        kernel_manager_class=ThisPython,
+        record_timing=False,
+        coalesce_streams=True,
+        resources=dict(metadata=dict(path=str(path.parents[2]))),
+    )  # the repository's root
     client.execute()
     for cell in notebook.cells:
         for out in cell.get('outputs', ()):

@@ -8,6 +8,7 @@ Three conventions, since one number called FLOPs means several things:
 * ``mac``: multiply-accumulates of convolutions and linear layers, and every elementary operation of the attentions.
 * ``mmengine``: what ``mmengine.analysis`` counts, operator by operator on a traced model.
 """
+
 from __future__ import annotations
 
 import copy
@@ -164,7 +165,8 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
     inside = {m for layer in model.modules() if isinstance(layer, attentions) for m in layer.modules()}
     total = Complexity(params=sum(p.numel() for p in model.parameters()))
     total.attention_params = sum(
-        p.numel() for layer in model.modules() if isinstance(layer, attentions) for p in layer.parameters())
+        p.numel() for layer in model.modules() if isinstance(layer, attentions) for p in layer.parameters()
+    )
 
     def count(module: nn.Module, inputs: tuple, out: Tensor) -> None:
         x = inputs[0]

@@ -1,4 +1,5 @@
 """From a path to what the network gets: images of a folder, a config's test pipeline, a model with its weights."""
+
 from __future__ import annotations
 
 import copy
@@ -30,8 +31,12 @@ def list_images(path: str) -> list[str]:
     if osp.isdir(path):
         Image.init()
         suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
-        paths = sorted(osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names
-                       if n.lower().endswith(suffixes))
+        paths = sorted(
+            osp.join(root, n)
+            for root, _, names in os.walk(path, followlinks=True)
+            for n in names
+            if n.lower().endswith(suffixes)
+        )
         if not paths:
             raise ValueError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
     broken = [(p, reason) for p in paths if (reason := why_broken(p))]

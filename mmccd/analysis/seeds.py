@@ -1,4 +1,5 @@
 """Runs of several configs with several seeds: what they measured, compared seed by seed."""
+
 from __future__ import annotations
 
 import csv
@@ -63,8 +64,12 @@ def read_results(path: str) -> list[Result]:
         if reader.fieldnames != wanted:
             raise ValueError(f'{path}: its columns must be {", ".join(wanted)}, got {reader.fieldnames}')
         try:
-            return [Result(**{**row, 'seed': int(row['seed']), 'value': float(row['value']),
-                              'seconds': float(row['seconds'])}) for row in reader]
+            return [
+                Result(
+                    **{**row, 'seed': int(row['seed']), 'value': float(row['value']), 'seconds': float(row['seconds'])}
+                )
+                for row in reader
+            ]
         except (TypeError, ValueError) as e:
             raise ValueError(f'{path}, line {reader.line_num}: {e}') from e
 
@@ -117,9 +122,17 @@ def summarise(results: Sequence[Result], metric: str, order: Sequence[str] | Non
         differences = [v - first[seed] for seed, v in own.items() if seed in first]
         std, difference_std = _std(list(own.values())), _std(differences)
         n = len(differences)
-        found.append(Summary(
-            name, own, statistics.mean(own.values()), std, statistics.mean(differences) if n else math.nan,
-            difference_std, _t95(n - 1) * difference_std / math.sqrt(n) if n > 1 else math.nan))
+        found.append(
+            Summary(
+                name,
+                own,
+                statistics.mean(own.values()),
+                std,
+                statistics.mean(differences) if n else math.nan,
+                difference_std,
+                _t95(n - 1) * difference_std / math.sqrt(n) if n > 1 else math.nan,
+            )
+        )
     return found
 
 
@@ -133,12 +146,18 @@ def table(summaries: Sequence[Summary], metric: str, digits: int | None = None) 
     """
     if digits is None:
         digits = 4 if all(abs(v) <= 1 for s in summaries for v in s.values.values()) else 2
-    lines = [f'| config | seeds | {metric}, mean | standard deviation | minus {summaries[0].config}, by seed | '
-             '95 % interval |', '|---|---:|---:|---:|---:|---:|']
+    lines = [
+        f'| config | seeds | {metric}, mean | standard deviation | minus {summaries[0].config}, by seed | '
+        '95 % interval |',
+        '|---|---:|---:|---:|---:|---:|',
+    ]
     for i, s in enumerate(summaries):
-        cells = [f'{s.mean:.{digits}f}', _shown(s.std, f'.{digits}f'),
-                 _shown(s.difference, f'+.{digits}f') if i else '',
-                 f'± {s.interval:.{digits}f}' if i and not math.isnan(s.interval) else '']
+        cells = [
+            f'{s.mean:.{digits}f}',
+            _shown(s.std, f'.{digits}f'),
+            _shown(s.difference, f'+.{digits}f') if i else '',
+            f'± {s.interval:.{digits}f}' if i and not math.isnan(s.interval) else '',
+        ]
         lines.append(f'| {s.config} | {len(s.values)} | {" | ".join(cells)} |')
     return '\n'.join(lines)
 
@@ -154,4 +173,5 @@ def _std(values: list[float]) -> float:
 def _t95(freedom: int) -> float:
     """Two-sided 95 % quantile of Student's t."""
     from scipy.stats import t  # mmdet needs it, too; half a second to import
+
     return float(t.ppf(0.975, freedom))

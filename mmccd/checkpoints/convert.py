@@ -25,6 +25,7 @@ it rotates every class bias, those of ``retina_cls`` and ``rpn_cls`` too, which 
 class-specific boxes drops the last class from ``fc_reg.bias`` but the first from ``fc_reg.weight``; it compares
 nothing with the model. Nor can it be imported: it is no part of the package.
 """
+
 from __future__ import annotations
 
 import re
@@ -64,9 +65,11 @@ def _sk(i: int) -> dict[str, str]:
 # Attention: tables of the code bases, each {module of a block there: module here}. A module that no table names keeps
 # its name if it is a plain block's, and has no place otherwise.
 ATTENTIONS: dict[str, tuple[dict[str, str], ...]] = {
-    'ccd': ({
-        'pf': 'ccd',
-    }, ),
+    'ccd': (
+        {
+            'pf': 'ccd',
+        },
+    ),
     'se': (
         {
             'se.fc.0': 'se_layer.conv1.conv',
@@ -77,18 +80,22 @@ ATTENTIONS: dict[str, tuple[dict[str, str], ...]] = {
             'se.fc2': 'se_layer.conv2.conv',
         },
     ),
-    'cbam': ({
-        'cbam.ChannelGate.mlp.1': 'cbam.channel_gate.fc1',
-        'cbam.ChannelGate.mlp.3': 'cbam.channel_gate.fc2',
-        'cbam.SpatialGate.spatial.conv': 'cbam.spatial_gate.conv',
-        'cbam.SpatialGate.spatial.bn': 'cbam.spatial_gate.bn',
-    }, ),
-    'gc': ({
-        'gc.conv_mask': 'context_block.conv_mask',
-        'gc.channel_add_conv.0': 'context_block.channel_add_conv.0',
-        'gc.channel_add_conv.1': 'context_block.channel_add_conv.1',
-        'gc.channel_add_conv.3': 'context_block.channel_add_conv.3',
-    }, ),
+    'cbam': (
+        {
+            'cbam.ChannelGate.mlp.1': 'cbam.channel_gate.fc1',
+            'cbam.ChannelGate.mlp.3': 'cbam.channel_gate.fc2',
+            'cbam.SpatialGate.spatial.conv': 'cbam.spatial_gate.conv',
+            'cbam.SpatialGate.spatial.bn': 'cbam.spatial_gate.bn',
+        },
+    ),
+    'gc': (
+        {
+            'gc.conv_mask': 'context_block.conv_mask',
+            'gc.channel_add_conv.0': 'context_block.channel_add_conv.0',
+            'gc.channel_add_conv.1': 'context_block.channel_add_conv.1',
+            'gc.channel_add_conv.3': 'context_block.channel_add_conv.3',
+        },
+    ),
     'sk': (_sk(2), _sk(1)),  # Bottleneck, BasicBlock
 }
 # Modules outside the backbone: (name there, name here) of each kind of model.
@@ -109,17 +116,23 @@ HEADS = {
 TODAYS = "its names are today's already: load it as it is"
 # What models that are not the same look like (patterns of which each is found in some name), and why not.
 REFUSED = (
-    ((r'^backbone\..*\.(ccd|se_layer|context_block|channel_gate|branches)\.', ), TODAYS),
+    ((r'^backbone\..*\.(ccd|se_layer|context_block|channel_gate|branches)\.',), TODAYS),
     ((r'^backbone\.', r'^head\.fc\.|^roi_head\.'), TODAYS),
-    ((r'\.conv[12]\.paths\.', ),
-     "timm's SK-ResNets are other networks: in skresnet50 each branch sees half of the channels, and the second is "
-     'dilated instead of grouped'),
-    ((r'^stages\.\d+\.\d+\.attn\.conv_attn\.', ),
-     "timm's GC-ResNet-50-T is another network: a stem of three convolutions without pooling, the context block before "
-     "the block's last convolution, reduction 8"),
-    ((r'^bbox_head\.(cls|reg)_convs\.\d+\.conv\.', ),
-     "RetinaNet's tower convolutions end in .conv: it is no file of MMDetection 0.6, and newer ones have other anchors "
-     'and boxes'),
+    (
+        (r'\.conv[12]\.paths\.',),
+        "timm's SK-ResNets are other networks: in skresnet50 each branch sees half of the channels, and the second is "
+        'dilated instead of grouped',
+    ),
+    (
+        (r'^stages\.\d+\.\d+\.attn\.conv_attn\.',),
+        "timm's GC-ResNet-50-T is another network: a stem of three convolutions without pooling, the context block "
+        "before the block's last convolution, reduction 8",
+    ),
+    (
+        (r'^bbox_head\.(cls|reg)_convs\.\d+\.conv\.',),
+        "RetinaNet's tower convolutions end in .conv: it is no file of MMDetection 0.6, and newer ones have other "
+        'anchors and boxes',
+    ),
 )
 
 
@@ -153,10 +166,13 @@ def parse_arch(name: str) -> Arch:
     attentions = (*ATTENTIONS, 'ge')
     depths = sorted(set(DEPTHS.values()))
     match = re.fullmatch(
-        rf'(?:({"|".join(DETECTORS)})_)?(?:({"|".join(attentions)})_)?r(?:esnet)?({"|".join(map(str, depths))})', name)
+        rf'(?:({"|".join(DETECTORS)})_)?(?:({"|".join(attentions)})_)?r(?:esnet)?({"|".join(map(str, depths))})', name
+    )
     if not match:
-        raise ValueError(f'arch must be [<detector>_][<attention>_]r<depth>, with detector one of {DETECTORS}, '
-                         f'attention one of {attentions}, depth one of {tuple(depths)}, e.g. ccd_r50; got {name!r}')
+        raise ValueError(
+            f'arch must be [<detector>_][<attention>_]r<depth>, with detector one of {DETECTORS}, '
+            f'attention one of {attentions}, depth one of {tuple(depths)}, e.g. ccd_r50; got {name!r}'
+        )
     return Arch(match.group(1), match.group(2), int(match.group(3)))
 
 
@@ -171,13 +187,19 @@ def state_dict_of(checkpoint: Any) -> dict[str, Tensor]:
         raise ValueError('it holds no state dict of tensors')
     for what, others in (
         ('tensors', [f'{k} ({type(v).__name__})' for k, v in state.items() if not isinstance(v, Tensor)]),
-        ('dense tensors', [f'{k} ({str(v.layout).rpartition(".")[2]})' for k, v in state.items()
-                           if isinstance(v, Tensor) and v.layout is not torch.strided]),
+        (
+            'dense tensors',
+            [
+                f'{k} ({str(v.layout).rpartition(".")[2]})'
+                for k, v in state.items()
+                if isinstance(v, Tensor) and v.layout is not torch.strided
+            ],
+        ),
     ):
         if others:
             raise ValueError(f'{len(others)} entries of its state dict are no {what}: {_shown(others)}')
     prefix = 'module.' if all(str(k).startswith('module.') for k in state) else ''
-    return {str(k)[len(prefix):]: v for k, v in state.items()}
+    return {str(k)[len(prefix) :]: v for k, v in state.items()}
 
 
 def recognise(state: Mapping[str, Tensor]) -> Arch:
@@ -193,7 +215,7 @@ def recognise(state: Mapping[str, Tensor]) -> Arch:
         if all(any(re.search(pattern, k) for k in state) for pattern in patterns):
             raise ValueError(reason)
     detector = _recognise_detector(state)
-    backbone = [k[len('backbone.'):] for k in state if k.startswith('backbone.')] if detector else list(state)
+    backbone = [k[len('backbone.') :] for k in state if k.startswith('backbone.')] if detector else list(state)
     modules, blocks = set(), defaultdict(set)
     for key in backbone:
         block = _split_block(key)
@@ -205,8 +227,10 @@ def recognise(state: Mapping[str, Tensor]) -> Arch:
     depth = DEPTHS.get(('conv3' in modules, counts))
     if depth is None:
         kind = 'Bottleneck' if 'conv3' in modules else 'BasicBlock'
-        raise ValueError(f'its backbone is no ResNet of depth {", ".join(map(str, sorted(DEPTHS.values())))}: ' + (
-            f'{kind}s a stage: {counts}' if modules else f'it has {_shown(list(state), 4)}'))
+        raise ValueError(
+            f'its backbone is no ResNet of depth {", ".join(map(str, sorted(DEPTHS.values())))}: '
+            + (f'{kind}s a stage: {counts}' if modules else f'it has {_shown(list(state), 4)}')
+        )
     found = [name for name, tables in ATTENTIONS.items() if any(_marks(table) & modules for table in tables)]
     if len(found) > 1:
         raise ValueError(f'its blocks have several attentions: {", ".join(found)}')
@@ -237,10 +261,13 @@ def convert(state: Mapping[str, Tensor], arch: Arch) -> dict[str, Tensor]:
             shapes.append(f'{key}: {e}')
     for name in [k for k in out if k.endswith('.running_var')]:
         out.setdefault(name.replace('.running_var', '.num_batches_tracked'), torch.zeros((), dtype=torch.long))
-    _raise_problems(f'it looks like {arch}, but', [
-        ('have no place in it', unplaced),
-        ('have a shape that the original does not have', shapes),
-    ])
+    _raise_problems(
+        f'it looks like {arch}, but',
+        [
+            ('have no place in it', unplaced),
+            ('have a shape that the original does not have', shapes),
+        ],
+    )
     return out
 
 
@@ -256,11 +283,14 @@ def check_fits(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Non
             shapes.append(f'{key} has groups={len(state[key])}, the config groups={len(target[key])}')
         else:
             shapes.append(f'{key} {tuple(state[key].shape)}, in the model {tuple(target[key].shape)}')
-    _raise_problems('it does not fit the model', [
-        ('are missing in it', [k for k in target if k not in state]),
-        ('have no place in the model', [k for k in state if k not in target]),
-        ('have another shape', shapes),
-    ])
+    _raise_problems(
+        'it does not fit the model',
+        [
+            ('are missing in it', [k for k in target if k not in state]),
+            ('have no place in the model', [k for k in state if k not in target]),
+            ('have another shape', shapes),
+        ],
+    )
 
 
 def config_candidates(arch: Arch) -> list[tuple[str, dict[str, Any]]]:
@@ -274,11 +304,12 @@ def config_candidates(arch: Arch) -> list[tuple[str, dict[str, Any]]]:
         depth['model.neck.in_channels'] = channels
     else:
         depth['model.head.in_channels'] = channels[-1]
-    attention = {} if arch.attention is None else {
-        'model.backbone.attention.type': f'mmccd.{arch.attention.upper()}'
-    }
-    return [(_config_name(arch), {}), (_config_name(arch._replace(depth=50)), depth),
-            (_config_name(plain._replace(depth=50)), {**({} if arch.depth == 50 else depth), **attention})]
+    attention = {} if arch.attention is None else {'model.backbone.attention.type': f'mmccd.{arch.attention.upper()}'}
+    return [
+        (_config_name(arch), {}),
+        (_config_name(arch._replace(depth=50)), depth),
+        (_config_name(plain._replace(depth=50)), {**({} if arch.depth == 50 else depth), **attention}),
+    ]
 
 
 def _config_name(arch: Arch) -> str:
@@ -321,7 +352,7 @@ def _new_name(key: str, arch: Arch) -> str | None:
     """Name here of a tensor there; None if it has no place."""
     backbone = key
     if arch.detector:
-        backbone = key[len('backbone.'):] if key.startswith('backbone.') else ''
+        backbone = key[len('backbone.') :] if key.startswith('backbone.') else ''
     if re.fullmatch(r'(conv1|bn1)\.\w+', backbone):
         return f'backbone.{backbone}'
     block = _split_block(backbone)
@@ -350,8 +381,9 @@ def _new_value(name: str, value: Tensor) -> Tensor:
     if re.search(r'\.fc_cls\.(weight|bias)$', name):  # background from first to last
         return torch.cat([value[1:], value[:1]])
     if re.search(r'\.fc_reg\.(weight|bias)$', name) and value.shape[0] != 4:
-        raise ValueError(f'must be class-agnostic, 4 outputs as in the original and in the configs here, has '
-                         f'{value.shape[0]}')
+        raise ValueError(
+            f'must be class-agnostic, 4 outputs as in the original and in the configs here, has {value.shape[0]}'
+        )
     return value
 
 

@@ -5,6 +5,7 @@ checksum of ``epoch_3.pth`` is in ``epoch_3.pth.sha256``, as ``sha256sum -c`` re
 is replaced and put back after that, so that a good file never stands beside the checksum of another; a file without
 one is neither good nor bad.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -82,8 +83,10 @@ def verify_checksum(path: str) -> bool:
         while block := f.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != expected:
-        raise ValueError(f'{path} is not what was written: it differs from {osp.basename(path)}{CHECKSUM} (cut short '
-                         'or damaged; if you replaced it on purpose, remove the checksum)')
+        raise ValueError(
+            f'{path} is not what was written: it differs from {osp.basename(path)}{CHECKSUM} (cut short '
+            'or damaged; if you replaced it on purpose, remove the checksum)'
+        )
     return True
 
 
@@ -104,10 +107,13 @@ class AtomicBackend(LocalBackend):
             message = f'{filepath} could not be written: {e.strerror}.'
             if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 with contextlib.suppress(OSError):
-                    message += (f' It takes {len(obj) / 1e6:.1f} MB, and {shutil.disk_usage(folder).free / 1e6:.1f} MB '
-                                'are free there.')
-            raise OSError(e.errno, f'{message} Earlier checkpoints are as they were; mend it and go on with '
-                          '--resume') from e
+                    message += (
+                        f' It takes {len(obj) / 1e6:.1f} MB, and {shutil.disk_usage(folder).free / 1e6:.1f} MB '
+                        'are free there.'
+                    )
+            raise OSError(
+                e.errno, f'{message} Earlier checkpoints are as they were; mend it and go on with --resume'
+            ) from e
 
     def remove(self, filepath: str) -> None:
         remove_with_checksum(str(filepath))

@@ -1,4 +1,5 @@
 """A checkpoint against a model: all of it, or an error."""
+
 from __future__ import annotations
 
 import re

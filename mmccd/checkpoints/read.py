@@ -1,4 +1,5 @@
 """Reading checkpoint files without running code from them."""
+
 from __future__ import annotations
 
 import os

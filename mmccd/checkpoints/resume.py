@@ -1,4 +1,5 @@
 """Which checkpoint of a work folder a training goes on from."""
+
 from __future__ import annotations
 
 import os
@@ -101,13 +102,20 @@ def set_resume(cfg: Config, asked: str) -> str | None:
         return None
     path, skipped = newest_checkpoint(folder, checkpoint_templates(cfg))
     if path is None and skipped:
-        raise UserError(f'--resume: no checkpoint in {folder} can be loaded:\n  ' + '\n  '.join(skipped.values())
-                        + '\nMove them away to train from the beginning.')
+        raise UserError(
+            f'--resume: no checkpoint in {folder} can be loaded:\n  '
+            + '\n  '.join(skipped.values())
+            + '\nMove them away to train from the beginning.'
+        )
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
         for reason in skipped.values():
             print(f'--resume: skipped {reason}')
-        print(f'--resume: going on from {path}' if path else
-              f'--resume: no checkpoint in {folder}, training starts from the beginning', flush=True)
+        print(
+            f'--resume: going on from {path}'
+            if path
+            else f'--resume: no checkpoint in {folder}, training starts from the beginning',
+            flush=True,
+        )
     if path is None:
         cfg.resume = False
     else:

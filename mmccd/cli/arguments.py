@@ -1,4 +1,5 @@
 """Command lines of the tools: their common options, and how a tool ends."""
+
 from __future__ import annotations
 
 import argparse
@@ -39,8 +40,10 @@ class OptionsAction(DictAction):
         try:
             super().__call__(parser, namespace, values, option_string)
         except (ValueError, AssertionError, RecursionError):
-            parser.error(f'argument {option_string}: must be key.sub=value pairs, lists as key="[a,b]" (dicts need a '
-                         f'config file), got {" ".join(values)}')
+            parser.error(
+                f'argument {option_string}: must be key.sub=value pairs, lists as key="[a,b]" (dicts need a '
+                f'config file), got {" ".join(values)}'
+            )
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +54,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
-        help='override entries of the config: key.sub=value pairs; lists as key="[a,b]" or key=a,b')
+        help='override entries of the config: key.sub=value pairs; lists as key="[a,b]" or key=a,b',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes --local-rank; torchrun sets the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

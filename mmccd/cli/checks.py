@@ -2,6 +2,7 @@
 
 Only initial weights that do not fit the backbone may show later, when the runner gives the model its weights.
 """
+
 from __future__ import annotations
 
 import os
@@ -26,9 +27,11 @@ from mmccd.models.pretrained import PretrainedBackbone, missing_checkpoint_messa
 def check_amp(cfg: Config, asked: bool) -> None:
     """Mixed precision, by the option or by the config, needs an accelerator."""
     if (asked or 'Amp' in str(cfg.optim_wrapper.get('type', ''))) and get_device() == 'cpu':
-        raise UserError('--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out for '
-                        'float32 on the CPU, or check the driver and CUDA_VISIBLE_DEVICES '
-                        f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})')
+        raise UserError(
+            '--amp (AmpOptimWrapper) needs a GPU, and PyTorch sees none: leave --amp out for '
+            'float32 on the CPU, or check the driver and CUDA_VISIBLE_DEVICES '
+            f'({os.environ.get("CUDA_VISIBLE_DEVICES", "not set")})'
+        )
 
 
 def check_sync_bn(cfg: Config, model: nn.Module) -> None:
@@ -39,14 +42,19 @@ def check_sync_bn(cfg: Config, model: nn.Module) -> None:
     if cfg.launcher == 'none' or not (kind or any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())):
         return
     if cfg.get('runner_type') == 'FlexibleRunner':
-        raise UserError('--sync-bn (sync_bn) is read by the ordinary runner; FlexibleRunner takes strategy.sync_bn, '
-                        'and FSDPStrategy has none')
+        raise UserError(
+            '--sync-bn (sync_bn) is read by the ordinary runner; FlexibleRunner takes strategy.sync_bn, '
+            'and FSDPStrategy has none'
+        )
     if get_device() == 'cpu':
-        raise UserError("synchronised BatchNorm (--sync-bn, sync_bn, or norm_cfg.type='SyncBN') needs GPUs, and "
-                        'PyTorch sees none: leave it out, or take larger batches a process')
+        raise UserError(
+            "synchronised BatchNorm (--sync-bn, sync_bn, or norm_cfg.type='SyncBN') needs GPUs, and "
+            'PyTorch sees none: leave it out, or take larger batches a process'
+        )
     if kind == 'mmcv' and mmcv_ops.in_use() != 'compiled':
-        raise UserError("sync_bn='mmcv' needs mmcv's compiled operators, which are not installed: use sync_bn='torch' "
-                        '(--sync-bn)')
+        raise UserError(
+            "sync_bn='mmcv' needs mmcv's compiled operators, which are not installed: use sync_bn='torch' (--sync-bn)"
+        )
 
 
 def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
@@ -57,7 +65,7 @@ def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
     if dataset.get('ann_file'):
         paths['ann_file'] = dataset['ann_file']
     prefix = dataset.get('data_prefix') or dataset.get('split')
-    for name, value in (prefix.items() if isinstance(prefix, dict) else [('', prefix)]):
+    for name, value in prefix.items() if isinstance(prefix, dict) else [('', prefix)]:
         if isinstance(value, str) and value:
             paths[f'data_prefix.{name}' if name else 'data_prefix'] = value
     for name, path in paths.items():
@@ -80,9 +88,14 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
                 missing.append(f'{path} ({loader}_evaluator.ann_file)')
     if missing:
         made = next((n for n in ('digits', 'trees') if all(m.startswith(f'data/{n}') for m in missing)), None)
-        hint = f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py' if made else (
-            '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
-            f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH')
+        hint = (
+            f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py'
+            if made
+            else (
+                '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
+                f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH'
+            )
+        )
         raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
     problems = class_problems(cfg, loaders)
     if problems:
@@ -138,5 +151,6 @@ def _by_hand(checkpoint: str) -> str:
     url = get_torchvision_models().get(name) if scheme == 'torchvision' else checkpoint
     if url is None or not url.startswith('http'):
         return ''
-    return (f'\nWithout a network, fetch {url}\nelsewhere, and put it into '
-            f'{osp.join(torch.hub.get_dir(), "checkpoints")}')
+    return (
+        f'\nWithout a network, fetch {url}\nelsewhere, and put it into {osp.join(torch.hub.get_dir(), "checkpoints")}'
+    )

@@ -1,4 +1,5 @@
 """The config that ``tools/make_config.py`` writes: :mod:`mmccd.cli.own_data`'s decisions with their reasons."""
+
 from __future__ import annotations
 
 import textwrap
@@ -62,8 +63,9 @@ def names(classes: Sequence[str]) -> str:
 
 def comment(text: str) -> str:
     """A comment in lines of 120."""
-    return textwrap.fill(text, 120, initial_indent='# ', subsequent_indent='# ', break_long_words=False,
-                         break_on_hyphens=False)
+    return textwrap.fill(
+        text, 120, initial_indent='# ', subsequent_indent='# ', break_long_words=False, break_on_hyphens=False
+    )
 
 
 def nested(keys: Sequence[str], value: dict) -> dict:
@@ -105,8 +107,7 @@ def _head(base: str, parts: Sequence[Part], summary: str) -> list[str]:
     if not base.startswith('__import__'):
         where = "Paths of data are relative to the folder that you start from, the base's to this file."
     found = f'{sets[0].upper()}{sets[1:]}. {summary}'
-    return [comment(f'Written by tools/make_config.py, yours to change. {found} {where}'),
-            f'_base_ = {base}', '']
+    return [comment(f'Written by tools/make_config.py, yours to change. {found} {where}'), f'_base_ = {base}', '']
 
 
 def _training(d: Decisions, cfg: Config) -> list[str]:
@@ -128,10 +129,15 @@ def _loaders(parts: Sequence[Part], keys: tuple[str, str], d: Decisions, dataset
     """The loaders of training, validation and test; ``dataset`` holds what each part's is made of, ``keys`` where the
     base's loaders of training and validation have theirs."""
     train, val = (key.split('.')[1:] for key in keys)
-    lines = [assign('train_dataloader', merged(dict(batch_size=d.batch), nested(train, dataset['--train']))),
-             assign('val_dataloader', nested(val, dataset['--val']))]
-    lines.append(assign('test_dataloader', nested(val, dataset['--test'])) if len(parts) > 2 else
-                 'test_dataloader = val_dataloader')
+    lines = [
+        assign('train_dataloader', merged(dict(batch_size=d.batch), nested(train, dataset['--train']))),
+        assign('val_dataloader', nested(val, dataset['--val'])),
+    ]
+    lines.append(
+        assign('test_dataloader', nested(val, dataset['--test']))
+        if len(parts) > 2
+        else 'test_dataloader = val_dataloader'
+    )
     return lines
 
 
@@ -142,9 +148,12 @@ def _scale(pipeline: Sequence[dict]) -> tuple[int, int] | None:
 
 def _is_plain(generator: Any) -> bool:
     """Whether these are anchors of some scales and ratios, the same on every level."""
-    return (isinstance(generator, dict) and 'ratios' in generator and
-            ('scales_per_octave' in generator or 'scales' in generator) and
-            all(isinstance(s, int) for s in generator.strides))
+    return (
+        isinstance(generator, dict)
+        and 'ratios' in generator
+        and ('scales_per_octave' in generator or 'scales' in generator)
+        and all(isinstance(s, int) for s in generator.strides)
+    )
 
 
 def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
@@ -152,9 +161,14 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
     train = parts[0]
     key, dataset = only_dataset(cfg, 'train_dataloader')
     val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
-    head, generator = next(((h, cfg.model[h].anchor_generator) for h in ('bbox_head', 'rpn_head')
-                            if isinstance(cfg.model.get(h), dict) and
-                            _is_plain(cfg.model[h].get('anchor_generator'))), ('', None))
+    head, generator = next(
+        (
+            (h, cfg.model[h].anchor_generator)
+            for h in ('bbox_head', 'rpn_head')
+            if isinstance(cfg.model.get(h), dict) and _is_plain(cfg.model[h].get('anchor_generator'))
+        ),
+        ('', None),
+    )
     train_scale, test_scale = _scale(dataset.pipeline), _scale(val_dataset.pipeline)
     jitter = [t['type'] for t in dataset.pipeline if t['type'].startswith('Random') and 'Resize' in t['type']]
     lines, change = [], 'scale=None'
@@ -163,12 +177,18 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
         factors = resize_factors(scale or train_scale, train.sizes)
         if scale:
             change = f'scale={scale}'
-            lines.append(comment(f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: '
-                                 f'enlarged to {scale[1]} instead of {min(train_scale)}.'))
+            lines.append(
+                comment(
+                    f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: '
+                    f'enlarged to {scale[1]} instead of {min(train_scale)}.'
+                )
+            )
     elif jitter:
         factors = resize_factors(test_scale, train.sizes) if test_scale else np.ones(len(train.sizes))
-        d.warnings.append(f'the base resizes at random ({jitter[0]}): look whether its scale fits your images, '
-                          f'{train.sizes.min(0).astype(int)} to {train.sizes.max(0).astype(int)} (width, height)')
+        d.warnings.append(
+            f'the base resizes at random ({jitter[0]}): look whether its scale fits your images, '
+            f'{train.sizes.min(0).astype(int)} to {train.sizes.max(0).astype(int)} (width, height)'
+        )
     else:
         factors = np.ones(len(train.sizes))
         if test_scale:
@@ -177,25 +197,38 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
     for p in parts[1:]:
         ratio = np.median(p.sizes.min(1)) / np.median(train.sizes.min(1))
         if train_scale and test_scale and not 2 / 3 <= ratio <= 3 / 2:
-            d.warnings.append(f'images of {p.argument} are {ratio:.2g} times as large as those of {train.argument} '
-                              f'(short side, median): resized alike, objects are {1 / ratio:.2g} times as large there')
+            d.warnings.append(
+                f'images of {p.argument} are {ratio:.2g} times as large as those of {train.argument} '
+                f'(short side, median): resized alike, objects are {1 / ratio:.2g} times as large there'
+            )
     pipelines = {p.argument: {} for p in parts}
     if lines:
         for argument, source in (('--train', key), ('--val', val_key)):
             if argument == '--train' and not train_scale:
                 continue
             name = f'{argument[2:]}_pipeline'
-            lines.append(f"{name} = [dict(t, {change}) if t['type'] == 'Resize' else t\n"
-                         f'{" " * (len(name) + 4)}for t in _base_.{source}.pipeline]')
+            lines.append(
+                f"{name} = [dict(t, {change}) if t['type'] == 'Resize' else t\n"
+                f'{" " * (len(name) + 4)}for t in _base_.{source}.pipeline]'
+            )
             pipelines[argument] = dict(pipeline=Raw(name))
         if '--test' in pipelines:
             pipelines['--test'] = pipelines['--val']
-    sets = {p.argument: dict(data_root='', ann_file=p.ann_file, data_prefix=dict(img=p.folder),
-                             metainfo=dict(classes=Raw('classes'))) | pipelines[p.argument] for p in parts}
+    sets = {
+        p.argument: dict(
+            data_root='', ann_file=p.ann_file, data_prefix=dict(img=p.folder), metainfo=dict(classes=Raw('classes'))
+        )
+        | pipelines[p.argument]
+        for p in parts
+    }
     least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
     if train.sizes.min() < least:
-        lines.append(comment(f'{(train.sizes.min(1) < least).sum():,} images have a side below {least}, and the base '
-                             'would leave them out.'))
+        lines.append(
+            comment(
+                f'{(train.sizes.min(1) < least).sum():,} images have a side below {least}, and the base '
+                'would leave them out.'
+            )
+        )
         sets['--train']['filter_cfg'] = dict(min_size=1)
     lines += _loaders(parts, (key, val_key), d, sets)
     for p in parts[1:]:
@@ -214,12 +247,24 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
             note += f', these {fitted.share:.0%}'
         notes.append(f'{note}.')
     middle = np.median(np.sqrt(train.sides.prod(1)))
-    return '\n'.join([
-        *_head(base, parts, f'{number(len(train.classes), "class", "classes")}, {len(train.sides):,} boxes to train '
-               f'on, with a median side of {middle:.0f} pixels.'),
-        names(train.classes), *lines,
-        '', comment(' '.join(notes)), assign('model', model),
-        '', *_training(d, cfg), ''])
+    return '\n'.join(
+        [
+            *_head(
+                base,
+                parts,
+                f'{number(len(train.classes), "class", "classes")}, {len(train.sides):,} boxes to train '
+                f'on, with a median side of {middle:.0f} pixels.',
+            ),
+            names(train.classes),
+            *lines,
+            '',
+            comment(' '.join(notes)),
+            assign('model', model),
+            '',
+            *_training(d, cfg),
+            '',
+        ]
+    )
 
 
 def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
@@ -232,22 +277,33 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
     lines = []
     pipelines = {p.argument: Raw(f'_base_.{key if p is train else val_key}.pipeline') for p in parts}
     if scale:
-        lines.append(comment(f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: crops of '
-                             f'{scale[1]} instead of {crop}.'))
-        crops = dict(RandomResizedCrop=dict(scale=scale[1]), ResizeEdge=dict(scale=round(scale[1] * 8 / 7)),
-                     CenterCrop=dict(crop_size=scale[1]), Resize=dict(scale=scale[1]))  # 8 / 7: 256 for 224
+        lines.append(
+            comment(
+                f'The median short side is {np.median(train.sizes.min(1)):.0f} pixels: crops of '
+                f'{scale[1]} instead of {crop}.'
+            )
+        )
+        crops = dict(
+            RandomResizedCrop=dict(scale=scale[1]),
+            ResizeEdge=dict(scale=round(scale[1] * 8 / 7)),
+            CenterCrop=dict(crop_size=scale[1]),
+            Resize=dict(scale=scale[1]),
+        )  # 8 / 7: 256 for 224
         for argument, pipeline in (('--train', dataset.pipeline), ('--val', val_dataset.pipeline)):
             name = f'{argument[2:]}_pipeline'
             sizes = ', '.join(f'{k}={code(v)}' for k, v in crops.items() if any(t['type'] == k for t in pipeline))
-            lines.append(f"{name} = [dict(t, **dict({sizes}).get(t['type'], {{}}))\n"
-                         f'{" " * (len(name) + 4)}for t in {pipelines[argument]}]')
+            lines.append(
+                f"{name} = [dict(t, **dict({sizes}).get(t['type'], {{}}))\n"
+                f'{" " * (len(name) + 4)}for t in {pipelines[argument]}]'
+            )
             pipelines[argument] = Raw(name)
         if '--test' in pipelines:
             pipelines['--test'] = pipelines['--val']
     sets = {}
     for p in parts:
-        sets[p.argument] = dict(_delete_=True, type='mmccd.CustomDataset', data_prefix=p.folder,
-                                metainfo=dict(classes=Raw('classes')))
+        sets[p.argument] = dict(
+            _delete_=True, type='mmccd.CustomDataset', data_prefix=p.folder, metainfo=dict(classes=Raw('classes'))
+        )
         if p is train:  # the share of broken images that the base's set may skip
             sets[p.argument]['max_broken'] = dataset.get('max_broken', 0)
         sets[p.argument]['pipeline'] = pipelines[p.argument]
@@ -257,14 +313,25 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
         model = merged(dict(data_preprocessor=dict(num_classes=n)), model)
     topk = (cfg.get('val_evaluator') or {}).get('topk')
     if topk and max(topk) >= n:
-        lines += [comment(f'Of {n} classes, one among {max(topk)} says little.'),
-                  'val_evaluator = dict(topk=(1, ))', 'test_evaluator = val_evaluator']
+        lines += [
+            comment(f'Of {n} classes, one among {max(topk)} says little.'),
+            'val_evaluator = dict(topk=(1, ))',
+            'test_evaluator = val_evaluator',
+        ]
         if 'topk' in cfg.model.head:
-            model = merged(model, dict(head=dict(topk=(1, ))))
+            model = merged(model, dict(head=dict(topk=(1,))))
     counts = [train.counts[c] for c in train.classes]
     found = f'{min(counts):,}' + (f' to {max(counts):,}' if len(set(counts)) > 1 else '')
-    return '\n'.join([
-        *_head(base, parts, f'{number(n, "class", "classes")} of {found} images each to train on.'),
-        names(train.classes), *lines,
-        '', comment(d.notes['start']), assign('model', model),
-        '', *_training(d, cfg), ''])
+    return '\n'.join(
+        [
+            *_head(base, parts, f'{number(n, "class", "classes")} of {found} images each to train on.'),
+            names(train.classes),
+            *lines,
+            '',
+            comment(d.notes['start']),
+            assign('model', model),
+            '',
+            *_training(d, cfg),
+            '',
+        ]
+    )

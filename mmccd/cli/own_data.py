@@ -2,6 +2,7 @@
 
 Each decision is a function of a few numbers. :mod:`mmccd.cli.own_config` writes them down.
 """
+
 from __future__ import annotations
 
 import math
@@ -88,8 +89,10 @@ class Part:
 
 def _check_folder(argument: str, folder: str) -> None:
     if not osp.isdir(folder):
-        raise UserError(f'{argument}: {folder!r} must be a folder of images, and ' +
-                        ('is a file' if osp.exists(folder) else 'does not exist'))
+        raise UserError(
+            f'{argument}: {folder!r} must be a folder of images, and '
+            + ('is a file' if osp.exists(folder) else 'does not exist')
+        )
 
 
 def read_coco(argument: str, folder: str, ann_file: str) -> Part:
@@ -122,9 +125,18 @@ def read_coco(argument: str, folder: str, ann_file: str) -> Part:
             raise UserError(f'{argument}: {ann_file} has no {what}' + (f': {problems[0]}' if problems else ''))
     owners = np.array([rows[a['image_id']] for a in boxes])
     counts = Counter(name for a in boxes for name in names[a['category_id']])
-    return Part(argument, folder, ann_file, classes, counts, len(rows), len(np.unique(owners)),
-                np.array([(i['width'], i['height']) for i in clean['images']], float),
-                np.array([a['bbox'][2:] for a in boxes], float), owners)
+    return Part(
+        argument,
+        folder,
+        ann_file,
+        classes,
+        counts,
+        len(rows),
+        len(np.unique(owners)),
+        np.array([(i['width'], i['height']) for i in clean['images']], float),
+        np.array([a['bbox'][2:] for a in boxes], float),
+        owners,
+    )
 
 
 def read_folders(argument: str, folder: str) -> Part:
@@ -132,8 +144,10 @@ def read_folders(argument: str, folder: str) -> Part:
     _check_folder(argument, folder)
     classes = tuple(class_folders(dict(data_prefix=folder)))
     if not classes:
-        raise UserError(f'{argument}: {folder!r} has no class folders. A COCO set needs its annotation file, too: '
-                        f'{argument} DIR JSON')
+        raise UserError(
+            f'{argument}: {folder!r} has no class folders. A COCO set needs its annotation file, too: '
+            f'{argument} DIR JSON'
+        )
     paths, counts = [], Counter()
     for name in classes:
         for root, _, files in sorted(os.walk(osp.join(folder, name), followlinks=True)):
@@ -142,7 +156,7 @@ def read_folders(argument: str, folder: str) -> Part:
             paths += found
     if not paths:
         raise UserError(f'{argument}: the class folders of {folder!r} have no images ({", ".join(IMAGES)})')
-    sizes = list(_sizes(paths[::-(-len(paths) // 200)]))
+    sizes = list(_sizes(paths[:: -(-len(paths) // 200)]))
     return Part(argument, folder, '', classes, counts, len(paths), len(paths), np.array(sizes, float).reshape(-1, 2))
 
 
@@ -170,16 +184,23 @@ def check_same_classes(train: Part, other: Part) -> None:
 
 
 def anchor_sides(
-        generator: ConfigDict, scale: float | None = None, ratios: Sequence[float] | None = None) -> np.ndarray:
+    generator: ConfigDict, scale: float | None = None, ratios: Sequence[float] | None = None
+) -> np.ndarray:
     """Width, height and stride of every anchor of a generator, (A, 3), in pixels of the resized image."""
     octaves = generator.get('scales_per_octave')
     if octaves:
-        scales = [(scale or generator.octave_base_scale) * 2**(i / octaves) for i in range(octaves)]
+        scales = [(scale or generator.octave_base_scale) * 2 ** (i / octaves) for i in range(octaves)]
     else:
         scales = [scale] if scale else list(generator.scales)
     ratios = generator.ratios if ratios is None else ratios
-    return np.array([(stride * s / math.sqrt(r), stride * s * math.sqrt(r), stride)
-                     for stride in generator.strides for s in scales for r in ratios])
+    return np.array(
+        [
+            (stride * s / math.sqrt(r), stride * s * math.sqrt(r), stride)
+            for stride in generator.strides
+            for s in scales
+            for r in ratios
+        ]
+    )
 
 
 def matched_share(sides: np.ndarray, anchors: np.ndarray) -> float:
@@ -212,7 +233,7 @@ def fit_anchors(generator: ConfigDict, sides: np.ndarray) -> Anchors:
         generator (ConfigDict): Of mmdet's ``AnchorGenerator``, with ``octave_base_scale`` or one of ``scales``.
         sides (np.ndarray): (B, 2), width and height of the boxes in pixels of the resized image.
     """
-    sides = sides[::-(-len(sides) // SAMPLED)]
+    sides = sides[:: -(-len(sides) // SAMPLED)]
     base = matched_share(sides, anchor_sides(generator))
     best = Anchors(base, base, {})
     if base >= MATCHED or (not generator.get('scales_per_octave') and len(generator.scales) > 1):
@@ -316,8 +337,11 @@ def plan_start(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any], str, st
     reason = f'{checkpoint or "A checkpoint of this backbone"} is not there: starts from torchvision (a download)'
     if not kind:
         return dict(init_cfg=init), f'{reason}.', ''
-    return (dict(attention=dict(identity_init=True), init_cfg=dict(init, allow_new=IDENTITY_PARTS[kind])),
-            f'{reason}, the gates as the identity.', '')
+    return (
+        dict(attention=dict(identity_init=True), init_cfg=dict(init, allow_new=IDENTITY_PARTS[kind])),
+        f'{reason}, the gates as the identity.',
+        '',
+    )
 
 
 @dataclass
@@ -344,10 +368,17 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
     """Batch, learning rate, schedule and start; a UserError if the base is none for this."""
     base_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-    if (not base_epochs or 'lr' not in optimizer or cfg.get('param_scheduler') is None or
-            'backbone' not in (cfg.get('model') or {}) or not isinstance(cfg.get('val_evaluator'), dict)):
-        raise UserError(f'--base {stem}: it must have model.backbone, train_cfg.max_epochs, param_scheduler, '
-                        'optim_wrapper.optimizer.lr and one val_evaluator')
+    if (
+        not base_epochs
+        or 'lr' not in optimizer
+        or cfg.get('param_scheduler') is None
+        or 'backbone' not in (cfg.get('model') or {})
+        or not isinstance(cfg.get('val_evaluator'), dict)
+    ):
+        raise UserError(
+            f'--base {stem}: it must have model.backbone, train_cfg.max_epochs, param_scheduler, '
+            'optim_wrapper.optimizer.lr and one val_evaluator'
+        )
     task = cfg.default_scope
     loader = cfg.train_dataloader
     batch = batch or loader.batch_size
@@ -378,11 +409,13 @@ def decide(cfg: Config, stem: str, train: Part, gpus: int, batch: int | None) ->
     unused = [c for c in train.classes if not train.counts[c]]
     warnings = [warning] if warning else []
     if unused:
-        warnings.append(f'{len(unused)} of {len(train.classes)} classes have no example in {train.argument} and stay '
-                        f'classes: {", ".join(unused[:10])}')
-    return Decisions(batch, gpus, lr, epochs, iterations,
-                     schedulers, start,
-                     dict(start=why_start, lr=rate, length=length), warnings)
+        warnings.append(
+            f'{len(unused)} of {len(train.classes)} classes have no example in {train.argument} and stay '
+            f'classes: {", ".join(unused[:10])}'
+        )
+    return Decisions(
+        batch, gpus, lr, epochs, iterations, schedulers, start, dict(start=why_start, lr=rate, length=length), warnings
+    )
 
 
 def only_dataset(cfg: Config, loader: str) -> tuple[str, ConfigDict]:

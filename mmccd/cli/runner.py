@@ -1,4 +1,5 @@
 """The runner of a training or a test, on GPUs or on the CPU, and the end of its processes."""
+
 from __future__ import annotations
 
 import atexit
@@ -45,13 +46,16 @@ def init_cpu_distributed(cfg: Config) -> None:
     if cfg.launcher == 'slurm':
         if 'MASTER_ADDR' not in os.environ:
             os.environ['MASTER_ADDR'] = subprocess.check_output(
-                ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True).split()[0]
+                ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True
+            ).split()[0]
         os.environ.setdefault('MASTER_PORT', '29500')
         for ours, theirs in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS'), ('LOCAL_RANK', 'SLURM_LOCALID')):
             os.environ[ours] = os.environ[theirs]
     if 'RANK' not in os.environ:
-        raise UserError('--launcher pytorch needs the environment that torchrun sets: start with tools/dist_train.sh '
-                        'or tools/dist_test.sh')
+        raise UserError(
+            '--launcher pytorch needs the environment that torchrun sets: start with tools/dist_train.sh '
+            'or tools/dist_test.sh'
+        )
     torch.distributed.init_process_group('gloo')
     cfg.env_cfg.dist_cfg = dict(backend='gloo')
     if uses_fsdp(cfg):
@@ -61,17 +65,22 @@ def init_cpu_distributed(cfg: Config) -> None:
         type='MMDistributedDataParallel',
         device_ids=None,
         broadcast_buffers=False,
-        find_unused_parameters=cfg.get('find_unused_parameters', False))
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
 
 
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
     if uses_fsdp(cfg) and cfg.launcher == 'none':
-        raise UserError('FSDPStrategy shards over several processes: train with tools/dist_train.sh, and test its '
-                        'checkpoints with the config that this one is made from')
+        raise UserError(
+            'FSDPStrategy shards over several processes: train with tools/dist_train.sh, and test its '
+            'checkpoints with the config that this one is made from'
+        )
     if uses_fsdp(cfg) and cfg.get('default_hooks', {}).get('checkpoint', {}).get('save_best'):
-        raise UserError("FSDPStrategy's runner counts an epoch too many in a checkpoint that it saves again for "
-                        'save_best, and would skip one on resuming: set default_hooks.checkpoint.save_best=None')
+        raise UserError(
+            "FSDPStrategy's runner counts an epoch too many in a checkpoint that it saves again for "
+            'save_best, and would skip one on resuming: set default_hooks.checkpoint.save_best=None'
+        )
     init_cpu_distributed(cfg)
     if get_device() == 'cpu':
         keep_freed_memory()
@@ -103,13 +112,16 @@ def log_scaling(runner: Runner) -> None:
         return
     linear = lr * total / base
     used = lr * processes * batch / base if scaling.get('enable') else lr  # mmengine's scaling knows no accumulation
-    runner.logger.info(f'{text}; learning rate {used:.6g}, by linear scaling from {lr:.6g} at batch {base}: '
-                       f'{linear:.6g}')
+    runner.logger.info(
+        f'{text}; learning rate {used:.6g}, by linear scaling from {lr:.6g} at batch {base}: {linear:.6g}'
+    )
     if abs(used - linear) <= 1e-6 * linear:
         return
     if accumulated > 1:
         advice = f'set optim_wrapper.optimizer.lr={linear:.6g} without --auto-scale-lr, which ignores accumulation'
     else:
         advice = f'add --auto-scale-lr for {linear:.6g}'
-    runner.logger.warning(f'the learning rate {used:.6g} does not follow the global batch of {total}: {advice}, or '
-                          'leave it if it is meant')
+    runner.logger.warning(
+        f'the learning rate {used:.6g} does not follow the global batch of {total}: {advice}, or '
+        'leave it if it is meant'
+    )

@@ -9,6 +9,7 @@ that they gave then. It is for testing: training is better off with MMDetection 
 Still different from 0.6: overlaps in NMS have no + 1; before NMS RetinaNet keeps the 1,000 best scores of a level, not
 all scores of its 1,000 best anchors; RoIs smaller than one cell of their feature map are widened to one.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -33,11 +34,13 @@ class InclusiveBBoxCoder(LegacyDeltaXYWHBBoxCoder):
         tensor([[0., 0., 7., 7.]])
     """
 
-    def decode(self,
-               bboxes: Tensor,
-               pred_bboxes: Tensor,
-               max_shape: Sequence[int] | None = None,
-               wh_ratio_clip: float = 16 / 1000) -> Tensor:
+    def decode(
+        self,
+        bboxes: Tensor,
+        pred_bboxes: Tensor,
+        max_shape: Sequence[int] | None = None,
+        wh_ratio_clip: float = 16 / 1000,
+    ) -> Tensor:
         """Boxes (N, 4 * k) from ``bboxes`` (N, 4) and deltas (N, 4 * k), clipped to the pixels of ``max_shape``."""
         boxes = super().decode(bboxes, pred_bboxes, None, wh_ratio_clip).unflatten(-1, (-1, 2, 2))  # (N, k, corner, xy)
         boxes = boxes + boxes.new_tensor([0.5, -0.5])[:, None]

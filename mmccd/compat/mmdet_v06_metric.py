@@ -1,4 +1,5 @@
 """COCO's metric for MMDetection 0.6's boxes, for :mod:`mmccd.compat.mmdet_v06`. Apart: mmdet's metrics import much."""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,4 +1,5 @@
 """MMDetection's and MMPretrain's data sets, guarded against broken images and annotations."""
+
 from contextlib import suppress
 
 from .datasets import BrokenImageError, CocoDataset, GuardedDataset

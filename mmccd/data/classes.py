@@ -3,6 +3,7 @@
 MMDetection drops annotations whose category it has no class for, and numbers the rest by the annotation file's order;
 MMPretrain numbers by the sorted folder names. Neither says a word when the names in the config are others.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -42,7 +43,8 @@ def read_categories(path: str) -> list[str]:
             whole = parse_json(content[:])
             categories = whole.get('categories') if isinstance(whole, dict) else None
     if not isinstance(categories, list) or not all(
-            isinstance(c, dict) and isinstance(c.get('name'), str) for c in categories):
+        isinstance(c, dict) and isinstance(c.get('name'), str) for c in categories
+    ):
         raise ValueError('it has no list of categories with names')
     return [c['name'] for c in categories]
 
@@ -59,7 +61,7 @@ def _decode_at(content: mmap.mmap, start: int) -> Any:
     """The JSON value that begins at ``start``."""
     window = _WINDOW
     while True:
-        text = content[start:start + window].decode('utf-8', 'replace')
+        text = content[start : start + window].decode('utf-8', 'replace')
         try:
             return json.JSONDecoder().raw_decode(text)[0]
         except RecursionError as e:
@@ -102,8 +104,11 @@ def class_names(dataset: Mapping, cls: type) -> list[str] | None:
             classes = f.read().splitlines()
     if classes is None:
         classes = getattr(cls, 'METAINFO', {}).get('classes')
-    if isinstance(classes, str) or not isinstance(classes, (list, tuple, type(None))) or not all(
-            isinstance(c, str) for c in classes or ()):
+    if (
+        isinstance(classes, str)
+        or not isinstance(classes, (list, tuple, type(None)))
+        or not all(isinstance(c, str) for c in classes or ())
+    ):
         hint = f': a comma is missing, ({classes!r}, )' if isinstance(classes, str) else ''
         raise ValueError(f'classes must be a list of names, got {classes!r}{hint}')
     return None if classes is None else list(classes)
@@ -114,15 +119,19 @@ def category_problems(classes: Sequence[str], categories: Sequence[str], ann_fil
     missing = [c for c in classes if c not in categories]
     if missing:
         shown = _shown([f'{c!r}{nearest(c, categories)}' for c in missing], 5)
-        return [f'{len(missing)} of {len(classes)} classes are no categories of {ann_file}: {shown}. '
-                f'Its categories are: {_shown(categories)}']
+        return [
+            f'{len(missing)} of {len(classes)} classes are no categories of {ann_file}: {shown}. '
+            f'Its categories are: {_shown(categories)}'
+        ]
     order = [c for c in categories if c in set(classes)]
     double = sorted({c for c in order if order.count(c) > 1})
     if double:
         return [f'{ann_file} has several categories of the same name: {_shown(double)}']
     if order != list(classes):
-        return [f'the classes stand in another order than the categories of {ann_file}, which is the order of the '
-                f'labels. Write them as: {_shown(order, 100)}']
+        return [
+            f'the classes stand in another order than the categories of {ann_file}, which is the order of the '
+            f'labels. Write them as: {_shown(order, 100)}'
+        ]
     return []
 
 
@@ -131,8 +140,11 @@ def class_folders(dataset: Mapping) -> list[str] | None:
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = prefix.get('img_path', '') if isinstance(prefix, Mapping) else prefix
-    if dataset.get('ann_file') or not dataset.get('with_label', True) or (
-            dataset.get('split') and osp.isfile(osp.join(root, 'meta', f'{dataset["split"]}.txt'))):
+    if (
+        dataset.get('ann_file')
+        or not dataset.get('with_label', True)
+        or (dataset.get('split') and osp.isfile(osp.join(root, 'meta', f'{dataset["split"]}.txt')))
+    ):
         return None
     folder = osp.join(root, prefix)
     return sorted(e.name for e in os.scandir(folder) if e.is_dir()) if osp.isdir(folder) else None
@@ -146,8 +158,10 @@ def folder_problems(classes: Sequence[str] | None, folders: Sequence[str], where
         return [f'there are {len(classes)} classes, and {len(folders)} folders in {where}: {_shown(folders)}']
     other = [f for f in folders if f not in classes]
     if not other and list(classes) != list(folders):
-        return [f'the classes stand in another order than the sorted folders of {where}, which is the order of the '
-                f'labels. Write them as: {_shown(folders, 100)}']
+        return [
+            f'the classes stand in another order than the sorted folders of {where}, which is the order of the '
+            f'labels. Write them as: {_shown(folders, 100)}'
+        ]
     if other and len(other) < len(folders):  # all others: names for humans
         shown = _shown([f'{f!r}{nearest(f, classes)}' for f in other], 5)
         return [f'{len(other)} of {len(folders)} folders in {where} have no class of their name: {shown}']
@@ -199,8 +213,11 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
                     folders_of[key] = folders
                     classes = classes or folders
             if classes:
-                problems += [f'{head} is {n}, {key} has {len(classes)} classes'
-                             for head, n in head_classes(cfg.get('model')) if n != len(classes)]
+                problems += [
+                    f'{head} is {n}, {key} has {len(classes)} classes'
+                    for head, n in head_classes(cfg.get('model'))
+                    if n != len(classes)
+                ]
     first = next(iter(folders_of), None)
     for key, folders in folders_of.items():
         if folders != folders_of[first]:

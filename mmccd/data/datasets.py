@@ -1,4 +1,5 @@
 """Data sets that survive a few broken images in training, and hide none in evaluation."""
+
 from __future__ import annotations
 
 import logging
@@ -116,7 +117,8 @@ class GuardedDataset:
         if broken > self.max_broken * len(self):
             raise BrokenImageError(
                 f'{broken} of {len(self)} training images cannot be used, more than max_broken={self.max_broken:g} '
-                f'of the data set allows, {example} among them; {DOCTOR}')
+                f'of the data set allows, {example} among them; {DOCTOR}'
+            )
 
 
 @DATASETS.register_module()

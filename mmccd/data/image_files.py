@@ -4,6 +4,7 @@ OpenCV, which the pipelines decode with, makes a half grey image of a JPEG that 
 Pillow tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks
 wrong there is decoded once more, by :func:`why_broken`.
 """
+
 from __future__ import annotations
 
 import io

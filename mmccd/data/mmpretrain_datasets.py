@@ -1,4 +1,5 @@
 """MMPretrain's data sets of folders, guarded."""
+
 from mmpretrain import datasets
 
 from mmccd.registry import DATASETS

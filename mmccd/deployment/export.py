@@ -3,6 +3,7 @@
 That one keeps height and width free through the arithmetic on sizes of the anchors, the poolings and the padding, and
 needs no package beside onnx.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -68,6 +69,7 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
         ImportError: Without onnx.
     """
     import onnx
+
     if shape is not None and min(shape) < 1:
         raise ValueError(f'shape must be at least 1 1, got {shape[0]} {shape[1]}')
     network = build_network(model, kind).eval()
@@ -85,11 +87,20 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
         network(image)  # what the model itself refuses, it says here
         try:
             torch.onnx.export(
-                network, (image, ), content, input_names=['image'], output_names=list(network.outputs),
-                dynamic_axes=axes, opset_version=OPSET, dynamo=False)
+                network,
+                (image,),
+                content,
+                input_names=['image'],
+                output_names=list(network.outputs),
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                dynamo=False,
+            )
         except Exception as e:  # its own errors, and nearly any other
-            raise RuntimeError(f'the exporter of PyTorch {torch.__version__} cannot take this model: '
-                               f'{str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}') from e
+            raise RuntimeError(
+                f'the exporter of PyTorch {torch.__version__} cannot take this model: '
+                f'{str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}'
+            ) from e
     graph = onnx.load_from_string(content.getvalue())
     onnx.helper.set_model_props(graph, {METADATA: json.dumps(_metadata(model, network, kind, shape))})
     onnx.checker.check_model(graph, full_check=True)
@@ -143,7 +154,8 @@ def _metadata(model: nn.Module, network: Network, kind: str, shape: tuple[int, i
         mean=prepare.mean.flatten().tolist() if prepare.normalizes else None,
         std=prepare.std.flatten().tolist() if prepare.normalizes else None,
         channels='rgb' if prepare.takes_rgb else 'bgr',
-        fill=prepare.fill())
+        fill=prepare.fill(),
+    )
 
 
 def resize_steps(cfg: Config) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 The parts are the model's own; what stands here is what PyTorch's exporter cannot take from MMDetection and MMPretrain:
 the data preprocessor, which takes lists, and the choice of boxes, which takes one image's metadata.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,8 +20,10 @@ from mmccd.compat.mmdet_v06 import InclusiveBBoxCoder
 from mmccd.data.classes import is_a
 
 KINDS = ('end2end', 'raw')
-SUPPORTED = ('ImageClassifier with a LinearClsHead, single-stage detectors with a RetinaHead or RetinaSepBNHead, and, '
-             'with --kind raw, two-stage detectors with an RPN')
+SUPPORTED = (
+    'ImageClassifier with a LinearClsHead, single-stage detectors with a RetinaHead or RetinaSepBNHead, and, '
+    'with --kind raw, two-stage detectors with an RPN'
+)
 
 
 class Preparation(nn.Module):
@@ -79,7 +82,7 @@ class Network(nn.Module):
         """The outputs for an RGB image (H, W, 3), uint8, by the libraries' own way, preprocessor included."""
         bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
         size = image.shape[:2]
-        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1., 1.)))
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
         data = self.model.data_preprocessor(dict(inputs=[bgr], data_samples=self._samples(sample)), False)
         return {name: v.cpu().numpy() for name, v in zip(self.outputs, self._expected(**data))}
 
@@ -97,18 +100,18 @@ class Classifier(Network):
     def __init__(self, model: nn.Module, scores: bool) -> None:
         super().__init__(model)
         self.scores = scores
-        self.outputs = {name: {0: 'n'} for name in ('logits', 'scores')[:1 + scores]}
+        self.outputs = {name: {0: 'n'} for name in ('logits', 'scores')[: 1 + scores]}
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         logits = self.model(self.prepare(image), mode='tensor')
-        return (logits, logits.softmax(1)) if self.scores else (logits, )
+        return (logits, logits.softmax(1)) if self.scores else (logits,)
 
     def _samples(self, sample: DetDataSample) -> None:
         return None
 
     def _expected(self, inputs: Tensor, data_samples: None) -> tuple[Tensor, ...]:
         logits = self.model(inputs, mode='tensor')
-        return (logits, self.model(inputs, mode='predict')[0].pred_score[None]) if self.scores else (logits, )
+        return (logits, self.model(inputs, mode='predict')[0].pred_score[None]) if self.scores else (logits,)
 
 
 def _levels(**counts: int) -> dict[str, dict[int, str]]:
@@ -200,7 +203,7 @@ class Retina(Network):
             widest = boxes.masked_fill(~keep[:, None], 0).max()
             moved = boxes + (labels * (widest + 1))[:, None]
         kept = keep.nonzero().squeeze(1)
-        kept = kept[nms(moved[kept], scores[kept], self.iou_threshold)[:self.max_per_img]]
+        kept = kept[nms(moved[kept], scores[kept], self.iou_threshold)[: self.max_per_img]]
         return boxes[kept], scores[kept], labels[kept]
 
     def _expected(self, inputs: Tensor, data_samples: list[DetDataSample]) -> tuple[Tensor, ...]:
@@ -224,8 +227,9 @@ class Retina(Network):
         if inclusive:
             boxes = coder.decode(priors, deltas)
         else:  # its decode takes a path of its own for ONNX, which calls what is no more
-            boxes = delta2bbox(priors, deltas, coder.means, coder.stds, add_ctr_clamp=coder.add_ctr_clamp,
-                               ctr_clamp=coder.ctr_clamp)
+            boxes = delta2bbox(
+                priors, deltas, coder.means, coder.stds, add_ctr_clamp=coder.add_ctr_clamp, ctr_clamp=coder.ctr_clamp
+            )
             if not coder.clip_border:
                 return boxes
         ends = torch.stack([torch.as_tensor(v) - int(inclusive) for v in (width, height, width, height)])
@@ -245,8 +249,10 @@ def build_network(model: nn.Module, kind: str) -> Network:
         return Retina(model) if end2end else RawRetina(model)
     if isinstance(model, TwoStageDetector) and model.with_rpn:
         if end2end:
-            raise ValueError(f'{type(model).__name__} cannot be exported with --kind end2end; --kind raw exports '
-                             'backbone, neck and RPN')
+            raise ValueError(
+                f'{type(model).__name__} cannot be exported with --kind end2end; --kind raw exports '
+                'backbone, neck and RPN'
+            )
         return RawRPN(model)
     # By names, which spares importing MMPretrain for detectors.
     if is_a(type(model), 'ImageClassifier') and is_a(type(model.head), 'LinearClsHead'):

@@ -1,4 +1,5 @@
 """Whether an exported model gives what PyTorch gives, by onnxruntime on the CPU."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -60,6 +61,7 @@ def parity_images(shapes: Iterable[tuple[int, int]], paths: Sequence[str] = ()) 
 def compare(network: Network, content: bytes, images: Iterable[np.ndarray]) -> list[Deviation]:
     """Run images (H, W, 3), uint8, through PyTorch and onnxruntime; a row for each size and output."""
     import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
@@ -68,12 +70,14 @@ def compare(network: Network, content: bytes, images: Iterable[np.ndarray]) -> l
         expected = network.expected(image)
         got = session.run(list(network.outputs), dict(image=image.transpose(2, 0, 1)[None].astype(np.float32)))
         got = dict(zip(network.outputs, got))
-        found = _compare_boxes(expected, got, network) if isinstance(network, Retina) else [
-            (name, deviation(got[name], v), LIMIT, 0) for name, v in expected.items()
-        ]
+        found = (
+            _compare_boxes(expected, got, network)
+            if isinstance(network, Retina)
+            else [(name, deviation(got[name], v), LIMIT, 0) for name, v in expected.items()]
+        )
         for name, value, limit, boxes in found:
             key = (image.shape[:2], name)
-            before = rows.get(key, Deviation(*key, 0., limit))
+            before = rows.get(key, Deviation(*key, 0.0, limit))
             rows[key] = Deviation(*key, float(np.maximum(value, before.value)), limit, before.boxes + boxes)
     return list(rows.values())
 
@@ -89,8 +93,11 @@ def _compare_boxes(expected: dict, got: dict, network: Retina) -> list[tuple[str
     """Boxes one to one, by label, score and place: those of nearly the same score may come in another order."""
     pairs, open_, alone = [], set(range(len(got['scores']))), []
     for i, (box, score, label) in enumerate(zip(expected['boxes'], expected['scores'], expected['labels'])):
-        near = [(float(np.abs(got['boxes'][j] - box).max()), j) for j in open_
-                if got['labels'][j] == label and abs(got['scores'][j] - score) < LIMIT]
+        near = [
+            (float(np.abs(got['boxes'][j] - box).max()), j)
+            for j in open_
+            if got['labels'][j] == label and abs(got['scores'][j] - score) < LIMIT
+        ]
         if near and min(near)[0] < BOX_LIMIT:
             pairs.append((i, min(near)[1]))
             open_.remove(min(near)[1])
@@ -102,18 +109,19 @@ def _compare_boxes(expected: dict, got: dict, network: Retina) -> list[tuple[str
     if len(expected['scores']) == network.max_per_img:
         edges.append(float(expected['scores'][-1]))
     missed = any(min(abs(s - e) for e in edges) >= LIMIT for s in alone)
-    worst = float('inf') if missed else 0.
+    worst = float('inf') if missed else 0.0
     places = [np.abs(got['boxes'][j] - expected['boxes'][i]).max() for i, j in pairs]
     scores = [abs(got['scores'][j] - expected['scores'][i]) for i, j in pairs]
-    return [('boxes', max([worst, *places]), BOX_LIMIT, len(pairs)),
-            ('scores', max([worst, *scores]), LIMIT, 0)]
+    return [('boxes', max([worst, *places]), BOX_LIMIT, len(pairs)), ('scores', max([worst, *scores]), LIMIT, 0)]
 
 
 def markdown_table(rows: Sequence[Deviation]) -> str:
     """Outputs by sizes."""
     shapes = list(dict.fromkeys(r.shape for r in rows))
-    lines = ['| output | ' + ' | '.join(f'{h} x {w}' for h, w in shapes) + ' | limit |',
-             '|---|' + '---:|' * (len(shapes) + 1)]
+    lines = [
+        '| output | ' + ' | '.join(f'{h} x {w}' for h, w in shapes) + ' | limit |',
+        '|---|' + '---:|' * (len(shapes) + 1),
+    ]
     for name in dict.fromkeys(r.output for r in rows):
         of_name = {r.shape: r for r in rows if r.output == name}
         unit = ' px' if name == 'boxes' else ''

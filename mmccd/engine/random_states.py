@@ -5,6 +5,7 @@ worker processes, whose states nobody sees; there, each sample gets a seed of it
 epoch and the sample's index. The augmentation then depends neither on the number of workers nor on what was loaded
 before.
 """
+
 from __future__ import annotations
 
 import random
@@ -21,8 +22,10 @@ def get_random_states() -> dict[str, Any]:
     """States of Python's, NumPy's, PyTorch's and the current GPU's generator, as plain data and tensors."""
     name, keys, *rest = np.random.get_state()
     states = dict(
-        python=random.getstate(), numpy=[name, torch.from_numpy(keys.astype(np.int64)), *rest],
-        torch=torch.get_rng_state())
+        python=random.getstate(),
+        numpy=[name, torch.from_numpy(keys.astype(np.int64)), *rest],
+        torch=torch.get_rng_state(),
+    )
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         states['cuda'] = torch.cuda.get_rng_state()
     return states

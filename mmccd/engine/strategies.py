@@ -1,4 +1,5 @@
 """Training sharded over the processes (``configs/_base_/fsdp.py``): what is a unit, and resuming."""
+
 from __future__ import annotations
 
 from mmengine._strategy import FSDPStrategy as MMEngineFSDPStrategy

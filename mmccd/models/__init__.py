@@ -1,4 +1,5 @@
 """Everything that a config can name: attention layers, the backbone that holds them, and its initialiser."""
+
 from .backbones import AttentionResNet
 from .layers import CBAM, CCD, ECA, GC, GE, SE, SK
 from .pretrained import PretrainedBackbone

@@ -1,4 +1,5 @@
 """Building a model out of a config, with one clear error for what its author has to change."""
+
 from __future__ import annotations
 
 import copy

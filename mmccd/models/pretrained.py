@@ -1,4 +1,5 @@
 """PretrainedBackbone: start a backbone from a checkpoint, all of it or not at all."""
+
 from __future__ import annotations
 
 import os.path as osp
@@ -30,11 +31,16 @@ def producing_commands(checkpoint: str) -> str:
         return ''
     name, dataset = match.groups()
     config = f'{name}_8xb32_in1k' if dataset == 'in1k' else f'{name}_digits'
-    train = f'tools/dist_train.sh configs/{config}.py 8' if dataset == 'in1k' else (
-        f'python tools/train.py configs/{config}.py')
+    train = (
+        f'tools/dist_train.sh configs/{config}.py 8'
+        if dataset == 'in1k'
+        else (f'python tools/train.py configs/{config}.py')
+    )
     epoch = 'epoch_100' if dataset == 'in1k' else 'epoch_<last>'
-    return (f'\nIt is the checkpoint of {config}. Produce it with:\n  {train}\n'
-            f'  python tools/model_converters/publish_model.py work_dirs/{config}/{epoch}.pth {checkpoint}')
+    return (
+        f'\nIt is the checkpoint of {config}. Produce it with:\n  {train}\n'
+        f'  python tools/model_converters/publish_model.py work_dirs/{config}/{epoch}.pth {checkpoint}'
+    )
 
 
 def missing_checkpoint_message(checkpoint: str) -> str:
@@ -44,16 +50,18 @@ def missing_checkpoint_message(checkpoint: str) -> str:
     match = re.match(r'(ccd|se|cbam)_r(\d+)_in1k\.pth$', osp.basename(checkpoint))
     if match:
         attention, depth = match.groups()
-        text += ('\nOr start from plain ResNet weights, with gates that start as the identity:\n'
-                 '  --cfg-options model.backbone.attention.identity_init=True '
-                 f'model.backbone.init_cfg.checkpoint=torchvision://resnet{depth} '
-                 f'model.backbone.init_cfg.allow_new={IDENTITY_PARTS[attention]}')
+        text += (
+            '\nOr start from plain ResNet weights, with gates that start as the identity:\n'
+            '  --cfg-options model.backbone.attention.identity_init=True '
+            f'model.backbone.init_cfg.checkpoint=torchvision://resnet{depth} '
+            f'model.backbone.init_cfg.allow_new={IDENTITY_PARTS[attention]}'
+        )
     return text
 
 
 def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
     """``allow_new`` and ``allow_unused`` as a tuple."""
-    return (names, ) if isinstance(names, str) else tuple(names)
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def is_named(key: str, names: Sequence[str]) -> bool:
@@ -64,7 +72,7 @@ def is_named(key: str, names: Sequence[str]) -> bool:
 def _group(key: str, known: Sequence[str]) -> str:
     """Name under which a tensor is counted: the entry of ``known`` that names it, else its layer or module."""
     for name in known:
-        if is_named(key, (name, )):
+        if is_named(key, (name,)):
             return name
     # layer1.0.ccd.scale -> ccd; layer1.0.conv1.weight -> layer1; fc.weight -> fc
     block = re.match(r'layer\d+\.\d+\.([a-z_]+)\.', key)
@@ -124,10 +132,9 @@ class PretrainedBackbone:
         >>> init_cfg = dict(type='mmccd.PretrainedBackbone', checkpoint='checkpoints/ccd_r50_in1k.pth')
     """
 
-    def __init__(self,
-                 checkpoint: str,
-                 allow_new: str | Sequence[str] = (),
-                 allow_unused: str | Sequence[str] = ()) -> None:
+    def __init__(
+        self, checkpoint: str, allow_new: str | Sequence[str] = (), allow_unused: str | Sequence[str] = ()
+    ) -> None:
         if not isinstance(checkpoint, str) or not checkpoint:
             raise TypeError(f'checkpoint must be a path or a URL, got {checkpoint!r}')
         self.checkpoint = checkpoint
@@ -158,30 +165,35 @@ class PretrainedBackbone:
         matches = {p: sum(p + key in source for key in target) for p in PREFIXES}
         prefix = max(matches, key=matches.get)
         if matches[prefix] == 0:
-            raise ValueError(f'nothing in {self.checkpoint} matches the backbone: it has {_shown(list(source), 4)}; '
-                             f'the backbone has {_shown(list(target), 4)}')
-        inner = {k[len(prefix):]: v for k, v in source.items() if k.startswith(prefix)}
+            raise ValueError(
+                f'nothing in {self.checkpoint} matches the backbone: it has {_shown(list(source), 4)}; '
+                f'the backbone has {_shown(list(target), 4)}'
+            )
+        inner = {k[len(prefix) :]: v for k, v in source.items() if k.startswith(prefix)}
         common = [k for k in target if k in inner]
         return Comparison(
             tensors={k: inner[k] for k in common},
             # Files from before PyTorch 0.4.1 have no batch counters; nothing in a ResNet reads them.
             new=[k for k in target if k not in inner and not k.endswith('num_batches_tracked')],
             unused=[k for k in inner if k not in target],
-            shapes={k: (inner[k].shape, target[k].shape) for k in common if inner[k].shape != target[k].shape})
+            shapes={k: (inner[k].shape, target[k].shape) for k in common if inner[k].shape != target[k].shape},
+        )
 
     def problems(self, found: Comparison) -> list[str]:
         """What forbids loading, a line each."""
         problems = []
         missing = [k for k in found.new if not is_named(k, self.allow_new)]
         if missing:
-            problems.append(f'{len(missing)} tensors of the backbone are not in it ({_count(missing)}): '
-                            f'{_shown(missing)}. If they shall start anew, name them in allow_new')
-        left = [
-            k for k in found.unused if k.split('.')[0] not in NOT_BACKBONE and not is_named(k, self.allow_unused)
-        ]
+            problems.append(
+                f'{len(missing)} tensors of the backbone are not in it ({_count(missing)}): '
+                f'{_shown(missing)}. If they shall start anew, name them in allow_new'
+            )
+        left = [k for k in found.unused if k.split('.')[0] not in NOT_BACKBONE and not is_named(k, self.allow_unused)]
         if left:
-            problems.append(f'{len(left)} of its tensors have no place in the backbone ({_count(left)}): '
-                            f'{_shown(left)}. If they shall be left out, name them in allow_unused')
+            problems.append(
+                f'{len(left)} of its tensors have no place in the backbone ({_count(left)}): '
+                f'{_shown(left)}. If they shall be left out, name them in allow_unused'
+            )
         if found.shapes:
             shapes = [f'{k} {tuple(a)} in the file, {tuple(b)} in the backbone' for k, (a, b) in found.shapes.items()]
             problems.append(f'{len(shapes)} tensors have another shape: {_shown(shapes, 4)}')
@@ -192,8 +204,9 @@ class PretrainedBackbone:
         found = self.compare(module)
         problems = self.problems(found)
         if problems:
-            raise ValueError(f'{self.checkpoint} does not fit the backbone, nothing was loaded:\n  ' +
-                             '\n  '.join(problems))
+            raise ValueError(
+                f'{self.checkpoint} does not fit the backbone, nothing was loaded:\n  ' + '\n  '.join(problems)
+            )
         return found
 
     def __call__(self, module: nn.Module) -> None:
@@ -204,4 +217,5 @@ class PretrainedBackbone:
         print_log(
             f'{self.checkpoint}: {len(found.tensors)} tensors loaded, {len(found.new)} new{new}, '
             f'{len(found.unused)} unused{unused}',
-            logger='current')
+            logger='current',
+        )

@@ -1,4 +1,5 @@
 """Tensor operators: torch only, no OpenMMLab import, nothing done at import time."""
+
 from .functional import ccd, ccd_add_relu, ccd_gate, ccd_reference, check_ccd_options
 
 __all__ = ['ccd', 'ccd_add_relu', 'ccd_gate', 'ccd_reference', 'check_ccd_options']

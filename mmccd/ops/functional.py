@@ -30,6 +30,7 @@ whole; where a graph of stock operators is wanted (torch.jit.trace; ONNX, where 
 and with torch before 2.4, which has no such operators, the reference runs. Second derivatives: not of the operators
 (PyTorch raises); those of the reference work.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -66,12 +67,14 @@ class CCDOptions(NamedTuple):
     gain: float = 1.0
 
 
-def check_ccd_options(groups: int,
-                      scales: Sequence[int] = (1, 2, 4),
-                      similarity: str = 'dot',
-                      normalize: str | None = 'zscore',
-                      eps: float = 1e-7,
-                      channels: int | None = None) -> tuple[int, ...]:
+def check_ccd_options(
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    channels: int | None = None,
+) -> tuple[int, ...]:
     """Raise TypeError or ValueError for options that CCD cannot have; return ``scales`` as a tuple."""
     if isinstance(groups, bool) or not isinstance(groups, Integral):
         raise TypeError(f'groups must be an int, got {groups!r}')
@@ -100,14 +103,23 @@ def check_ccd_options(groups: int,
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _checked(groups: int, scales: tuple[int, ...], _: tuple[type, ...], similarity: str, normalize: str | None,
-             eps: float, gain: float) -> CCDOptions:
-    return CCDOptions(groups, check_ccd_options(groups, scales, similarity, normalize, eps), similarity, normalize, eps,
-                      gain)
+def _checked(
+    groups: int,
+    scales: tuple[int, ...],
+    _: tuple[type, ...],
+    similarity: str,
+    normalize: str | None,
+    eps: float,
+    gain: float,
+) -> CCDOptions:
+    return CCDOptions(
+        groups, check_ccd_options(groups, scales, similarity, normalize, eps), similarity, normalize, eps, gain
+    )
 
 
-def _options(groups: int, scales: Sequence[int], similarity: str, normalize: str | None, eps: float,
-             gain: float) -> CCDOptions:
+def _options(
+    groups: int, scales: Sequence[int], similarity: str, normalize: str | None, eps: float, gain: float
+) -> CCDOptions:
     """Options, checked; what was checked once is not checked again."""
     if isinstance(scales, (tuple, list)):
         scales = tuple(scales)
@@ -116,8 +128,9 @@ def _options(groups: int, scales: Sequence[int], similarity: str, normalize: str
         except TypeError as e:
             if 'unhashable' not in str(e):
                 raise
-    return CCDOptions(groups, check_ccd_options(groups, scales, similarity, normalize, eps), similarity, normalize, eps,
-                      gain)
+    return CCDOptions(
+        groups, check_ccd_options(groups, scales, similarity, normalize, eps), similarity, normalize, eps, gain
+    )
 
 
 def _check_channels(groups: int, channels: int) -> None:
@@ -137,7 +150,7 @@ def _check_tensors(x: Tensor, scale: Tensor, bias: Tensor, groups: int) -> None:
     for name, value in (('scale', scale), ('bias', bias)):
         if not isinstance(value, Tensor):
             raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
-        if tuple(value.shape) != (groups, ):
+        if tuple(value.shape) != (groups,):
             raise ValueError(f'{name} must have shape ({groups},), one number a group, got {tuple(value.shape)}')
         if not value.is_floating_point():
             raise TypeError(f'{name} must be floating point, got {value.dtype}')
@@ -145,16 +158,18 @@ def _check_tensors(x: Tensor, scale: Tensor, bias: Tensor, groups: int) -> None:
             raise ValueError(f'{name} must be on the device of x: x is on {x.device}, {name} on {value.device}')
 
 
-def ccd(x: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        groups: int,
-        scales: Sequence[int] = (1, 2, 4),
-        similarity: str = 'dot',
-        normalize: str | None = 'zscore',
-        eps: float = 1e-7,
-        gain: float = 1.0,
-        impl: str = 'auto') -> Tensor:
+def ccd(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    gain: float = 1.0,
+    impl: str = 'auto',
+) -> Tensor:
     """Gate ``x`` by the dependency of every position on its pooled context.
 
     Args:
@@ -208,26 +223,44 @@ def _without_autocast(x: Tensor) -> AbstractContextManager:
 
 def _is_eager(*tensors: Tensor) -> bool:
     """Whether nothing but autograd listens: no subclass, no mode, no transform, which take note of operators."""
-    return (all(type(t) in (Tensor, Parameter) and not t.is_meta for t in tensors)
-            and not torch._C._len_torch_dispatch_stack() and not torch._C._are_functorch_transforms_active())
+    return (
+        all(type(t) in (Tensor, Parameter) and not t.is_meta for t in tensors)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
 
 
-def _run(module: ModuleType, impl: str, x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor,
-         options: CCDOptions, keep: bool) -> Tensor:
+def _run(
+    module: ModuleType,
+    impl: str,
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    options: CCDOptions,
+    keep: bool,
+) -> Tensor:
     """What the operators do, without the Python of torch.library around them, some 0.2 ms a layer."""
     with _without_autocast(x):
         if keep:
             return _Direct.apply(module, impl, options, x, residual, scale, bias)
-        extra = () if residual is None else (residual, )
+        extra = () if residual is None else (residual,)
         return module.forward(x, scale, bias, options, False, *extra)[0]
 
 
 class _Direct(torch.autograd.Function):
-
     @staticmethod
-    def forward(ctx, module: ModuleType, impl: str, options: CCDOptions, x: Tensor, residual: Tensor | None,
-                scale: Tensor, bias: Tensor) -> Tensor:
-        extra = () if residual is None else (residual, )
+    def forward(
+        ctx,
+        module: ModuleType,
+        impl: str,
+        options: CCDOptions,
+        x: Tensor,
+        residual: Tensor | None,
+        scale: Tensor,
+        bias: Tensor,
+    ) -> Tensor:
+        extra = () if residual is None else (residual,)
         y, saved = module.forward(x, scale, bias, options, True, *extra)
         ctx.module, ctx.impl, ctx.options, ctx.adds = module, impl, options, residual is not None
         ctx.set_materialize_grads(False)
@@ -237,7 +270,7 @@ class _Direct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_y is None:
-            return (None, ) * 7
+            return (None,) * 7
         y, x, scale, bias, *saved = ctx.saved_tensors
         need = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():  # the operators say what is wrong, should this be differentiated once more
@@ -254,17 +287,19 @@ class _Direct(torch.autograd.Function):
         return (None, None, None, *(g if n else None for g, n in zip(grads, need)))
 
 
-def ccd_add_relu(x: Tensor,
-                 residual: Tensor,
-                 scale: Tensor,
-                 bias: Tensor,
-                 groups: int,
-                 scales: Sequence[int] = (1, 2, 4),
-                 similarity: str = 'dot',
-                 normalize: str | None = 'zscore',
-                 eps: float = 1e-7,
-                 gain: float = 1.0,
-                 impl: str = 'auto') -> Tensor:
+def ccd_add_relu(
+    x: Tensor,
+    residual: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    gain: float = 1.0,
+    impl: str = 'auto',
+) -> Tensor:
     """``relu(ccd(x, ...) + residual)``: the end of a residual block.
 
     The compiled loops of the CPU do it in one pass over memory, with the same numbers to the last bit; elsewhere, and
@@ -288,13 +323,20 @@ def ccd_add_relu(x: Tensor,
     if residual.shape != x.shape:
         raise ValueError(f'residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}')
     # A compiler joins the three by itself.
-    if (impl not in ('auto', 'cpu') or not _HAS_CUSTOM_OPS or torch.compiler.is_compiling() or torch.jit.is_tracing()
-            or torch.onnx.is_in_onnx_export()
-            or not import_module(f'{__package__}.numba_backend.launch').adds_residual(x, residual)):
+    if (
+        impl not in ('auto', 'cpu')
+        or not _HAS_CUSTOM_OPS
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch.onnx.is_in_onnx_export()
+        or not import_module(f'{__package__}.numba_backend.launch').adds_residual(x, residual)
+    ):
         return F.relu_(ccd(x, scale, bias, *options, impl=impl).add_(residual))
     keep = torch.is_grad_enabled() and any(t.requires_grad for t in (x, residual, scale, bias))
     if _is_eager(x, residual, scale, bias):
-        return _run(import_module(f'{__package__}.numba_backend.launch'), 'cpu', x, residual, scale, bias, options, keep)
+        return _run(
+            import_module(f'{__package__}.numba_backend.launch'), 'cpu', x, residual, scale, bias, options, keep
+        )
     return torch.ops.mmccd.ccd_add_relu_forward(x, residual, scale, bias, *options, keep)[0]
 
 
@@ -369,15 +411,17 @@ def _normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tenso
     return torch.where(flat, 0, (d - low) / torch.where(flat, 1, high - low))
 
 
-def ccd_gate(x: Tensor,
-             scale: Tensor,
-             bias: Tensor,
-             groups: int,
-             scales: Sequence[int] = (1, 2, 4),
-             similarity: str = 'dot',
-             normalize: str | None = 'zscore',
-             eps: float = 1e-7,
-             gain: float = 1.0) -> Tensor:
+def ccd_gate(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    gain: float = 1.0,
+) -> Tensor:
     """What :func:`ccd` multiplies by: (N, groups, H, W), float32 for half precision. Arguments as there, unchecked."""
     compute = torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
     pooled_context, normalize_over_space = _pooled_context, _normalize_over_space
@@ -398,15 +442,17 @@ def ccd_gate(x: Tensor,
     return gate * gain if gain != 1 else gate
 
 
-def ccd_reference(x: Tensor,
-                  scale: Tensor,
-                  bias: Tensor,
-                  groups: int,
-                  scales: Sequence[int] = (1, 2, 4),
-                  similarity: str = 'dot',
-                  normalize: str | None = 'zscore',
-                  eps: float = 1e-7,
-                  gain: float = 1.0) -> Tensor:
+def ccd_reference(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    gain: float = 1.0,
+) -> Tensor:
     """The textbook composition of stock operators; defines what is correct. Arguments as :func:`ccd`, unchecked."""
     gate = ccd_gate(x, scale, bias, groups, scales, similarity, normalize, eps, gain)
     return (_grouped(x, groups) * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape)
@@ -415,9 +461,19 @@ def ccd_reference(x: Tensor,
 _HAS_CUSTOM_OPS = hasattr(torch.library, 'custom_op') and hasattr(torch.library, 'register_autograd')
 
 
-def _ccd_forward(x: Tensor, scale: Tensor, bias: Tensor, groups: int, scales: Sequence[int], similarity: str,
-                 normalize: str | None, eps: float, gain: float, impl: str,
-                 keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _ccd_forward(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int],
+    similarity: str,
+    normalize: str | None,
+    eps: float,
+    gain: float,
+    impl: str,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``forward`` of an implementation, see ``ccd_torch``: (y, context, d, stats)."""
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
     with _without_autocast(x):
@@ -425,9 +481,23 @@ def _ccd_forward(x: Tensor, scale: Tensor, bias: Tensor, groups: int, scales: Se
     return (y, *saved)
 
 
-def _ccd_backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, context: Tensor, d: Tensor, stats: Tensor,
-                  groups: int, scales: Sequence[int], similarity: str, normalize: str | None, eps: float,
-                  gain: float, impl: str, need_x: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _ccd_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    context: Tensor,
+    d: Tensor,
+    stats: Tensor,
+    groups: int,
+    scales: Sequence[int],
+    similarity: str,
+    normalize: str | None,
+    eps: float,
+    gain: float,
+    impl: str,
+    need_x: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """``backward`` of an implementation, see ``ccd_torch``: gradients of x, scale and bias."""
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
     with _without_autocast(x):
@@ -441,12 +511,17 @@ def _fake_forward(x, scale, bias, groups, scales, similarity, normalize, eps, ga
         return y, *(x.new_empty(0, dtype=compute) for _ in range(3))
     n, c, h, w = x.shape
     grid = max(scales)
-    return (y, x.new_empty((n, c, grid, grid), dtype=compute), x.new_empty((n, groups, h, w), dtype=compute),
-            x.new_empty((n, groups, 2), dtype=compute))
+    return (
+        y,
+        x.new_empty((n, c, grid, grid), dtype=compute),
+        x.new_empty((n, groups, h, w), dtype=compute),
+        x.new_empty((n, groups, 2), dtype=compute),
+    )
 
 
-def _fake_backward(grad_y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps, gain, impl,
-                   need_x):
+def _fake_backward(
+    grad_y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps, gain, impl, need_x
+):
     return torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(scale), torch.empty_like(bias)
 
 
@@ -461,7 +536,7 @@ def _setup_context(ctx, inputs, output) -> None:
 
 
 def _autograd(ctx, grad_y, *_):
-    none = (None, ) * 8
+    none = (None,) * 8
     if grad_y is None or not ctx.keep:
         return (None, None, None, *none)
     need_x, need_scale, need_bias = ctx.needs_input_grad[:3]
@@ -473,22 +548,46 @@ def _no_second_derivative(*_):
     raise RuntimeError('ccd has no second derivative; take it through mmccd.ops.ccd_reference')
 
 
-def _ccd_add_relu_forward(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, groups: int,
-                          scales: Sequence[int], similarity: str, normalize: str | None, eps: float, gain: float,
-                          keep: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _ccd_add_relu_forward(
+    x: Tensor,
+    residual: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int],
+    similarity: str,
+    normalize: str | None,
+    eps: float,
+    gain: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
     y, saved = import_module(f'{__package__}.numba_backend.launch').forward(x, scale, bias, options, keep, residual)
     return (y, *saved)
 
 
-def _ccd_add_relu_backward(grad_y: Tensor, y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, context: Tensor,
-                           d: Tensor, stats: Tensor, groups: int, scales: Sequence[int], similarity: str,
-                           normalize: str | None, eps: float, gain: float,
-                           need_x: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _ccd_add_relu_backward(
+    grad_y: Tensor,
+    y: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    context: Tensor,
+    d: Tensor,
+    stats: Tensor,
+    groups: int,
+    scales: Sequence[int],
+    similarity: str,
+    normalize: str | None,
+    eps: float,
+    gain: float,
+    need_x: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options = CCDOptions(groups, tuple(scales), similarity, normalize, eps, gain)
     grad_residual = torch.empty_like(x)
     grads = import_module(f'{__package__}.numba_backend.launch').backward(
-        grad_y, x, scale, bias, (context, d, stats), options, need_x, y, grad_residual)
+        grad_y, x, scale, bias, (context, d, stats), options, need_x, y, grad_residual
+    )
     return (grads[0], grad_residual, *grads[1:])
 
 
@@ -496,10 +595,15 @@ def _fake_add_relu_forward(x, residual, scale, bias, groups, scales, similarity,
     return _fake_forward(x, scale, bias, groups, scales, similarity, normalize, eps, gain, 'cpu', keep)
 
 
-def _fake_add_relu_backward(grad_y, y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps,
-                            gain, need_x):
-    return (torch.empty_like(x) if need_x else x.new_empty(0), torch.empty_like(x), torch.empty_like(scale),
-            torch.empty_like(bias))
+def _fake_add_relu_backward(
+    grad_y, y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps, gain, need_x
+):
+    return (
+        torch.empty_like(x) if need_x else x.new_empty(0),
+        torch.empty_like(x),
+        torch.empty_like(scale),
+        torch.empty_like(bias),
+    )
 
 
 def _setup_add_relu_context(ctx, inputs, output) -> None:
@@ -513,7 +617,7 @@ def _setup_add_relu_context(ctx, inputs, output) -> None:
 
 
 def _add_relu_autograd(ctx, grad_y, *_):
-    none = (None, ) * 7
+    none = (None,) * 7
     if grad_y is None or not ctx.keep:
         return (None, None, None, None, *none)
     grads = torch.ops.mmccd.ccd_add_relu_backward(grad_y, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[0])
@@ -524,25 +628,39 @@ _SIZES = 'int groups, int[] scales, str similarity, str? normalize, float eps, f
 _OPTIONS = f'{_SIZES}, str impl'
 if _HAS_CUSTOM_OPS:
     _forward_op = torch.library.custom_op(
-        'mmccd::ccd_forward', _ccd_forward, mutates_args=(),
-        schema=f'(Tensor x, Tensor scale, Tensor bias, {_OPTIONS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)')
+        'mmccd::ccd_forward',
+        _ccd_forward,
+        mutates_args=(),
+        schema=f'(Tensor x, Tensor scale, Tensor bias, {_OPTIONS}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)',
+    )
     _forward_op.register_fake(_fake_forward)
     _forward_op.register_autograd(_autograd, setup_context=_setup_context)
     _backward_op = torch.library.custom_op(
-        'mmccd::ccd_backward', _ccd_backward, mutates_args=(),
+        'mmccd::ccd_backward',
+        _ccd_backward,
+        mutates_args=(),
         schema='(Tensor grad_y, Tensor x, Tensor scale, Tensor bias, Tensor context, Tensor d, Tensor stats, '
-        f'{_OPTIONS}, bool need_x) -> (Tensor, Tensor, Tensor)')
+        f'{_OPTIONS}, bool need_x) -> (Tensor, Tensor, Tensor)',
+    )
     _backward_op.register_fake(_fake_backward)
     _backward_op.register_autograd(_no_second_derivative)
     _add_relu_op = torch.library.custom_op(
-        'mmccd::ccd_add_relu_forward', _ccd_add_relu_forward, mutates_args=(), device_types='cpu',
+        'mmccd::ccd_add_relu_forward',
+        _ccd_add_relu_forward,
+        mutates_args=(),
+        device_types='cpu',
         schema='(Tensor x, Tensor residual, Tensor scale, Tensor bias, '
-        f'{_SIZES}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)')
+        f'{_SIZES}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)',
+    )
     _add_relu_op.register_fake(_fake_add_relu_forward)
     _add_relu_op.register_autograd(_add_relu_autograd, setup_context=_setup_add_relu_context)
     _add_relu_backward_op = torch.library.custom_op(
-        'mmccd::ccd_add_relu_backward', _ccd_add_relu_backward, mutates_args=(), device_types='cpu',
+        'mmccd::ccd_add_relu_backward',
+        _ccd_add_relu_backward,
+        mutates_args=(),
+        device_types='cpu',
         schema='(Tensor grad_y, Tensor y, Tensor x, Tensor scale, Tensor bias, Tensor context, Tensor d, '
-        f'Tensor stats, {_SIZES}, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)')
+        f'Tensor stats, {_SIZES}, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)',
+    )
     _add_relu_backward_op.register_fake(_fake_add_relu_backward)
     _add_relu_backward_op.register_autograd(_no_second_derivative)

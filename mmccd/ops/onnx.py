@@ -4,6 +4,7 @@
 that the graph makes from the size it gets; cells are found in integers, as everywhere; and nothing is decided by the
 size of the image that is traced, a single pixel included.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence

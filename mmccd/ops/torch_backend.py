@@ -39,6 +39,7 @@ nearest cell or any adaptive bin begins or ends (overlapping bins included), so 
 a product with small matrices, and both are constant on a segment. Only for maps of at most ``SMALL`` pixels, where the
 number of operators counts and not the memory, is everything done at full size, pooling by one product with a matrix.
 """
+
 from __future__ import annotations
 
 from functools import lru_cache
@@ -99,11 +100,18 @@ def _pool_matrices(size: int, scales: tuple[int, ...], device: torch.device, dty
 
 
 @lru_cache(maxsize=1024)
-def _dense_matrices(h: int, w: int, scales: tuple[int, ...], device: torch.device,
-                    dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _dense_matrices(
+    h: int, w: int, scales: tuple[int, ...], device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """(P, S * S): weight of a pixel in a cell's context, and 1 where the pixel reads the cell."""
-    by_row, by_col = ((torch.tensor(axis.pool, dtype=torch.float64).repeat_interleave(
-        torch.tensor([b - a for a, b, _ in axis.segments]), 2)) for axis in (cut_axis(h, scales), cut_axis(w, scales)))
+    by_row, by_col = (
+        (
+            torch.tensor(axis.pool, dtype=torch.float64).repeat_interleave(
+                torch.tensor([b - a for a, b, _ in axis.segments]), 2
+            )
+        )
+        for axis in (cut_axis(h, scales), cut_axis(w, scales))
+    )
     grid = max(scales)
     pool = torch.einsum('sai,sbj->ijab', by_row, by_col).reshape(h * w, -1) / len(scales)
     cell = torch.arange(h)[:, None] * grid // h * grid + torch.arange(w) * grid // w
@@ -180,16 +188,20 @@ def _gate(dhat: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return torch.sigmoid(scale.to(dhat.dtype).view(1, -1, 1, 1) * dhat + bias.to(dhat.dtype).view(1, -1, 1, 1))
 
 
-def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
-            keep: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def forward(
+    x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: bool = True
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """See the interface above."""
     compute, g = compute_dtype(x.dtype), options.groups
     n, c, h, w = x.shape
     y = torch.empty_like(x)
     if x.numel() == 0:
         s = max(options.scales)
-        return y, (x.new_zeros(n, c, s, s, dtype=compute), x.new_zeros(n, g, h, w, dtype=compute),
-                   x.new_zeros(n, g, 2, dtype=compute))
+        return y, (
+            x.new_zeros(n, c, s, s, dtype=compute),
+            x.new_zeros(n, g, h, w, dtype=compute),
+            x.new_zeros(n, g, 2, dtype=compute),
+        )
     rows, cols = cut_axis(h, options.scales), cut_axis(w, options.scales)
     x5, y5 = x.unflatten(1, (g, -1)), y.unflatten(1, (g, -1))  # (N, G, K, H, W)
     context = _pool(x, options, rows, cols)
@@ -214,11 +226,18 @@ def _row_blocks(context: Tensor, options: CCDOptions, rows: Axis, cols: Axis) ->
     wide = wide.unflatten(1, (options.groups, -1))
     if h * w <= SMALL:
         return [(0, h, wide.index_select(3, torch.arange(h, device=context.device) * grid // h))]
-    return [(a, b, wide[:, :, :, cell:cell + 1]) for a, b, cell in rows.segments]
+    return [(a, b, wide[:, :, :, cell : cell + 1]) for a, b, cell in rows.segments]
 
 
-def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
-             options: CCDOptions, need_x: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
+    options: CCDOptions,
+    need_x: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See the interface above."""
     context, d, stats = saved
     compute, g = compute_dtype(x.dtype), options.groups
@@ -249,8 +268,9 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
         for a, b, u in blocks:
             length = _lengths(x5[:, :, :, a:b].to(compute))
             per_product[:, :, a:b] = gd[:, :, a:b] / (length.clamp_min(MIN_NORM) * _lengths(u).clamp_min(MIN_NORM))
-            per_x[:, :, a:b] = torch.where(length >= MIN_NORM,
-                                           -gd[:, :, a:b] * d[:, :, a:b] / length.square().clamp_min(MIN_NORM**2), 0)
+            per_x[:, :, a:b] = torch.where(
+                length >= MIN_NORM, -gd[:, :, a:b] * d[:, :, a:b] / length.square().clamp_min(MIN_NORM**2), 0
+            )
     v = _pool_transposed(_context_gradient(x5, gd, d, per_product, context, options, rows, cols), options, rows, cols)
     gate = options.gain * sigmoid if options.gain != 1 else sigmoid
     grad_x5 = grad_x.unflatten(1, (g, -1))
@@ -264,8 +284,9 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
     return grad_x, grad_scale, grad_bias
 
 
-def _through_normalization(delta: Tensor, d: Tensor, dhat: Tensor, factor: Tensor, stats: Tensor,
-                           options: CCDOptions) -> Tensor:
+def _through_normalization(
+    delta: Tensor, d: Tensor, dhat: Tensor, factor: Tensor, stats: Tensor, options: CCDOptions
+) -> Tensor:
     """Gradient of d (N, G, H, W) from delta, that of dhat."""
     if options.normalize is None:
         return delta
@@ -283,8 +304,9 @@ def _through_normalization(delta: Tensor, d: Tensor, dhat: Tensor, factor: Tenso
     return factor * (delta + torch.where(lowest, to_low, 0) + torch.where(highest, to_high, 0))
 
 
-def _context_gradient(x5: Tensor, gd: Tensor, d: Tensor, per_product: Tensor, context: Tensor, options: CCDOptions,
-                      rows: Axis, cols: Axis) -> Tensor:
+def _context_gradient(
+    x5: Tensor, gd: Tensor, d: Tensor, per_product: Tensor, context: Tensor, options: CCDOptions, rows: Axis, cols: Axis
+) -> Tensor:
     """Gradient of the context, (N, C, S, S)."""
     grid = context.shape[-1]
     cosine = options.similarity == 'cosine'
@@ -322,4 +344,4 @@ def _pool_transposed(grad: Tensor, options: CCDOptions, rows: Axis, cols: Axis) 
     v = sum(r.T @ (grad @ c) for r, c in zip(row_pool, col_pool)) / len(options.scales)  # (N, C, segments, segments)
     lengths = torch.tensor([b - a for a, b, _ in cols.segments], device=grad.device)
     v = v.repeat_interleave(lengths, dim=3, output_size=w)  # (N, C, row segments, W)
-    return [v[:, :, i:i + 1] for i in range(v.shape[2])]
+    return [v[:, :, i : i + 1] for i in range(v.shape[2])]

@@ -1,4 +1,5 @@
 """Names, shapes and refusals of the converter, on state dicts whose tensors take no memory."""
+
 from __future__ import annotations
 
 import json
@@ -48,13 +49,16 @@ def target(root):
     return build
 
 
-@pytest.mark.parametrize('name, arch', [
-    ('r18', Arch(None, None, 18)),
-    ('ccd_r50', Arch(None, 'ccd', 50)),
-    ('ge_r101', Arch(None, 'ge', 101)),
-    ('retinanet_se_r34', Arch('retinanet', 'se', 34)),
-    ('cascade_rcnn_r152', Arch('cascade_rcnn', None, 152)),
-])
+@pytest.mark.parametrize(
+    'name, arch',
+    [
+        ('r18', Arch(None, None, 18)),
+        ('ccd_r50', Arch(None, 'ccd', 50)),
+        ('ge_r101', Arch(None, 'ge', 101)),
+        ('retinanet_se_r34', Arch('retinanet', 'se', 34)),
+        ('cascade_rcnn_r152', Arch('cascade_rcnn', None, 152)),
+    ],
+)
 def test_parse_arch(name, arch):
     assert parse_arch(name) == arch
     assert parse_arch(name.replace('r1', 'resnet1')) == arch
@@ -104,9 +108,9 @@ def test_originals_fit_their_configs(original, target, name, arch):
 
 def test_values_move_as_they_should():
     """One block of each kind, with numbers in it; the input stays as it is."""
-    scale = torch.arange(3.).view(1, 3, 1)
-    linear = torch.arange(6.).view(2, 3)
-    background_first = torch.tensor([9., 1., 2.])
+    scale = torch.arange(3.0).view(1, 3, 1)
+    linear = torch.arange(6.0).view(2, 3)
+    background_first = torch.tensor([9.0, 1.0, 2.0])
     state = {'layer1.0.pf.scale': scale, 'layer1.0.conv1.weight': linear}
     assert {k: v.tolist() for k, v in convert(state, parse_arch('ccd_r50')).items()} == {
         'backbone.layer1.0.ccd.scale': [0, 1, 2],
@@ -121,15 +125,19 @@ def test_values_move_as_they_should():
             'bbox_head.1.fc_cls.bias': background_first,
             'bbox_head.1.fc_cls.weight': background_first[:, None] * torch.ones(1, 2),
             'rpn_head.rpn_cls.bias': background_first,  # three anchors: one logit each, no background
-        }, parse_arch('cascade_rcnn_r50'))
+        },
+        parse_arch('cascade_rcnn_r50'),
+    )
     assert {k: v.tolist() for k, v in out.items()} == {
         'roi_head.bbox_head.1.fc_cls.bias': [1, 2, 9],
         'roi_head.bbox_head.1.fc_cls.weight': [[1, 1], [2, 2], [9, 9]],
         'rpn_head.rpn_cls.bias': [9, 1, 2],
     }
     assert background_first.tolist() == [9, 1, 2]
-    out = convert({'bbox_head.retina_cls.bias': background_first, 'bbox_head.reg_convs.3.bias': scale},
-                  parse_arch('retinanet_r50'))
+    out = convert(
+        {'bbox_head.retina_cls.bias': background_first, 'bbox_head.reg_convs.3.bias': scale},
+        parse_arch('retinanet_r50'),
+    )
     assert out['bbox_head.retina_cls.bias'].tolist() == [9, 1, 2]
     assert list(out) == ['bbox_head.retina_cls.bias', 'bbox_head.reg_convs.3.conv.bias']
 
@@ -141,18 +149,29 @@ def test_sk_names():
         state = {f'layer2.1.{n}.weight': torch.zeros(1) for n in (*names, f'conv{i}g', f'bn{i}g')}
         other = 3 - i
         assert set(convert(state, Arch(None, 'sk', depth))) == {
-            f'backbone.layer2.1.{n}.weight' for n in (
-                f'conv{other}', f'bn{other}', f'conv{i}.branches.0.conv', f'conv{i}.branches.0.bn',
-                f'conv{i}.branches.1.conv', f'conv{i}.branches.1.bn', f'conv{i}.fc1.conv', f'conv{i}.fc1.bn',
-                f'conv{i}.fc2')
+            f'backbone.layer2.1.{n}.weight'
+            for n in (
+                f'conv{other}',
+                f'bn{other}',
+                f'conv{i}.branches.0.conv',
+                f'conv{i}.branches.0.bn',
+                f'conv{i}.branches.1.conv',
+                f'conv{i}.branches.1.bn',
+                f'conv{i}.fc1.conv',
+                f'conv{i}.fc1.bn',
+                f'conv{i}.fc2',
+            )
         }
     with pytest.raises(ValueError, match=r'1 tensors have no place in it: layer2\.1\.conv2g\.weight'):
         convert({'layer2.1.conv2g.weight': torch.zeros(1)}, Arch(None, 'sk', 18))
 
 
 def test_batch_counters_are_added():
-    state = {'bn1.running_var': torch.ones(4), 'layer1.0.bn2.running_var': torch.ones(4),
-             'layer1.0.bn2.num_batches_tracked': torch.tensor(7)}
+    state = {
+        'bn1.running_var': torch.ones(4),
+        'layer1.0.bn2.running_var': torch.ones(4),
+        'layer1.0.bn2.num_batches_tracked': torch.tensor(7),
+    }
     out = convert(state, parse_arch('r50'))
     assert out['backbone.bn1.num_batches_tracked'].item() == 0
     assert out['backbone.bn1.num_batches_tracked'].dtype == torch.long
@@ -163,7 +182,9 @@ def test_batch_counters_are_added():
 def test_depths(conv3, blocks):
     state = {
         f'layer{i}.{j}.conv{k}.weight': torch.zeros(1)
-        for i, n in enumerate(blocks, 1) for j in range(n) for k in range(1, 4 if conv3 else 3)
+        for i, n in enumerate(blocks, 1)
+        for j in range(n)
+        for k in range(1, 4 if conv3 else 3)
     }
     assert recognise(state) == Arch(None, None, DEPTHS[conv3, blocks])
     state['layer3.1.se.fc.0.weight'] = torch.zeros(1)
@@ -180,39 +201,69 @@ def change(state: dict[str, Tensor], **renamed: str) -> dict[str, Tensor]:
     return state
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda o: {'conv1.weight': torch.zeros(1)}, 'no ResNet of depth 18, .*: it has conv1.weight'),
-    (lambda o: {**o('ccd_resnet50'), **o('se_resnet50')}, 'several attentions: ccd, se'),
-    (lambda o: {f'backbone.{k}': v for k, v in o('resnet50').items()},
-     'no RetinaNet and no Cascade R-CNN of MMDetection 0.6: its parts are backbone'),
-    # Faster R-CNN: one head without a number.
-    (lambda o: change(o('det_cascade_rcnn_ccd_r50'), **{'bbox_head.0.': 'bbox_head.'}),
-     'no RetinaNet and no Cascade R-CNN'),
-    (lambda o: convert(o('se_resnet50'), parse_arch('se_r50')), "its names are today's already"),
-    (lambda o: convert(o('resnet50'), parse_arch('r50')), "its names are today's already"),
-    (lambda o: convert(o('det_cascade_rcnn_ccd_r50'), parse_arch('cascade_rcnn_ccd_r50')), "names are today's already"),
-    (lambda o: change(o('det_retinanet_ccd_r50'), **{'_convs.0.': '_convs.0.conv.'}), 'no file of MMDetection 0.6'),
-    (lambda o: {**o('resnet50'), 'layer1.0.conv2.paths.0.conv.weight': torch.zeros(1)}, "timm's SK-ResNets"),
-    (lambda o: dict.fromkeys(('stages.0.0.attn.conv_attn.weight', 'head.fc.weight'), torch.zeros(1)),
-     "timm's GC-ResNet-50-T"),
-], ids=['no resnet', 'two attentions', 'no head', 'faster rcnn', "today's classifier", "today's plain one",
-        "today's detector", 'newer retinanet', 'timm sk', 'timm gc'])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda o: {'conv1.weight': torch.zeros(1)}, 'no ResNet of depth 18, .*: it has conv1.weight'),
+        (lambda o: {**o('ccd_resnet50'), **o('se_resnet50')}, 'several attentions: ccd, se'),
+        (
+            lambda o: {f'backbone.{k}': v for k, v in o('resnet50').items()},
+            'no RetinaNet and no Cascade R-CNN of MMDetection 0.6: its parts are backbone',
+        ),
+        # Faster R-CNN: one head without a number.
+        (
+            lambda o: change(o('det_cascade_rcnn_ccd_r50'), **{'bbox_head.0.': 'bbox_head.'}),
+            'no RetinaNet and no Cascade R-CNN',
+        ),
+        (lambda o: convert(o('se_resnet50'), parse_arch('se_r50')), "its names are today's already"),
+        (lambda o: convert(o('resnet50'), parse_arch('r50')), "its names are today's already"),
+        (
+            lambda o: convert(o('det_cascade_rcnn_ccd_r50'), parse_arch('cascade_rcnn_ccd_r50')),
+            "names are today's already",
+        ),
+        (lambda o: change(o('det_retinanet_ccd_r50'), **{'_convs.0.': '_convs.0.conv.'}), 'no file of MMDetection 0.6'),
+        (lambda o: {**o('resnet50'), 'layer1.0.conv2.paths.0.conv.weight': torch.zeros(1)}, "timm's SK-ResNets"),
+        (
+            lambda o: dict.fromkeys(('stages.0.0.attn.conv_attn.weight', 'head.fc.weight'), torch.zeros(1)),
+            "timm's GC-ResNet-50-T",
+        ),
+    ],
+    ids=[
+        'no resnet',
+        'two attentions',
+        'no head',
+        'faster rcnn',
+        "today's classifier",
+        "today's plain one",
+        "today's detector",
+        'newer retinanet',
+        'timm sk',
+        'timm gc',
+    ],
+)
 def test_recognise_refuses(original, make, message):
     with pytest.raises(ValueError, match=message):
         recognise(make(original))
 
 
-@pytest.mark.parametrize('name, extra, message', [
-    ('ccd_resnet50', {'layer1.0.pf.gamma.weight': (1, )}, r'1 tensors have no .*: layer1\.0\.pf\.gamma\.weight'),
-    ('resnet50', {'layer1.0.eca.weight': (3, ), 'aux': (1, )}, r'2 tensors have no .*: layer1\.0\.eca\.weight, aux'),
-    ('resnet50', {'layer5.0.conv1.weight': (3, )}, r'no place in it: layer5'),
-    ('ccd_resnet50', {'layer1.0.pf.scale': (64, )}, r'pf\.scale: must have shape \(1, groups, 1\), has \(64,\)'),
-    ('ccd_resnet50', {'layer1.0.pf.bias': (2, 64, 1)}, r'pf\.bias: must have shape \(1, groups, 1\)'),
-    ('det_cascade_rcnn_ccd_r50', {'bbox_head.0.fc_reg.bias': (324, )}, 'must be class-agnostic, 4 outputs .* has 324'),
-    ('det_cascade_rcnn_ccd_r50', {'mask_head.conv.weight': (3, )}, r'no place in it: mask_head\.conv\.weight'),
-    ('det_retinanet_ccd_r50', {'fc.weight': (1000, 2048)}, r'no place in it: fc\.weight'),
-    ('se_resnet50', {'layer1.0.se.fc1.weight': (16, 256, 1, 1)}, r'no place in it: layer1\.0\.se\.fc1\.weight'),
-])
+@pytest.mark.parametrize(
+    'name, extra, message',
+    [
+        ('ccd_resnet50', {'layer1.0.pf.gamma.weight': (1,)}, r'1 tensors have no .*: layer1\.0\.pf\.gamma\.weight'),
+        ('resnet50', {'layer1.0.eca.weight': (3,), 'aux': (1,)}, r'2 tensors have no .*: layer1\.0\.eca\.weight, aux'),
+        ('resnet50', {'layer5.0.conv1.weight': (3,)}, r'no place in it: layer5'),
+        ('ccd_resnet50', {'layer1.0.pf.scale': (64,)}, r'pf\.scale: must have shape \(1, groups, 1\), has \(64,\)'),
+        ('ccd_resnet50', {'layer1.0.pf.bias': (2, 64, 1)}, r'pf\.bias: must have shape \(1, groups, 1\)'),
+        (
+            'det_cascade_rcnn_ccd_r50',
+            {'bbox_head.0.fc_reg.bias': (324,)},
+            'must be class-agnostic, 4 outputs .* has 324',
+        ),
+        ('det_cascade_rcnn_ccd_r50', {'mask_head.conv.weight': (3,)}, r'no place in it: mask_head\.conv\.weight'),
+        ('det_retinanet_ccd_r50', {'fc.weight': (1000, 2048)}, r'no place in it: fc\.weight'),
+        ('se_resnet50', {'layer1.0.se.fc1.weight': (16, 256, 1, 1)}, r'no place in it: layer1\.0\.se\.fc1\.weight'),
+    ],
+)
 def test_convert_refuses(original, name, extra, message):
     state = {**original(name), **{k: torch.empty(shape, device='meta') for k, shape in extra.items()}}
     with pytest.raises(ValueError, match=f'^it looks like .*, but:\n.*{message}'):
@@ -244,8 +295,10 @@ def test_long_lists_are_cut(target):
         check_fits({}, target('r50_8xb32_in1k.py'))
 
 
-@pytest.mark.parametrize('arch', ['r18', 'se_r34', 'gc_r101', 'cbam_r152', 'sk_r18', 'retinanet_gc_r50',
-                                  'retinanet_r18', 'cascade_rcnn_sk_r101'])
+@pytest.mark.parametrize(
+    'arch',
+    ['r18', 'se_r34', 'gc_r101', 'cbam_r152', 'sk_r18', 'retinanet_gc_r50', 'retinanet_r18', 'cascade_rcnn_sk_r101'],
+)
 def test_configs_for_what_has_none_of_its_own(root, target, arch):
     """The nearest config, overridden, builds the architecture."""
     wanted = parse_arch(arch)
@@ -267,8 +320,10 @@ def test_mmpretrain_se_resnet_loads_unchanged(target, depth):
     theirs = MODELS.build(
         dict(
             type='ImageClassifier',
-            backbone=dict(type='SEResNet', depth=depth, num_stages=4, out_indices=(3, ), style='pytorch'),
+            backbone=dict(type='SEResNet', depth=depth, num_stages=4, out_indices=(3,), style='pytorch'),
             neck=dict(type='GlobalAveragePooling'),
             head=dict(type='LinearClsHead', num_classes=1000, in_channels=2048),
-            _scope_='mmpretrain')).state_dict()
+            _scope_='mmpretrain',
+        )
+    ).state_dict()
     check_fits(theirs, target('se_r50_8xb32_in1k.py', {'model.backbone.depth': depth}))

@@ -1,4 +1,5 @@
 """Whatever a file's state dict holds, the converter gives what fits the model, or a ValueError that says why."""
+
 from __future__ import annotations
 
 import json
@@ -49,10 +50,12 @@ def convert_or_refuse(checkpoint) -> str:
 KEYS = st.sampled_from(sorted({k for name in NAMES for k in original(name)})) | st.text(max_size=8) | st.integers(0, 3)
 SHAPES = st.lists(st.sampled_from([0, 1, 2, 4, 64, 81]), max_size=4)
 TENSORS = SHAPES.map(lambda shape: torch.empty(shape, device='meta')) | SHAPES.map(
-    lambda shape: torch.zeros(shape).to_sparse() if shape and 0 not in shape else torch.zeros(()))
+    lambda shape: torch.zeros(shape).to_sparse() if shape and 0 not in shape else torch.zeros(())
+)
 VALUES = TENSORS | st.none() | st.integers() | st.text(max_size=3) | st.just([1])
 CHANGES = st.lists(
-    st.tuples(st.sampled_from(['set', 'remove', 'rename', 'prefix']), KEYS, KEYS, VALUES), min_size=1, max_size=4)
+    st.tuples(st.sampled_from(['set', 'remove', 'rename', 'prefix']), KEYS, KEYS, VALUES), min_size=1, max_size=4
+)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -84,8 +87,13 @@ def test_changed_state_dicts(name, changes):
         check_fits(convert(state_dict_of(state), arch), target(config_candidates(arch)[0][0]))
 
 
-@given(st.recursive(VALUES, lambda v: st.dictionaries(KEYS | st.just('state_dict'), v, max_size=4)
-                    | st.lists(v, max_size=3), max_leaves=6))
+@given(
+    st.recursive(
+        VALUES,
+        lambda v: st.dictionaries(KEYS | st.just('state_dict'), v, max_size=4) | st.lists(v, max_size=3),
+        max_leaves=6,
+    )
+)
 @settings(max_examples=120, deadline=None)
 def test_any_checkpoint(checkpoint):
     assert convert_or_refuse(checkpoint)

@@ -1,4 +1,5 @@
 """Files appear whole or not at all."""
+
 from __future__ import annotations
 
 import hashlib
@@ -31,8 +32,6 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-
-
 def crash_after(monkeypatch, changes: int) -> None:
     """Let so many changes of the disk happen; the next one, and whatever would tidy up after it, does not."""
     left = iter(range(changes))
@@ -42,6 +41,7 @@ def crash_after(monkeypatch, changes: int) -> None:
             if next(left, None) is None:
                 raise Crash
             return original(*args, **kwargs)
+
         return call
 
     for name in ('replace', 'remove', 'fsync'):
@@ -98,8 +98,11 @@ def test_no_room(path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(OSError, match=r'x\.pth could not be written: File too large\. It takes 2\.0 MB, and '
-                           r'[0-9.]+ MB are free there\. Earlier .* --resume'):
+        with pytest.raises(
+            OSError,
+            match=r'x\.pth could not be written: File too large\. It takes 2\.0 MB, and '
+            r'[0-9.]+ MB are free there\. Earlier .* --resume',
+        ):
             backend.put(bytes(2_000_000), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,4 +1,5 @@
 """Which checkpoint ``--resume`` takes, and what it says about the others."""
+
 from __future__ import annotations
 
 import hashlib
@@ -57,13 +58,13 @@ def test_nothing_there(tmp_path):
 
 
 @pytest.mark.parametrize('with_checksum', [True, False])
-@pytest.mark.parametrize('share', [0., 0.3, 0.9, 0.999])
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.9, 0.999])
 def test_cut_short(tmp_path, share, with_checksum):
     """Without a checksum, loading tells."""
     write(tmp_path, 'epoch_1.pth', 5)
     path = write(tmp_path, 'epoch_2.pth', 10)
     content = path.read_bytes()
-    path.write_bytes(content[:int(share * len(content))])
+    path.write_bytes(content[: int(share * len(content))])
     if not with_checksum:
         (tmp_path / 'epoch_2.pth.sha256').unlink()
     found, skipped = newest_checkpoint(str(tmp_path))

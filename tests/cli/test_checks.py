@@ -1,4 +1,5 @@
 """What tools say and refuse before they start, where a whole tool would be too slow to ask."""
+
 from __future__ import annotations
 
 import subprocess
@@ -30,30 +31,48 @@ class Log(list):
 
 def scaling(processes, batch=2, base=16, enable=False, lr=0.02, loader=(), wrapper=()):
     logger = Log()
-    cfg = Config(dict(
-        train_dataloader=dict(batch_size=batch, **dict(loader)),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr), **dict(wrapper)),
-        auto_scale_lr=dict(enable=enable, base_batch_size=base)))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=batch, **dict(loader)),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=lr), **dict(wrapper)),
+            auto_scale_lr=dict(enable=enable, base_batch_size=base),
+        )
+    )
     runner.log_scaling(SimpleNamespace(cfg=cfg, world_size=processes, logger=logger))
     return list(logger)
 
 
 def test_batch_that_the_rate_was_made_for():
-    assert scaling(8) == [('info', '8 processes x 2 images = global batch 16; learning rate 0.02, by linear scaling '
-                           'from 0.02 at batch 16: 0.02')]
+    assert scaling(8) == [
+        (
+            'info',
+            '8 processes x 2 images = global batch 16; learning rate 0.02, by linear scaling '
+            'from 0.02 at batch 16: 0.02',
+        )
+    ]
 
 
 def test_another_batch():
     [info, warning] = scaling(1, batch=4)
-    assert info == ('info', '1 process x 4 images = global batch 4; learning rate 0.02, by linear scaling from 0.02 '
-                    'at batch 16: 0.005')
-    assert warning == ('warning', 'the learning rate 0.02 does not follow the global batch of 4: add --auto-scale-lr '
-                       'for 0.005, or leave it if it is meant')
+    assert info == (
+        'info',
+        '1 process x 4 images = global batch 4; learning rate 0.02, by linear scaling from 0.02 at batch 16: 0.005',
+    )
+    assert warning == (
+        'warning',
+        'the learning rate 0.02 does not follow the global batch of 4: add --auto-scale-lr '
+        'for 0.005, or leave it if it is meant',
+    )
 
 
 def test_scaled():
-    assert scaling(4, enable=True) == [('info', '4 processes x 2 images = global batch 8; learning rate 0.01, by '
-                                        'linear scaling from 0.02 at batch 16: 0.01')]
+    assert scaling(4, enable=True) == [
+        (
+            'info',
+            '4 processes x 2 images = global batch 8; learning rate 0.01, by '
+            'linear scaling from 0.02 at batch 16: 0.01',
+        )
+    ]
 
 
 def test_accumulated_gradients():
@@ -66,22 +85,34 @@ def test_accumulated_gradients():
 
 def test_batch_sampler_with_a_size_of_its_own():
     assert scaling(2, loader=dict(batch_sampler=dict(type='X', batch_size=8)))[0][1].startswith(
-        '2 processes x 8 images = global batch 16;')
+        '2 processes x 8 images = global batch 16;'
+    )
     assert scaling(8, loader=dict(batch_sampler=dict(type='AspectRatioBatchSampler')))[0][1].startswith(
-        '8 processes x 2 images = global batch 16;')
+        '8 processes x 2 images = global batch 16;'
+    )
 
 
 @pytest.mark.parametrize('base', [None, 0])
 def test_nothing_to_scale_from(base):
-    assert scaling(2, base=base) == [('info', '2 processes x 2 images = global batch 4; learning rate 0.02 (no '
-                                      'auto_scale_lr.base_batch_size to scale it from)')]
+    assert scaling(2, base=base) == [
+        (
+            'info',
+            '2 processes x 2 images = global batch 4; learning rate 0.02 (no '
+            'auto_scale_lr.base_batch_size to scale it from)',
+        )
+    ]
 
 
 def test_no_single_rate():
     """Several optimizers, or one without a rate in the config."""
     logger = Log()
-    cfg = Config(dict(train_dataloader=dict(batch_size=2), auto_scale_lr=None,
-                      optim_wrapper=dict(constructor='X', g=dict(optimizer=dict(lr=1.)))))
+    cfg = Config(
+        dict(
+            train_dataloader=dict(batch_size=2),
+            auto_scale_lr=None,
+            optim_wrapper=dict(constructor='X', g=dict(optimizer=dict(lr=1.0))),
+        )
+    )
     runner.log_scaling(SimpleNamespace(cfg=cfg, world_size=1, logger=logger))
     assert logger == [('info', '1 process x 2 images = global batch 2; the config gives no single learning rate')]
 
@@ -90,6 +121,7 @@ def test_what_is_logged_is_what_mmengine_does(monkeypatch):
     """The rate that the line states against mmengine's scaling of two parameter groups."""
     from mmengine.optim import OptimWrapper
     from mmengine.runner import Runner
+
     groups = [dict(params=[torch.nn.Parameter(torch.ones(1))], lr=lr) for lr in (0.02, 0.2)]
     wrapper = OptimWrapper(torch.optim.SGD(groups, lr=0.02))
     runner = SimpleNamespace(_train_dataloader=dict(batch_size=2), world_size=4, logger=Log(), param_schedulers=None)
@@ -98,12 +130,19 @@ def test_what_is_logged_is_what_mmengine_does(monkeypatch):
     assert 'learning rate 0.01,' in scaling(4, enable=True)[0][1]
 
 
-@pytest.mark.parametrize(('cfg', 'norm', 'rule'), [
-    (dict(sync_bn='yes'), 'BatchNorm2d', "sync_bn must be 'torch', 'mmcv' or None, got 'yes'"),
-    (dict(sync_bn='torch', launcher='pytorch'), 'BatchNorm2d', 'needs GPUs, and PyTorch sees none'),
-    (dict(launcher='slurm'), 'SyncBatchNorm', 'needs GPUs, and PyTorch sees none'),
-    (dict(sync_bn='torch', launcher='pytorch', runner_type='FlexibleRunner'), 'BatchNorm2d', 'FSDPStrategy has none'),
-])
+@pytest.mark.parametrize(
+    ('cfg', 'norm', 'rule'),
+    [
+        (dict(sync_bn='yes'), 'BatchNorm2d', "sync_bn must be 'torch', 'mmcv' or None, got 'yes'"),
+        (dict(sync_bn='torch', launcher='pytorch'), 'BatchNorm2d', 'needs GPUs, and PyTorch sees none'),
+        (dict(launcher='slurm'), 'SyncBatchNorm', 'needs GPUs, and PyTorch sees none'),
+        (
+            dict(sync_bn='torch', launcher='pytorch', runner_type='FlexibleRunner'),
+            'BatchNorm2d',
+            'FSDPStrategy has none',
+        ),
+    ],
+)
 def test_sync_bn_that_cannot_work(monkeypatch, cfg, norm, rule):
     monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
     with pytest.raises(UserError) as e:
@@ -111,8 +150,10 @@ def test_sync_bn_that_cannot_work(monkeypatch, cfg, norm, rule):
     assert rule in str(e.value)
 
 
-@pytest.mark.parametrize(('cfg', 'norm'), [
-    (dict(sync_bn='torch'), 'BatchNorm2d'), (dict(), 'SyncBatchNorm'), (dict(launcher='pytorch'), 'BatchNorm2d')])
+@pytest.mark.parametrize(
+    ('cfg', 'norm'),
+    [(dict(sync_bn='torch'), 'BatchNorm2d'), (dict(), 'SyncBatchNorm'), (dict(launcher='pytorch'), 'BatchNorm2d')],
+)
 def test_sync_bn_that_does_no_harm(monkeypatch, cfg, norm):
     """One process: mmengine turns the norms into ordinary ones."""
     monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
@@ -134,8 +175,14 @@ def test_sharding_needs_processes():
 
 
 def test_sharding_with_save_best():
-    cfg = Config(dict(runner_type='FlexibleRunner', strategy=dict(type='FSDPStrategy'), launcher='pytorch',
-                      default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best='auto'))))
+    cfg = Config(
+        dict(
+            runner_type='FlexibleRunner',
+            strategy=dict(type='FSDPStrategy'),
+            launcher='pytorch',
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', save_best='auto')),
+        )
+    )
     with pytest.raises(UserError, match=r'set default_hooks\.checkpoint\.save_best=None'):
         runner.build_runner(cfg)
 
@@ -147,22 +194,39 @@ def config(tmp_path):
     return str(path)
 
 
-@pytest.mark.parametrize(('option', 'near'), [
-    ('train_dataloder.batch_size', "'train_dataloader'"), ('optim_wraper.optimizer.lr', "'optim_wrapper'"),
-    ('resum', "'resume'"), ('default_hook.logger.interval', "'default_hooks'"), ('auto_scale.enable', None)])
+@pytest.mark.parametrize(
+    ('option', 'near'),
+    [
+        ('train_dataloder.batch_size', "'train_dataloader'"),
+        ('optim_wraper.optimizer.lr', "'optim_wrapper'"),
+        ('resum', "'resume'"),
+        ('default_hook.logger.interval', "'default_hooks'"),
+        ('auto_scale.enable', None),
+    ],
+)
 def test_option_that_nothing_reads(config, option, near):
     with pytest.raises(UserError) as e:
         load_config(config, {option: 1})
     hint = str(e.value)
-    assert hint.startswith(f'--cfg-options {option}: the config has no key {option.split(".")[0]!r}, and nothing would '
-                           'read it')
+    assert hint.startswith(
+        f'--cfg-options {option}: the config has no key {option.split(".")[0]!r}, and nothing would read it'
+    )
     assert near is None or hint.endswith(f'did you mean {near}?')
 
 
 def test_options_that_are_new(config):
     """New keys below an existing one, and keys that the runner reads though the config does not have them."""
-    cfg = load_config(config, {'train_dataloader.dataset.indices': 4, 'sync_bn': 'torch', 'work_dir': 'x',
-                                      'custom_hooks': [], 'find_unused_parameters': True, 'load_from': 'x.pth'})
+    cfg = load_config(
+        config,
+        {
+            'train_dataloader.dataset.indices': 4,
+            'sync_bn': 'torch',
+            'work_dir': 'x',
+            'custom_hooks': [],
+            'find_unused_parameters': True,
+            'load_from': 'x.pth',
+        },
+    )
     assert (cfg.train_dataloader.dataset.indices, cfg.sync_bn, cfg.work_dir) == (4, 'torch', 'x')
 
 
@@ -176,11 +240,18 @@ def test_variable_that_was_used_already(config, capsys, monkeypatch):
     assert capsys.readouterr().err == ''
 
 
-@pytest.mark.parametrize(('error', 'checkpoint', 'message'), [
-    (URLError('Name or service not known'), 'torchvision://resnet50', r'resnet50-.*.pth\nelsewhere, and put it into '),
-    (RuntimeError('invalid hash value'), 'https://a.org/b.pth', r'invalid hash.*\n.* fetch https://a.org/b.pth\n'),
-    (KeyError('resnet51'), 'torchvision://resnet51', r"'torchvision://resnet51' cannot be had: 'resnet51'\.$"),
-])
+@pytest.mark.parametrize(
+    ('error', 'checkpoint', 'message'),
+    [
+        (
+            URLError('Name or service not known'),
+            'torchvision://resnet50',
+            r'resnet50-.*.pth\nelsewhere, and put it into ',
+        ),
+        (RuntimeError('invalid hash value'), 'https://a.org/b.pth', r'invalid hash.*\n.* fetch https://a.org/b.pth\n'),
+        (KeyError('resnet51'), 'torchvision://resnet51', r"'torchvision://resnet51' cannot be had: 'resnet51'\.$"),
+    ],
+)
 @pytest.mark.parametrize('kind', ['Pretrained', 'mmccd.PretrainedBackbone'])
 def test_start_that_cannot_be_downloaded(monkeypatch, error, checkpoint, message, kind):
     """One message before any work, by the first process of a machine; the others leave the download to it."""
@@ -198,7 +269,7 @@ def test_start_that_cannot_be_downloaded(monkeypatch, error, checkpoint, message
 
 
 # A process of a group, with something for Python's end and something for atexit.
-GROUP_OF_ONE = '''
+GROUP_OF_ONE = """
 import atexit, sys, torch
 from mmccd.cli.checks import run_tool
 
@@ -216,13 +287,18 @@ def main():
 
 run_tool(main)
 print('after')
-'''
+"""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('group', 'expected'), [(['group'], 'main atexit'), ([], 'main after atexit finalized')])
 def test_end_of_a_process(tmp_path, group, expected):
     """In a group of processes Python is not finalized, where gloo's threads could abort it; all else is done."""
-    done = subprocess.run([sys.executable, '-c', GROUP_OF_ONE, tmp_path / 'store', *group], cwd=ROOT, text=True,
-                          capture_output=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, '-c', GROUP_OF_ONE, tmp_path / 'store', *group],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        timeout=300,
+    )
     assert (done.returncode, done.stdout.split()) == (0, expected.split()), done.stderr

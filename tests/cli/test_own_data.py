@@ -1,4 +1,5 @@
 """Decisions for data of one's own, by hand-worked cases."""
+
 from __future__ import annotations
 
 import json
@@ -30,6 +31,7 @@ RPN = ConfigDict(scales=[8], ratios=[0.5, 1.0, 2.0], strides=[4, 8, 16, 32, 64])
 
 def test_anchor_sides_are_mmdets():
     from mmdet.models.task_modules import AnchorGenerator
+
     for generator in (RETINA, RPN):
         base = np.concatenate([a.numpy() for a in AnchorGenerator(**generator).base_anchors])
         ours = anchor_sides(generator)[:, :2]
@@ -42,21 +44,24 @@ def test_matched_share():
     32 x 32: overlap 30 x 30, IoU 900 / (1024 + 1024 - 900) = 0.78.  20 x 20 lies inside: 400 / 1024 = 0.39.
     23 x 23 as well: 529 / 1024 = 0.52.  32 x 80: 30 x 32, 960 / (2560 + 1024 - 960) = 0.37.
     """
-    anchor = np.array([[32., 32., 8.]])
+    anchor = np.array([[32.0, 32.0, 8.0]])
     cases = {(32, 32): 1, (20, 20): 0, (23, 23): 1, (32, 80): 0}
     assert [matched_share(np.array([sides], float), anchor) for sides in cases] == list(cases.values())
     assert matched_share(np.array(list(cases), float), anchor) == 0.5
 
 
-@pytest.mark.parametrize(('generator', 'sides', 'change'), [
-    (RETINA, (60, 60), {}),
-    # 16 x 16: 13 x 13 of 14 x 14 overlap, 169 / (196 + 256 - 169) = 0.6; 24 x 24 gives 196 / 576 = 0.34
-    (RETINA, (14, 14), dict(octave_base_scale=2)),
-    # Tall as 6 : 1. At best 2 : 1 of the same area, IoU 0.41; of 6 : 1, 21 x 124 and an IoU of 0.79.
-    (RETINA, (20, 120), dict(ratios=[6.0])),
-    # 24 x 24 as above; 16 x 16 with stride 4: 13 x 13 ... (14 + 16) / 2 - 1 = 14 of 14, 196 / 256 = 0.77
-    (RPN, (14, 14), dict(scales=[4])),
-])
+@pytest.mark.parametrize(
+    ('generator', 'sides', 'change'),
+    [
+        (RETINA, (60, 60), {}),
+        # 16 x 16: 13 x 13 of 14 x 14 overlap, 169 / (196 + 256 - 169) = 0.6; 24 x 24 gives 196 / 576 = 0.34
+        (RETINA, (14, 14), dict(octave_base_scale=2)),
+        # Tall as 6 : 1. At best 2 : 1 of the same area, IoU 0.41; of 6 : 1, 21 x 124 and an IoU of 0.79.
+        (RETINA, (20, 120), dict(ratios=[6.0])),
+        # 24 x 24 as above; 16 x 16 with stride 4: 13 x 13 ... (14 + 16) / 2 - 1 = 14 of 14, 196 / 256 = 0.77
+        (RPN, (14, 14), dict(scales=[4])),
+    ],
+)
 def test_anchors(generator, sides, change):
     fitted = fit_anchors(generator, np.tile(np.array(sides, float), (10, 1)))
     assert fitted.change == change
@@ -64,7 +69,7 @@ def test_anchors(generator, sides, change):
 
 
 def test_anchors_stay_while_few_boxes_are_too_small():
-    sides = np.full((100, 2), 60.)
+    sides = np.full((100, 2), 60.0)
     sides[:10] = 10
     assert fit_anchors(RETINA, sides).change == {}
     sides[:11] = 10
@@ -72,18 +77,21 @@ def test_anchors_stay_while_few_boxes_are_too_small():
     assert fit_anchors(RETINA, sides).share >= 0.9
 
 
-@pytest.mark.parametrize(('images', 'base', 'task', 'epochs'), [
-    (117_266, 12, 'mmdet', 12),  # COCO
-    (5_000, 12, 'mmdet', 12),  # 60,000 / 5,000
-    (1_000, 12, 'mmdet', 60),
-    (100, 12, 'mmdet', 192),  # 600, and 16 x 12 at most
-    (234_532, 12, 'mmdet', 6),  # twice COCO: as many iterations as COCO
-    (6, 5, 'mmdet', 80),
-    (1_281_167, 100, 'mmpretrain', 30),
-    (4_000, 100, 'mmpretrain', 50),  # 200,000 / 4,000
-    (500, 100, 'mmpretrain', 200),
-    (12_811_670, 100, 'mmpretrain', 10),
-])
+@pytest.mark.parametrize(
+    ('images', 'base', 'task', 'epochs'),
+    [
+        (117_266, 12, 'mmdet', 12),  # COCO
+        (5_000, 12, 'mmdet', 12),  # 60,000 / 5,000
+        (1_000, 12, 'mmdet', 60),
+        (100, 12, 'mmdet', 192),  # 600, and 16 x 12 at most
+        (234_532, 12, 'mmdet', 6),  # twice COCO: as many iterations as COCO
+        (6, 5, 'mmdet', 80),
+        (1_281_167, 100, 'mmpretrain', 30),
+        (4_000, 100, 'mmpretrain', 50),  # 200,000 / 4,000
+        (500, 100, 'mmpretrain', 200),
+        (12_811_670, 100, 'mmpretrain', 10),
+    ],
+)
 def test_epochs(images, base, task, epochs):
     assert plan_epochs(images, base, task) == epochs
 
@@ -99,14 +107,17 @@ def test_schedulers(iterations, warm_up):
     assert (cosine['end'], cosine['T_max'], cosine['eta_min_ratio']) == (80, 80, 0.01)
 
 
-@pytest.mark.parametrize(('name', 'gpus', 'batch', 'lr'), [
-    ('retinanet_ccd_r50_fpn_1x_coco', 8, None, 0.01),
-    ('retinanet_ccd_r50_fpn_1x_coco', 1, None, 0.00125),  # 2 / 16
-    ('retinanet_ccd_r50_fpn_1x_coco', 2, 4, 0.005),  # 8 / 16
-    ('cascade_rcnn_ccd_r50_fpn_1x_coco', 4, None, 0.01),
-    ('retinanet_ccd_r18_fpn_digits', 1, None, 0.002),
-    ('ccd_r50_8xb32_in1k', 8, None, 0.01),  # a tenth: it starts from weights
-])
+@pytest.mark.parametrize(
+    ('name', 'gpus', 'batch', 'lr'),
+    [
+        ('retinanet_ccd_r50_fpn_1x_coco', 8, None, 0.01),
+        ('retinanet_ccd_r50_fpn_1x_coco', 1, None, 0.00125),  # 2 / 16
+        ('retinanet_ccd_r50_fpn_1x_coco', 2, 4, 0.005),  # 8 / 16
+        ('cascade_rcnn_ccd_r50_fpn_1x_coco', 4, None, 0.01),
+        ('retinanet_ccd_r18_fpn_digits', 1, None, 0.002),
+        ('ccd_r50_8xb32_in1k', 8, None, 0.01),  # a tenth: it starts from weights
+    ],
+)
 def test_learning_rate(toy_coco, name, gpus, batch, lr):
     part = read_coco('--train', str(toy_coco / 'train'), str(toy_coco / 'train.json'))
     cfg = mmccd.get_config(name)
@@ -117,10 +128,10 @@ def test_learning_rate(toy_coco, name, gpus, batch, lr):
 
 def test_scale():
     """At most twice as large, the short side in steps of 32."""
-    assert fit_scale((1333, 800), np.array([[640., 480.]])) is None
-    assert fit_scale((1333, 800), np.array([[500., 375.]])) == (1280, 768)
-    assert fit_scale((1333, 800), np.array([[40., 30.], [30., 40.], [4000., 3000.]])) == (107, 64)
-    factors = resize_factors((1333, 800), np.array([[1000., 500.], [400., 400.]]))
+    assert fit_scale((1333, 800), np.array([[640.0, 480.0]])) is None
+    assert fit_scale((1333, 800), np.array([[500.0, 375.0]])) == (1280, 768)
+    assert fit_scale((1333, 800), np.array([[40.0, 30.0], [30.0, 40.0], [4000.0, 3000.0]])) == (107, 64)
+    factors = resize_factors((1333, 800), np.array([[1000.0, 500.0], [400.0, 400.0]]))
     assert np.allclose(factors, [1.333, 2.0])
 
 
@@ -164,17 +175,23 @@ def test_read_coco(toy_coco):
     assert part.owners.tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
-@pytest.mark.parametrize(('text', 'rule'), [
-    ('', 'Expecting value'),
-    ('{"images": [', 'Expecting value'),
-    ('[]', 'list and no JSON object without the lists images, annotations, categories'),
-    ('{"images": [], "annotations": []}', 'a JSON object without the lists categories'),
-    ('{"images": [], "annotations": [], "categories": []}', 'has no categories'),
-    ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', 'has no usable images'),
-    ('{"images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}], "annotations": [], '
-     '"categories": [{"id": 1, "name": "a"}]}', 'has no usable boxes'),
-    ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'no list of categories with names'),
-])
+@pytest.mark.parametrize(
+    ('text', 'rule'),
+    [
+        ('', 'Expecting value'),
+        ('{"images": [', 'Expecting value'),
+        ('[]', 'list and no JSON object without the lists images, annotations, categories'),
+        ('{"images": [], "annotations": []}', 'a JSON object without the lists categories'),
+        ('{"images": [], "annotations": [], "categories": []}', 'has no categories'),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', 'has no usable images'),
+        (
+            '{"images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}], "annotations": [], '
+            '"categories": [{"id": 1, "name": "a"}]}',
+            'has no usable boxes',
+        ),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', 'no list of categories with names'),
+    ],
+)
 def test_no_coco(tmp_path, text, rule):
     Path(tmp_path / 'x.json').write_text(text)
     with pytest.raises(UserError, match=rule) as e:
@@ -183,7 +200,7 @@ def test_no_coco(tmp_path, text, rule):
 
 
 def test_code():
-    assert code(dict(a=1, b=dict(c=(1, ), d='x'))) == "dict(a=1, b=dict(c=(1,), d='x'))"
+    assert code(dict(a=1, b=dict(c=(1,), d='x'))) == "dict(a=1, b=dict(c=(1,), d='x'))"
     wide = code(dict(a='x' * 60, b=dict(c='y' * 60, d=[1, 0.5])))
     assert wide == f"dict(\n    a='{'x' * 60}',\n    b=dict(c='{'y' * 60}', d=[1, 0.5]))"
     assert eval(wide) == dict(a='x' * 60, b=dict(c='y' * 60, d=[1, 0.5]))
@@ -191,7 +208,7 @@ def test_code():
     assert eval(code(deep)) == deep
     assert max(map(len, code(deep).splitlines())) <= 120
     many = tuple(f'class {i} of many' for i in range(80))
-    for classes in (('a', ), ('a', 'b'), ("it's", 'a "b"'), many):
+    for classes in (('a',), ('a', 'b'), ("it's", 'a "b"'), many):
         text = names(classes)
         assert max(map(len, text.splitlines())) <= 120
         assert eval(text.removeprefix('classes = ')) == classes

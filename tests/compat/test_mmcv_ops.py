@@ -3,6 +3,7 @@
 What it computes is checked by hand, against mmdet's focal loss, by numerical gradients, and, in
 `test_equal_to_compiled`, against the compiled operators where they exist.
 """
+
 import importlib
 import importlib.machinery
 import importlib.metadata
@@ -41,8 +42,13 @@ def run_python(code, path=(), **env):
     """) + textwrap.dedent(code)
     inherited = {k: v for k, v in os.environ.items() if k != mmcv_ops.ENV_VAR}
     search = [str(p) for p in path] + [p for p in [os.environ.get('PYTHONPATH')] if p]
-    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300,
-                          env={**inherited, 'PYTHONPATH': os.pathsep.join(search), **env})
+    return subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**inherited, 'PYTHONPATH': os.pathsep.join(search), **env},
+    )
 
 
 def output_of(*args, **kwargs):
@@ -198,8 +204,14 @@ def test_found_by_the_import_system():
 
 def test_supported():
     assert set(mmcv_ops.SUPPORTED) == {
-        'nms', 'roi_align_forward', 'roi_align_backward', 'sigmoid_focal_loss_forward',
-        'sigmoid_focal_loss_backward', 'get_compiler_version', 'get_compiling_cuda_version'}
+        'nms',
+        'roi_align_forward',
+        'roi_align_backward',
+        'sigmoid_focal_loss_forward',
+        'sigmoid_focal_loss_backward',
+        'get_compiler_version',
+        'get_compiling_cuda_version',
+    }
 
 
 def test_unknown_operator_tells_what_to_do(ext, monkeypatch):
@@ -213,20 +225,30 @@ def test_unknown_operator_tells_what_to_do(ext, monkeypatch):
     assert text.endswith(
         'pip install "setuptools>=80,<82" wheel packaging\n'
         'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
-        '--no-binary onedl-mmcv "onedl-mmcv==2.3.6"')
+        '--no-binary onedl-mmcv "onedl-mmcv==2.3.6"'
+    )
 
 
-@pytest.mark.parametrize(('installed', 'command'), [
-    ({'mmcv': '2.1.0'},
-     'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps '
-     '--force-reinstall --no-binary mmcv "mmcv==2.1.0"'),
-    ({'mmcv-lite': '2.1.0'},
-     'pip uninstall -y mmcv-lite && MMCV_WITH_OPS=1 pip install --no-build-isolation '
-     '--no-cache-dir --no-deps --force-reinstall --no-binary mmcv "mmcv==2.1.0"'),
-    ({},
-     'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
-     '--no-binary onedl-mmcv "onedl-mmcv"'),
-])
+@pytest.mark.parametrize(
+    ('installed', 'command'),
+    [
+        (
+            {'mmcv': '2.1.0'},
+            'MMCV_WITH_OPS=1 pip install --no-build-isolation --no-cache-dir --no-deps '
+            '--force-reinstall --no-binary mmcv "mmcv==2.1.0"',
+        ),
+        (
+            {'mmcv-lite': '2.1.0'},
+            'pip uninstall -y mmcv-lite && MMCV_WITH_OPS=1 pip install --no-build-isolation '
+            '--no-cache-dir --no-deps --force-reinstall --no-binary mmcv "mmcv==2.1.0"',
+        ),
+        (
+            {},
+            'pip install --no-build-isolation --no-cache-dir --no-deps --force-reinstall '
+            '--no-binary onedl-mmcv "onedl-mmcv"',
+        ),
+    ],
+)
 def test_build_command_by_distribution(monkeypatch, installed, command):
 
     def version(name):
@@ -242,19 +264,26 @@ def test_build_command_by_distribution(monkeypatch, installed, command):
 
 # D is A moved right by 1, B the upper half of A, C apart:   IoU(D, A) = 90 / 110 = 0.818
 #                                                            IoU(D, B) = 45 / 105 = 0.429
-BOXES = torch.tensor([[0., 0., 10., 10.],    # A             IoU(A, B) = 50 / 100 = 0.5
-                      [0., 0., 10., 5.],     # B
-                      [20., 20., 30., 30.],  # C
-                      [1., 0., 11., 10.]])   # D
-SCORES = torch.tensor([.9, .8, .7, .95])
+BOXES = torch.tensor(
+    [
+        [0.0, 0.0, 10.0, 10.0],  # A             IoU(A, B) = 50 / 100 = 0.5
+        [0.0, 0.0, 10.0, 5.0],  # B
+        [20.0, 20.0, 30.0, 30.0],  # C
+        [1.0, 0.0, 11.0, 10.0],
+    ]
+)  # D
+SCORES = torch.tensor([0.9, 0.8, 0.7, 0.95])
 
 
-@pytest.mark.parametrize(('threshold', 'kept'), [
-    (.9, [3, 0, 1, 2]),
-    (.6, [3, 1, 2]),  # D removes A, so that A cannot remove B
-    (.45, [3, 1, 2]),
-    (.4, [3, 2]),
-])
+@pytest.mark.parametrize(
+    ('threshold', 'kept'),
+    [
+        (0.9, [3, 0, 1, 2]),
+        (0.6, [3, 1, 2]),  # D removes A, so that A cannot remove B
+        (0.45, [3, 1, 2]),
+        (0.4, [3, 2]),
+    ],
+)
 def test_nms(ext, threshold, kept):
     indices = ext.nms(BOXES, SCORES, iou_threshold=threshold, offset=0)
     assert indices.dtype == torch.int64
@@ -263,29 +292,28 @@ def test_nms(ext, threshold, kept):
 
 def test_nms_overlap_equal_to_threshold_is_kept(ext):
     # IoU 30 / 100 is exactly 0.3f, which is more than the double 0.3.
-    boxes = torch.tensor([[0., 0., 10., 10.], [0., 0., 10., 3.]])
-    assert ext.nms(boxes, torch.tensor([.9, .8]), iou_threshold=.3, offset=0).tolist() == [0, 1]
+    boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 3.0]])
+    assert ext.nms(boxes, torch.tensor([0.9, 0.8]), iou_threshold=0.3, offset=0).tolist() == [0, 1]
 
 
 def test_nms_scores_of_another_dtype(ext):
-    assert ext.nms(BOXES, SCORES.half(), iou_threshold=.6, offset=0).tolist() == [3, 1, 2]
-    assert ext.nms(BOXES.half(), SCORES, iou_threshold=.6, offset=0).tolist() == [3, 1, 2]
+    assert ext.nms(BOXES, SCORES.half(), iou_threshold=0.6, offset=0).tolist() == [3, 1, 2]
+    assert ext.nms(BOXES.half(), SCORES, iou_threshold=0.6, offset=0).tolist() == [3, 1, 2]
 
 
 def test_nms_without_boxes(ext):
-    assert ext.nms(BOXES[:0], SCORES[:0], iou_threshold=.6, offset=0).tolist() == []
+    assert ext.nms(BOXES[:0], SCORES[:0], iou_threshold=0.6, offset=0).tolist() == []
 
 
 def test_nms_offset_is_refused(ext):
     with pytest.raises(RuntimeError, match=r"mmcv operator 'nms' with offset=1 is not available"):
-        ext.nms(BOXES, SCORES, iou_threshold=.6, offset=1)
+        ext.nms(BOXES, SCORES, iou_threshold=0.6, offset=1)
 
 
 def test_mmcv_batched_nms():
     mmcv = pytest.importorskip('mmcv.ops')
     # Of two classes: A and D no longer meet.
-    dets, kept = mmcv.batched_nms(BOXES, SCORES, torch.tensor([0, 0, 0, 1]),
-                                  dict(type='nms', iou_threshold=.45))
+    dets, kept = mmcv.batched_nms(BOXES, SCORES, torch.tensor([0, 0, 0, 1]), dict(type='nms', iou_threshold=0.45))
     assert kept.tolist() == [3, 0, 2]
     torch.testing.assert_close(dets, torch.cat([BOXES, SCORES[:, None]], 1)[kept])
 
@@ -293,47 +321,65 @@ def test_mmcv_batched_nms():
 # ----------------------------------------------------------------------------- roi_align
 
 
-def roi_align(ext, image, rois, size, scale=1., ratio=0, aligned=True, pool_mode=1):
+def roi_align(ext, image, rois, size, scale=1.0, ratio=0, aligned=True, pool_mode=1):
     """What mmcv's RoIAlignFunction.forward does with the operator."""
     output = image.new_full((rois.size(0), image.size(1), *size), math.nan)  # all to be written
     ext.roi_align_forward(
-        image, rois, output, image.new_zeros(0), image.new_zeros(0), aligned_height=size[0],
-        aligned_width=size[1], spatial_scale=scale, sampling_ratio=ratio, pool_mode=pool_mode,
-        aligned=aligned)
+        image,
+        rois,
+        output,
+        image.new_zeros(0),
+        image.new_zeros(0),
+        aligned_height=size[0],
+        aligned_width=size[1],
+        spatial_scale=scale,
+        sampling_ratio=ratio,
+        pool_mode=pool_mode,
+        aligned=aligned,
+    )
     return output
 
 
-def roi_align_grad(ext, grad, rois, shape, scale=1., ratio=0, aligned=True, pool_mode=1):
+def roi_align_grad(ext, grad, rois, shape, scale=1.0, ratio=0, aligned=True, pool_mode=1):
     """What its backward does."""
     grad_input = grad.new_zeros(shape)
     ext.roi_align_backward(
-        grad, rois, grad.new_zeros(0), grad.new_zeros(0), grad_input, aligned_height=grad.size(2),
-        aligned_width=grad.size(3), spatial_scale=scale, sampling_ratio=ratio, pool_mode=pool_mode,
-        aligned=aligned)
+        grad,
+        rois,
+        grad.new_zeros(0),
+        grad.new_zeros(0),
+        grad_input,
+        aligned_height=grad.size(2),
+        aligned_width=grad.size(3),
+        spatial_scale=scale,
+        sampling_ratio=ratio,
+        pool_mode=pool_mode,
+        aligned=aligned,
+    )
     return grad_input
 
 
 def ramps(height=8, width=8):
     """(1, 3, H, W): a constant 7, a ramp x, and a ramp 10 y."""
     y, x = torch.meshgrid(torch.arange(float(height)), torch.arange(float(width)), indexing='ij')
-    return torch.stack([torch.full_like(x, 7.), x, 10 * y])[None]
+    return torch.stack([torch.full_like(x, 7.0), x, 10 * y])[None]
 
 
 @pytest.mark.parametrize('ratio', [0, 1, 2, 3])  # any samples of a ramp have its middle as mean
-@pytest.mark.parametrize(('scale', 'box'), [(1., [1., 2., 5., 6.]), (.5, [2., 4., 10., 12.])])
-@pytest.mark.parametrize(('aligned', 'shift'), [(True, .5), (False, 0.)])
+@pytest.mark.parametrize(('scale', 'box'), [(1.0, [1.0, 2.0, 5.0, 6.0]), (0.5, [2.0, 4.0, 10.0, 12.0])])
+@pytest.mark.parametrize(('aligned', 'shift'), [(True, 0.5), (False, 0.0)])
 def test_roi_align_of_ramps(ext, ratio, scale, box, aligned, shift):
     # The box, x 1..5 and y 2..6, in 2 x 2 bins: middles at x = 2, 4 and y = 3, 5. Aligned, the
     # centre of pixel i is at i + 0.5.
-    output = roi_align(ext, ramps(), torch.tensor([[0., *box]]), (2, 2), scale, ratio, aligned)
-    x = torch.tensor([[2., 4.], [2., 4.]]) - shift
-    y = torch.tensor([[3., 3.], [5., 5.]]) - shift
-    torch.testing.assert_close(output[0], torch.stack([torch.full((2, 2), 7.), x, 10 * y]))
+    output = roi_align(ext, ramps(), torch.tensor([[0.0, *box]]), (2, 2), scale, ratio, aligned)
+    x = torch.tensor([[2.0, 4.0], [2.0, 4.0]]) - shift
+    y = torch.tensor([[3.0, 3.0], [5.0, 5.0]]) - shift
+    torch.testing.assert_close(output[0], torch.stack([torch.full((2, 2), 7.0), x, 10 * y]))
 
 
 def test_roi_align_takes_the_image_of_the_index(ext):
-    images = torch.arange(3.).view(3, 1, 1, 1).expand(3, 1, 4, 4)  # image i is all i
-    rois = torch.tensor([[2., 0., 0., 3., 3.], [0., 0., 0., 3., 3.], [2., 1., 1., 2., 2.]])
+    images = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 4, 4)  # image i is all i
+    rois = torch.tensor([[2.0, 0.0, 0.0, 3.0, 3.0], [0.0, 0.0, 0.0, 3.0, 3.0], [2.0, 1.0, 1.0, 2.0, 2.0]])
     assert roi_align(ext, images, rois, (1, 1)).flatten().tolist() == [2, 0, 2]
 
 
@@ -346,9 +392,8 @@ def test_roi_align_without_boxes(ext):
 def test_roi_align_backward(ext):
     # One sample in the middle of the box. First box: (2, 2), on a pixel, which gets all of the
     # gradient 8; second: (1.5, 2.5), between four pixels, which get a quarter of 4 each.
-    rois = torch.tensor([[0., 1., 1., 3., 3.], [0., 1., 2., 2., 3.]])
-    grad = roi_align_grad(ext, torch.tensor([8., 4.]).view(2, 1, 1, 1), rois, (1, 1, 5, 5), ratio=1,
-                          aligned=False)
+    rois = torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0], [0.0, 1.0, 2.0, 2.0, 3.0]])
+    grad = roi_align_grad(ext, torch.tensor([8.0, 4.0]).view(2, 1, 1, 1), rois, (1, 1, 5, 5), ratio=1, aligned=False)
     expected = torch.zeros(5, 5)
     expected[2, 2] = 8
     expected[2:4, 1:3] += 1
@@ -361,14 +406,14 @@ def test_roi_align_gradcheck(aligned, ratio):
     mmcv = pytest.importorskip('mmcv.ops')
     torch.manual_seed(0)
     image = torch.rand(2, 2, 6, 7, dtype=torch.float64, requires_grad=True)
-    rois = torch.tensor([[0, .4, .7, 5.2, 4.1], [1, 1.3, 0., 9.9, 7.2], [1, 2., 2., 2.4, 3.]],
-                        dtype=torch.float64)
-    assert torch.autograd.gradcheck(
-        lambda t: mmcv.roi_align(t, rois, (2, 3), .8, ratio, 'avg', aligned), image)
+    rois = torch.tensor(
+        [[0, 0.4, 0.7, 5.2, 4.1], [1, 1.3, 0.0, 9.9, 7.2], [1, 2.0, 2.0, 2.4, 3.0]], dtype=torch.float64
+    )
+    assert torch.autograd.gradcheck(lambda t: mmcv.roi_align(t, rois, (2, 3), 0.8, ratio, 'avg', aligned), image)
 
 
 def test_roi_align_max_is_refused(ext):
-    rois = torch.tensor([[0., 1., 1., 3., 3.]])
+    rois = torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0]])
     refusal = r"'roi_align_{}ward' with pool_mode=0 \(max\) is not available"
     with pytest.raises(RuntimeError, match=refusal.format('for')):
         roi_align(ext, ramps(), rois, (2, 2), pool_mode=0)
@@ -379,7 +424,7 @@ def test_roi_align_max_is_refused(ext):
 # ----------------------------------------------------------------------------- focal loss
 
 
-def focal_loss(ext, logits, target, weight=None, gamma=2., alpha=.25):
+def focal_loss(ext, logits, target, weight=None, gamma=2.0, alpha=0.25):
     """Loss and derivative, of each element, as mmcv's SigmoidFocalLossFunction gets them."""
     weight = logits.new_empty(0) if weight is None else weight
     loss, grad = torch.full_like(logits, math.nan), torch.full_like(logits, math.nan)
@@ -392,33 +437,33 @@ def test_focal_loss_by_hand(ext):
     # p = 1/2, gamma = 2: loss = w / 4 ln 2, derivative = -+ w / 4 (1/2 + ln 2), where w is 1/4 with
     # minus for the target's class, and 3/4 with plus for others. Label 2 is the background.
     loss, grad = focal_loss(ext, torch.zeros(3, 2), torch.tensor([0, 1, 2]))
-    w = torch.tensor([[.25, .75], [.75, .25], [.75, .75]])
-    sign = torch.tensor([[-1., 1.], [1., -1.], [1., 1.]])
+    w = torch.tensor([[0.25, 0.75], [0.75, 0.25], [0.75, 0.75]])
+    sign = torch.tensor([[-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
     torch.testing.assert_close(loss, w / 4 * math.log(2))
-    torch.testing.assert_close(grad, sign * w / 4 * (.5 + math.log(2)))
+    torch.testing.assert_close(grad, sign * w / 4 * (0.5 + math.log(2)))
 
 
 def test_focal_loss_of_extreme_logits_is_clamped(ext):
     # Wrong for certain: the probability of what is true, 0, counts as FLT_MIN. Right: nothing.
-    loss, grad = focal_loss(ext, torch.tensor([[-200., 200.], [200., -200.]]), torch.tensor([0, 0]))
-    torch.testing.assert_close(loss, -math.log(FLT_MIN) * torch.tensor([[.25, .75], [0., 0.]]))
-    torch.testing.assert_close(grad, torch.tensor([[-.25, .75], [0., 0.]]))
+    loss, grad = focal_loss(ext, torch.tensor([[-200.0, 200.0], [200.0, -200.0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(loss, -math.log(FLT_MIN) * torch.tensor([[0.25, 0.75], [0.0, 0.0]]))
+    torch.testing.assert_close(grad, torch.tensor([[-0.25, 0.75], [0.0, 0.0]]))
 
 
 @pytest.mark.parametrize('weighted', [False, True])
-@pytest.mark.parametrize(('gamma', 'alpha'), [(2., .25), (1.5, .6), (0., .5)])
+@pytest.mark.parametrize(('gamma', 'alpha'), [(2.0, 0.25), (1.5, 0.6), (0.0, 0.5)])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_focal_loss_equals_mmdet(ext, weighted, gamma, alpha, dtype):
     losses = pytest.importorskip('mmdet.models.losses.focal_loss')
     torch.manual_seed(0)
     logits = (3 * torch.randn(50, 7, dtype=dtype)).requires_grad_()
-    target = torch.randint(7 if weighted else 8, (50, ))  # 7 is the background
+    target = torch.randint(7 if weighted else 8, (50,))  # 7 is the background
     weight = torch.rand(7, dtype=dtype) if weighted else None
     one_hot = torch.nn.functional.one_hot(target, 8)[:, :7]
     expected = losses.py_sigmoid_focal_loss(
-        logits, one_hot, weight=weight[target] if weighted else None, gamma=gamma, alpha=alpha,
-        reduction='none')
-    expected_grad, = torch.autograd.grad(expected.sum(), logits)
+        logits, one_hot, weight=weight[target] if weighted else None, gamma=gamma, alpha=alpha, reduction='none'
+    )
+    (expected_grad,) = torch.autograd.grad(expected.sum(), logits)
 
     loss, grad = focal_loss(ext, logits, target, weight, gamma, alpha)
     assert not loss.requires_grad
@@ -430,7 +475,7 @@ def test_focal_loss_equals_mmdet(ext, weighted, gamma, alpha, dtype):
 
 def test_focal_loss_in_parts(ext, monkeypatch):
     torch.manual_seed(0)
-    logits, target, weight = torch.randn(11, 3), torch.randint(3, (11, )), torch.rand(3)
+    logits, target, weight = torch.randn(11, 3), torch.randint(3, (11,)), torch.rand(3)
     whole = focal_loss(ext, logits, target, weight)
     monkeypatch.setattr(mmcv_ops, '_FOCAL_CHUNK', 13)  # 4 rows at a time, then 3
     parts = focal_loss(ext, logits, target, weight)
@@ -440,7 +485,7 @@ def test_focal_loss_in_parts(ext, monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_focal_loss_half_precision(ext, dtype):
     torch.manual_seed(0)
-    logits, target = 5 * torch.randn(20, 3).to(dtype), torch.randint(4, (20, ))
+    logits, target = 5 * torch.randn(20, 3).to(dtype), torch.randint(4, (20,))
     exact = focal_loss(ext, logits.float(), target)
     for got, expected in zip(focal_loss(ext, logits, target), exact):
         assert torch.equal(got, expected.to(dtype))
@@ -467,14 +512,14 @@ def random_boxes(count, size, device):
 
 
 def case_nms(ext, device):
-    boxes, scores = random_boxes(1000, 100., device), torch.rand(1000).to(device)
-    return [ext.nms(boxes, scores, iou_threshold=t, offset=0) for t in (.1, .3, .5, .7)]
+    boxes, scores = random_boxes(1000, 100.0, device), torch.rand(1000).to(device)
+    return [ext.nms(boxes, scores, iou_threshold=t, offset=0) for t in (0.1, 0.3, 0.5, 0.7)]
 
 
 def case_roi_align(ext, device, aligned, ratio):
     image = torch.randn(2, 16, 40, 50).to(device)
     index = torch.randint(2, (64, 1)).to(device)
-    rois = torch.cat([index, random_boxes(64, 300., device)], 1)  # some reach beyond the image
+    rois = torch.cat([index, random_boxes(64, 300.0, device)], 1)  # some reach beyond the image
     output = roi_align(ext, image, rois, (7, 5), 1 / 8, ratio, aligned)
     grad = torch.randn(output.shape).to(device)
     return [output, roi_align_grad(ext, grad, rois, image.shape, 1 / 8, ratio, aligned)]
@@ -482,18 +527,23 @@ def case_roi_align(ext, device, aligned, ratio):
 
 def case_focal_loss(ext, device, weighted):
     logits = (5 * torch.randn(500, 80)).to(device)
-    target = torch.randint(80 if weighted else 81, (500, )).to(device)
+    target = torch.randint(80 if weighted else 81, (500,)).to(device)
     weight = torch.rand(80).to(device) if weighted else None
-    return [*focal_loss(ext, logits, target, weight),
-            *focal_loss(ext, logits.double(), target, None if weight is None else weight.double())]
+    return [
+        *focal_loss(ext, logits, target, weight),
+        *focal_loss(ext, logits.double(), target, None if weight is None else weight.double()),
+    ]
 
 
 @pytest.mark.parametrize('device', ['cpu', 'cuda'])
-@pytest.mark.parametrize(('case', 'options'), [
-    (case_nms, {}),
-    *[(case_roi_align, dict(aligned=a, ratio=r)) for a in (True, False) for r in (0, 2)],
-    *[(case_focal_loss, dict(weighted=w)) for w in (False, True)],
-])
+@pytest.mark.parametrize(
+    ('case', 'options'),
+    [
+        (case_nms, {}),
+        *[(case_roi_align, dict(aligned=a, ratio=r)) for a in (True, False) for r in (0, 2)],
+        *[(case_focal_loss, dict(weighted=w)) for w in (False, True)],
+    ],
+)
 def test_equal_to_compiled(ext, case, options, device):
     if STATE != 'compiled':
         pytest.skip(f'mmcv has no compiled operators here to compare with (in use: {STATE})')

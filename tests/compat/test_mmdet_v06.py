@@ -1,4 +1,5 @@
 """MMDetection 0.6's boxes: worked by hand, and against RoIAlign written out."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -23,15 +24,15 @@ def test_names_resolve():
 
 def test_decode_by_hand():
     # Pixels 2 to 5 in x (width 4, centre 3.5), 1 to 8 in y (height 8, centre 4.5).
-    box = torch.tensor([[2., 1., 5., 8.]])
+    box = torch.tensor([[2.0, 1.0, 5.0, 8.0]])
     coder = InclusiveBBoxCoder()
     assert coder.decode(box, torch.zeros(1, 4)).tolist() == box.tolist()
     # dx 0.5 moves the centre by 2 to 5.5, dw = log 2 gives 8 pixels: 2 to 9. y stays.
-    deltas = torch.tensor([[0.5, 0., np.log(2), 0.]], dtype=torch.float32)
-    torch.testing.assert_close(coder.decode(box, deltas), torch.tensor([[2., 1., 9., 8.]]))
+    deltas = torch.tensor([[0.5, 0.0, np.log(2), 0.0]], dtype=torch.float32)
+    torch.testing.assert_close(coder.decode(box, deltas), torch.tensor([[2.0, 1.0, 9.0, 8.0]]))
     # The last pixels of an image 6 high and 7 wide are 5 and 6.
-    torch.testing.assert_close(coder.decode(box, deltas, max_shape=(6, 7)), torch.tensor([[2., 1., 6., 5.]]))
-    torch.testing.assert_close(coder.decode(box, deltas, max_shape=(6, 7, 3)), torch.tensor([[2., 1., 6., 5.]]))
+    torch.testing.assert_close(coder.decode(box, deltas, max_shape=(6, 7)), torch.tensor([[2.0, 1.0, 6.0, 5.0]]))
+    torch.testing.assert_close(coder.decode(box, deltas, max_shape=(6, 7, 3)), torch.tensor([[2.0, 1.0, 6.0, 5.0]]))
 
 
 def test_decode_undoes_encode():
@@ -47,7 +48,7 @@ def test_decode_undoes_encode():
 
 def test_decode_of_several_classes():
     """Deltas (N, 4 * k) are k boxes."""
-    boxes = torch.tensor([[0., 0., 9., 9.], [5., 5., 30., 20.], [7., 0., 7., 3.]])
+    boxes = torch.tensor([[0.0, 0.0, 9.0, 9.0], [5.0, 5.0, 30.0, 20.0], [7.0, 0.0, 7.0, 3.0]])
     deltas = torch.randn(3, 8) * 0.3
     coder = InclusiveBBoxCoder()
     both = coder.decode(boxes, deltas, max_shape=(25, 28))
@@ -90,22 +91,30 @@ def test_roi_features():
             type='mmccd.InclusiveRoIExtractor',
             roi_layer=dict(type='RoIAlign', output_size=3, sampling_ratio=2, aligned=False),
             out_channels=2,
-            featmap_strides=[4, 8]))
+            featmap_strides=[4, 8],
+        )
+    )
     features = torch.randn(1, 2, 40, 48), torch.randn(1, 2, 20, 24)
-    boxes = [[3., 5., 60., 41.], [10.5, 0., 30.25, 99.], [0., 0., 111., 111.], [20., 3., 190., 150.],
-             [150., 120., 191., 159.]]
-    rois = torch.tensor([[0., *box] for box in boxes])
+    boxes = [
+        [3.0, 5.0, 60.0, 41.0],
+        [10.5, 0.0, 30.25, 99.0],
+        [0.0, 0.0, 111.0, 111.0],
+        [20.0, 3.0, 190.0, 150.0],
+        [150.0, 120.0, 191.0, 159.0],
+    ]
+    rois = torch.tensor([[0.0, *box] for box in boxes])
     out = extractor(features, rois)
     for i, (box, level) in enumerate(zip(boxes, (0, 0, 1, 1, 0))):
         torch.testing.assert_close(
-            out[i], roi_align_v06(features[level][0], box, 1 / (4, 8)[level], 3), rtol=1e-4, atol=1e-5)
+            out[i], roi_align_v06(features[level][0], box, 1 / (4, 8)[level], 3), rtol=1e-4, atol=1e-5
+        )
     assert extractor(features, rois[:0]).shape == (0, 2, 3, 3)
-    assert rois.tolist() == [[0., *box] for box in boxes]  # the caller's own
+    assert rois.tolist() == [[0.0, *box] for box in boxes]  # the caller's own
 
 
 def test_metric_counts_the_last_pixel(coco_file):
     metric = METRICS.build(dict(type='mmccd.InclusiveCocoMetric', ann_file=str(coco_file), metric='bbox'))
-    assert metric.xyxy2xywh(np.array([2., 1., 5., 8.])) == [2., 1., 4., 8.]
+    assert metric.xyxy2xywh(np.array([2.0, 1.0, 5.0, 8.0])) == [2.0, 1.0, 4.0, 8.0]
 
 
 @pytest.fixture
@@ -127,25 +136,43 @@ def differences(a: object, b: object, key: str = '') -> Iterator[str]:
         yield key
 
 
-@pytest.mark.parametrize('name, parts', [
-    ('retinanet_{}r50_fpn_2x{}_coco.py', {
-        'model.bbox_head.anchor_generator.type', 'model.bbox_head.anchor_generator.center_offset',
-        'model.bbox_head.bbox_coder.type', 'model.bbox_head.loss_bbox.type', 'model.bbox_head.loss_bbox.beta',
-        'model.test_cfg.min_bbox_size'
-    }),
-    ('cascade_rcnn_{}r50_fpn_24e{}_coco.py', {
-        'model.rpn_head.anchor_generator.type', 'model.rpn_head.anchor_generator.center_offset',
-        'model.rpn_head.bbox_coder.type', 'model.roi_head.bbox_head.bbox_coder.type',
-        'model.roi_head.bbox_roi_extractor.type', 'model.roi_head.bbox_roi_extractor.roi_layer.aligned',
-        'model.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio', 'model.train_cfg.rpn_proposal.min_bbox_size',
-        'model.test_cfg.rpn.min_bbox_size'
-    }),
-], ids=['retinanet', 'cascade_rcnn'])
+@pytest.mark.parametrize(
+    'name, parts',
+    [
+        (
+            'retinanet_{}r50_fpn_2x{}_coco.py',
+            {
+                'model.bbox_head.anchor_generator.type',
+                'model.bbox_head.anchor_generator.center_offset',
+                'model.bbox_head.bbox_coder.type',
+                'model.bbox_head.loss_bbox.type',
+                'model.bbox_head.loss_bbox.beta',
+                'model.test_cfg.min_bbox_size',
+            },
+        ),
+        (
+            'cascade_rcnn_{}r50_fpn_24e{}_coco.py',
+            {
+                'model.rpn_head.anchor_generator.type',
+                'model.rpn_head.anchor_generator.center_offset',
+                'model.rpn_head.bbox_coder.type',
+                'model.roi_head.bbox_head.bbox_coder.type',
+                'model.roi_head.bbox_roi_extractor.type',
+                'model.roi_head.bbox_roi_extractor.roi_layer.aligned',
+                'model.roi_head.bbox_roi_extractor.roi_layer.sampling_ratio',
+                'model.train_cfg.rpn_proposal.min_bbox_size',
+                'model.test_cfg.rpn.min_bbox_size',
+            },
+        ),
+    ],
+    ids=['retinanet', 'cascade_rcnn'],
+)
 def test_legacy_configs_differ_in_these(name, parts):
     """From their modern siblings, in the boxes alone, and each attention in the same way."""
     configs = Path(__file__).parents[2] / 'configs'
     for attention in ('', 'se_' if name.startswith('retinanet') else 'gc_', 'ccd_'):
         modern, legacy = (Config.fromfile(configs / name.format(attention, kind)) for kind in ('', '_legacy'))
         assert set(differences(modern.to_dict(), legacy.to_dict())) == parts | {
-            'val_evaluator.type', 'test_evaluator.type'
+            'val_evaluator.type',
+            'test_evaluator.type',
         }

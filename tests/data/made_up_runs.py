@@ -1,4 +1,5 @@
 """Work folders made up for the tests of reports, and what stands in a page's tables."""
+
 from __future__ import annotations
 
 import html
@@ -23,8 +24,10 @@ AP_CAT, AP_DOG = 67 / 101, 0.4
 
 def training(steps: range, epoch_of: int, loss: float = 1.0) -> list[dict]:
     """Lines of a training's log, ``epoch_of`` iterations an epoch."""
-    return [dict(lr=0.01, loss=loss / s, time=0.5, data_time=0.1, epoch=(s - 1) // epoch_of + 1, iter=s, step=s)
-            for s in steps]
+    return [
+        dict(lr=0.01, loss=loss / s, time=0.5, data_time=0.1, epoch=(s - 1) // epoch_of + 1, iter=s, step=s)
+        for s in steps
+    ]
 
 
 def write_lines(folder: Path, lines: list) -> None:
@@ -44,17 +47,26 @@ def detection_config(toy_coco: Path, name: str = 'retinanet_ccd_r18_fpn_digits')
     for part in ('train', 'val', 'test'):
         file = 'train' if part == 'train' else 'val'
         cfg[f'{part}_dataloader'].dataset.update(
-            data_root=str(toy_coco), ann_file=f'{file}.json', data_prefix=dict(img=f'{file}/'),
-            metainfo=dict(classes=('cat', 'dog')))
+            data_root=str(toy_coco),
+            ann_file=f'{file}.json',
+            data_prefix=dict(img=f'{file}/'),
+            metainfo=dict(classes=('cat', 'dog')),
+        )
     cfg.val_evaluator.ann_file = cfg.test_evaluator.ann_file = str(toy_coco / 'val.json')
     return cfg
 
 
 def detection_run(folder: Path, cfg, detections: list[dict] | None = DETECTIONS, mAP: float = 0.5) -> Path:
     """A work folder of two epochs with its result file; no weights."""
-    write_lines(folder / '20260102_030405', [
-        *training(range(10, 21, 10), 20), {'coco/bbox_mAP': mAP, 'coco/bbox_mAP_l': -1.0, 'time': 0.1, 'step': 1},
-        *training(range(30, 41, 10), 20), {'coco/bbox_mAP': mAP - 0.1, 'coco/bbox_mAP_l': -1.0, 'step': 2}])
+    write_lines(
+        folder / '20260102_030405',
+        [
+            *training(range(10, 21, 10), 20),
+            {'coco/bbox_mAP': mAP, 'coco/bbox_mAP_l': -1.0, 'time': 0.1, 'step': 1},
+            *training(range(30, 41, 10), 20),
+            {'coco/bbox_mAP': mAP - 0.1, 'coco/bbox_mAP_l': -1.0, 'step': 2},
+        ],
+    )
     write_config(folder / '20260102_030405' / 'vis_data' / 'config.py', cfg)
     if detections is not None:
         (folder / 'val.bbox.json').write_text(json.dumps(detections))
@@ -67,8 +79,10 @@ def tables(page: str) -> dict[str, list[list[str]]]:
     for caption, body in re.findall(r'<table aria-label="([^"]*)">(.*?)</table>', page, re.DOTALL):
         rows = re.findall(r'<tr>(.*?)</tr>', body, re.DOTALL)
         found[html.unescape(caption)] = [
-            [' '.join(html.unescape(re.sub(r'<[^>]*>', '', c.replace('<wbr>', ''))).split())
-             for c in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.DOTALL)] for row in rows]
+            [
+                ' '.join(html.unescape(re.sub(r'<[^>]*>', '', c.replace('<wbr>', ''))).split())
+                for c in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.DOTALL)
+            ]
+            for row in rows
+        ]
     return found
-
-

@@ -1,4 +1,5 @@
 """Names of classes and categories."""
+
 import json
 
 import pytest
@@ -32,12 +33,20 @@ def test_read_categories_of_odd_files(tmp_path):
     assert read_categories(str(path)) == ['cat']
 
 
-@pytest.mark.parametrize(('content', 'rule'), [
-    ('', 'it is empty'), ('{}', 'it has no list of categories'), ('[]', 'it has no list'), ('x', 'Expecting value'),
-    ('{"categories": [{"name": 1}]}', 'it has no list'), ('{"categories": [{"name": "c', 'Unterminated string'),
-    ('{"categories": [3]}', 'it has no list'), ('[' * 100_000, 'nested too deeply'),
-    ('{"categories":' + '[' * 100_000, 'nested too deeply'),
-])
+@pytest.mark.parametrize(
+    ('content', 'rule'),
+    [
+        ('', 'it is empty'),
+        ('{}', 'it has no list of categories'),
+        ('[]', 'it has no list'),
+        ('x', 'Expecting value'),
+        ('{"categories": [{"name": 1}]}', 'it has no list'),
+        ('{"categories": [{"name": "c', 'Unterminated string'),
+        ('{"categories": [3]}', 'it has no list'),
+        ('[' * 100_000, 'nested too deeply'),
+        ('{"categories":' + '[' * 100_000, 'nested too deeply'),
+    ],
+)
 def test_read_no_categories(tmp_path, content, rule):
     path = tmp_path / 'x.json'
     path.write_text(content)
@@ -50,7 +59,8 @@ def test_category_problems():
     assert category_problems(['a', 'b'], ['z', 'a', 'y', 'b'], 'x.json') == []  # some of many
     assert category_problems(['Traffic_Light', 'a', '!'], ['a', 'traffic light'], 'x.json') == [
         "2 of 3 classes are no categories of x.json: 'Traffic_Light' (nearest: 'traffic light'), '!'. "
-        'Its categories are: a, traffic light']
+        'Its categories are: a, traffic light'
+    ]
     [problem] = category_problems(['a', 'b'], ['b', 'a'], 'x.json')
     assert problem.startswith('the classes stand in another order')
     assert problem.endswith('Write them as: b, a')
@@ -63,7 +73,8 @@ def test_folder_problems():
     assert folder_problems(['a', 'b'], ['a'], 'x') == ['there are 2 classes, and 1 folders in x: a']
     assert folder_problems(['b', 'a'], ['a', 'b'], 'x')[0].endswith('Write them as: a, b')
     assert folder_problems(['cat', 'dog'], ['cats', 'dog'], 'x') == [
-        "1 of 2 folders in x have no class of their name: 'cats' (nearest: 'cat')"]
+        "1 of 2 folders in x have no class of their name: 'cats' (nearest: 'cat')"
+    ]
 
 
 def test_nearest():
@@ -72,11 +83,11 @@ def test_nearest():
 
 
 def test_class_names(tmp_path):
-    cls = type('D', (), dict(METAINFO=dict(classes=('own', ))))
+    cls = type('D', (), dict(METAINFO=dict(classes=('own',))))
     (tmp_path / 'names.txt').write_text('a\nb\n')
     assert class_names({}, cls) == ['own']
     assert class_names({}, object) is None
-    assert class_names(dict(metainfo=dict(classes=('a', ))), cls) == ['a']
+    assert class_names(dict(metainfo=dict(classes=('a',))), cls) == ['a']
     assert class_names(dict(classes=str(tmp_path / 'names.txt')), cls) == ['a', 'b']
     with pytest.raises(ValueError, match=r"must be a list of names, got 'cat': a comma is missing, \('cat', \)"):
         class_names(dict(metainfo=dict(classes='cat')), cls)
@@ -88,6 +99,9 @@ def test_head_classes():
     model = dict(
         backbone=dict(num_classes=3),
         rpn_head=dict(num_classes=1),
-        roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=4)]))
-    assert list(head_classes(model)) == [('model.roi_head.bbox_head.0.num_classes', 2),
-                                         ('model.roi_head.bbox_head.1.num_classes', 4)]
+        roi_head=dict(bbox_head=[dict(num_classes=2), dict(num_classes=4)]),
+    )
+    assert list(head_classes(model)) == [
+        ('model.roi_head.bbox_head.0.num_classes', 2),
+        ('model.roi_head.bbox_head.1.num_classes', 4),
+    ]

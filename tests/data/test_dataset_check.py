@@ -1,4 +1,5 @@
 """Each fault that the data doctor knows, its message, and whatever else a JSON file may hold."""
+
 from __future__ import annotations
 
 import copy
@@ -32,9 +33,9 @@ SET = dict(metainfo=dict(classes=('cat', 'dog')), type='mmccd.CocoDataset', pipe
 def config(root, scope='mmdet', **options) -> Config:
     """A config of the toy sets; ``options`` go into every set."""
     cfg = {
-        f'{part}_dataloader':
-        dict(dataset=dict(
-            SET, data_root=str(root), ann_file=f'{name}.json', data_prefix=dict(img=f'{name}/'), **options))
+        f'{part}_dataloader': dict(
+            dataset=dict(SET, data_root=str(root), ann_file=f'{name}.json', data_prefix=dict(img=f'{name}/'), **options)
+        )
         for part, name in (('train', 'train'), ('val', 'val'), ('test', 'val'))
     }
     return Config(dict(cfg, default_scope=scope, val_evaluator=dict(type='CocoMetric', ann_file=f'{root}/val.json')))
@@ -78,8 +79,10 @@ def test_images(toy_coco, workers):
     assert {k: [re.sub(r'^.*/train| \(.* not processed\)', '', w) for w in v] for k, v in found(report).items()} == {
         'image-missing': ['/1.jpg'],
         'image-broken': ['/2.jpg: image file is truncated', '/3.jpg: the file is empty'],
-        'image-size': ['/4.jpg has 30 x 40, the annotations say 40 x 30',
-                         '/5.jpg has 30 x 40, turned by its EXIF orientation, the annotations say 40 x 30'],
+        'image-size': [
+            '/4.jpg has 30 x 40, the annotations say 40 x 30',
+            '/5.jpg has 30 x 40, turned by its EXIF orientation, the annotations say 40 x 30',
+        ],
     }
     assert report.count('error') == 5
     assert f'error          1  image-missing: {KINDS["image-missing"][1]}\n' in report.text()
@@ -95,52 +98,88 @@ def first(content, what='annotations'):
     return content[what][0]
 
 
-@pytest.mark.parametrize(('change', 'expected'), [
-    (lambda c: first(c).update(bbox=[0, 0, 0, 10]),
-     {'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in an image of 40 x 30, area 200']}),
-    (lambda c: first(c).update(area=0), {'box-empty': 1}),
-    (lambda c: first(c).update(bbox=[41, 0, 5, 5]), {'box-outside': 1}),
-    (lambda c: first(c).update(bbox=[30, 0, 20, 5]), {'box-partly-outside': 1}),
-    (lambda c: first(c).update(bbox=[20, 0, 21, 5]), {}),  # by one pixel
-    (lambda c: first(c).update(bbox=[0, 0, float('nan'), 5]),
-     {'not-finite': ['annotations[0] (id 2): bbox [0, 0, nan, 5], area 200']}),
-    (lambda c: first(c).update(area=float('inf')), {'not-finite': 1}),
-    (lambda c: first(c).update(area=10**300), {'not-finite': 1}),
-    (lambda c: first(c).update(bbox=[1, 2, 3]),
-     {'annotation-entry': ['annotations[0] (id 2): bbox must be four numbers, is [1, 2, 3]']}),
-    (lambda c: first(c).update(bbox='x'), {'annotation-entry': 1}),
-    (lambda c: first(c).pop('area'), {'annotation-entry': ['annotations[0] (id 2): area must be a number, is None']}),
-    (lambda c: first(c).pop('id'), {'annotation-entry': 1}),
-    (lambda c: first(c).update(image_id=[1]), {'annotation-entry': 1}),
-    (lambda c: first(c).update(image_id=99), {'annotation-without-image': ['annotations[0] (id 2): image_id is 99']}),
-    (lambda c: first(c).update(category_id=3),
-     {'annotation-without-category': ['annotations[0] (id 2): category_id is 3']}),
-    (lambda c: first(c).update(id=3), {'annotation-id-double': [
-        'annotations[1] (id 3): an earlier one has the same id']}),
-    (lambda c: c['annotations'].__setitem__(0, None), {'annotation-entry': 1}),
-    (lambda c: first(c).pop('iscrowd'), {}),  # in training nobody reads it
-    (lambda c: first(c, 'images').update(id=2), {
-        'image-id-double': ['images[1] (id 2) 2.jpg has the id of 1.jpg'], 'annotation-without-image': 2,
-        'image-size': 0}),
-    (lambda c: first(c, 'images').pop('height'), {'image-entry': [
-        'images[0] (id 1) must have a width and height above 0, has (40, None)'], 'annotation-without-image': 2}),
-    (lambda c: first(c, 'images').update(file_name=7), {'image-entry': 1, 'annotation-without-image': 2}),
-    (lambda c: first(c, 'images').update(file_name='../../x.jpg'), {
-        'path-outside': ['images[0] (id 1) ../../x.jpg'], 'annotation-without-image': 2}),
-    (lambda c: first(c, 'images').update(file_name='/etc/passwd'), {'path-outside': 1, 'annotation-without-image': 2}),
-    (lambda c: first(c, 'images').update(file_name='2.jpg'), {'image-file-double': 1}),
-    (lambda c: first(c, 'images').update(file_name='\ud800\0'), {'image-broken': 1}),
-    (lambda c: first(c, 'images').update(file_name='../val/1.jpg'), {'image-shared': 1}),
-    (lambda c: c.update(images=[]), {'empty-set': 1, 'annotation-without-image': 12, 'class-without-examples': 2}),
-    (lambda c: c.update(annotations=[]), {'empty-set': 1, 'image-without-boxes': 6, 'class-without-examples': 2}),
-    (lambda c: c.update(annotations=c['annotations'][2:]), {'image-without-boxes': ['1.jpg (id 1)']}),
-    (lambda c: c.update(annotations=c['annotations'][::2]), {'class-without-examples': ["'dog'"]}),
-    (lambda c: c.pop('images'), {'annotation-file': 1}),
-    (lambda c: c['categories'].append(dict(id=5, name='cow')), {'category-unused': ["'cow'"]}),
-    (lambda c: c['categories'].append(dict(id=5)), {'category-entry': 1}),
-    (lambda c: c['categories'].append(dict(id=10, name='cow')), {'category-entry': [
-        "categories[2] has the id 10 of 'cat'"]}),
-])
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (
+            lambda c: first(c).update(bbox=[0, 0, 0, 10]),
+            {'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in an image of 40 x 30, area 200']},
+        ),
+        (lambda c: first(c).update(area=0), {'box-empty': 1}),
+        (lambda c: first(c).update(bbox=[41, 0, 5, 5]), {'box-outside': 1}),
+        (lambda c: first(c).update(bbox=[30, 0, 20, 5]), {'box-partly-outside': 1}),
+        (lambda c: first(c).update(bbox=[20, 0, 21, 5]), {}),  # by one pixel
+        (
+            lambda c: first(c).update(bbox=[0, 0, float('nan'), 5]),
+            {'not-finite': ['annotations[0] (id 2): bbox [0, 0, nan, 5], area 200']},
+        ),
+        (lambda c: first(c).update(area=float('inf')), {'not-finite': 1}),
+        (lambda c: first(c).update(area=10**300), {'not-finite': 1}),
+        (
+            lambda c: first(c).update(bbox=[1, 2, 3]),
+            {'annotation-entry': ['annotations[0] (id 2): bbox must be four numbers, is [1, 2, 3]']},
+        ),
+        (lambda c: first(c).update(bbox='x'), {'annotation-entry': 1}),
+        (
+            lambda c: first(c).pop('area'),
+            {'annotation-entry': ['annotations[0] (id 2): area must be a number, is None']},
+        ),
+        (lambda c: first(c).pop('id'), {'annotation-entry': 1}),
+        (lambda c: first(c).update(image_id=[1]), {'annotation-entry': 1}),
+        (
+            lambda c: first(c).update(image_id=99),
+            {'annotation-without-image': ['annotations[0] (id 2): image_id is 99']},
+        ),
+        (
+            lambda c: first(c).update(category_id=3),
+            {'annotation-without-category': ['annotations[0] (id 2): category_id is 3']},
+        ),
+        (
+            lambda c: first(c).update(id=3),
+            {'annotation-id-double': ['annotations[1] (id 3): an earlier one has the same id']},
+        ),
+        (lambda c: c['annotations'].__setitem__(0, None), {'annotation-entry': 1}),
+        (lambda c: first(c).pop('iscrowd'), {}),  # in training nobody reads it
+        (
+            lambda c: first(c, 'images').update(id=2),
+            {
+                'image-id-double': ['images[1] (id 2) 2.jpg has the id of 1.jpg'],
+                'annotation-without-image': 2,
+                'image-size': 0,
+            },
+        ),
+        (
+            lambda c: first(c, 'images').pop('height'),
+            {
+                'image-entry': ['images[0] (id 1) must have a width and height above 0, has (40, None)'],
+                'annotation-without-image': 2,
+            },
+        ),
+        (lambda c: first(c, 'images').update(file_name=7), {'image-entry': 1, 'annotation-without-image': 2}),
+        (
+            lambda c: first(c, 'images').update(file_name='../../x.jpg'),
+            {'path-outside': ['images[0] (id 1) ../../x.jpg'], 'annotation-without-image': 2},
+        ),
+        (
+            lambda c: first(c, 'images').update(file_name='/etc/passwd'),
+            {'path-outside': 1, 'annotation-without-image': 2},
+        ),
+        (lambda c: first(c, 'images').update(file_name='2.jpg'), {'image-file-double': 1}),
+        (lambda c: first(c, 'images').update(file_name='\ud800\0'), {'image-broken': 1}),
+        (lambda c: first(c, 'images').update(file_name='../val/1.jpg'), {'image-shared': 1}),
+        (lambda c: c.update(images=[]), {'empty-set': 1, 'annotation-without-image': 12, 'class-without-examples': 2}),
+        (lambda c: c.update(annotations=[]), {'empty-set': 1, 'image-without-boxes': 6, 'class-without-examples': 2}),
+        (lambda c: c.update(annotations=c['annotations'][2:]), {'image-without-boxes': ['1.jpg (id 1)']}),
+        (lambda c: c.update(annotations=c['annotations'][::2]), {'class-without-examples': ["'dog'"]}),
+        (lambda c: c.pop('images'), {'annotation-file': 1}),
+        (lambda c: c['categories'].append(dict(id=5, name='cow')), {'category-unused': ["'cow'"]}),
+        (lambda c: c['categories'].append(dict(id=5)), {'category-entry': 1}),
+        (
+            lambda c: c['categories'].append(dict(id=10, name='cow')),
+            {'category-entry': ["categories[2] has the id 10 of 'cat'"]},
+        ),
+    ],
+)
 def test_annotations(toy_coco, change, expected):
     edit(toy_coco, 'train', change)
     got = check(toy_coco)
@@ -157,8 +196,10 @@ def test_missing_iscrowd_matters_in_evaluation(toy_coco):
     assert check(toy_coco) == {'iscrowd-missing': ['annotations[0] (id 2)']}
 
 
-@pytest.mark.parametrize(('min_size', 'test_mode', 'images', 'boxes'), [
-    (15, False, 6, 11), (30, False, 6, 11), (31, False, 0, 0), (31, True, 6, 11)])
+@pytest.mark.parametrize(
+    ('min_size', 'test_mode', 'images', 'boxes'),
+    [(15, False, 6, 11), (30, False, 6, 11), (31, False, 0, 0), (31, True, 6, 11)],
+)
 def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
     """min_size is the images', 40 x 30, and of training alone; boxes, 20 x 10, need one pixel."""
     edit(toy_coco, 'train', lambda c: first(c).update(bbox=[4, 4, 20, 0.9], area=18))
@@ -173,20 +214,31 @@ def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
     assert sum(len(built.get_data_info(i)['instances']) for i in range(images)) == boxes
 
 
-@pytest.mark.parametrize(('names', 'what'), [
-    (('cat', 'dgo'), "1 of 2 classes are no categories of {}: 'dgo' (nearest: 'dog'). Its categories are: cat, dog"),
-    (('dog', 'cat'), 'the classes stand in another order than the categories of {}, which is the order of the labels. '
-     'Write them as: cat, dog'),
-])
+@pytest.mark.parametrize(
+    ('names', 'what'),
+    [
+        (
+            ('cat', 'dgo'),
+            "1 of 2 classes are no categories of {}: 'dgo' (nearest: 'dog'). Its categories are: cat, dog",
+        ),
+        (
+            ('dog', 'cat'),
+            'the classes stand in another order than the categories of {}, which is the order of the labels. '
+            'Write them as: cat, dog',
+        ),
+    ],
+)
 def test_class_names(toy_coco, names, what):
     got = check_config(config(toy_coco, metainfo=dict(classes=names))).findings['classes']
-    assert got == [(part, what.format(toy_coco / name)) for part, name in (('train', 'train.json'),
-                                                                          ('val, test', 'val.json'))]
+    assert got == [
+        (part, what.format(toy_coco / name)) for part, name in (('train', 'train.json'), ('val, test', 'val.json'))
+    ]
 
 
 def test_classes_that_are_a_text(toy_coco):
     assert check(toy_coco, metainfo=dict(classes='cat'))['classes'][0].endswith(
-        "classes must be a list of names, got 'cat': a comma is missing, ('cat', )")
+        "classes must be a list of names, got 'cat': a comma is missing, ('cat', )"
+    )
 
 
 def test_head_and_classes(toy_coco):
@@ -221,21 +273,39 @@ def test_wrappers(toy_coco):
     cfg = config(toy_coco)
     other = dict(cfg.train_dataloader.dataset, ann_file='other.json')
     cfg.train_dataloader.dataset = dict(
-        type='RepeatDataset', times=2, dataset=dict(type='ConcatDataset', datasets=[
-            cfg.train_dataloader.dataset, other]))
+        type='RepeatDataset',
+        times=2,
+        dataset=dict(type='ConcatDataset', datasets=[cfg.train_dataloader.dataset, other]),
+    )
     shutil.copy(toy_coco / 'train.json', toy_coco / 'other.json')
     edit(toy_coco, 'other', lambda c: first(c).update(image_id=99))
     assert check_config(cfg).images['train'] == 12
     assert list(found(check_config(cfg))) == ['annotation-without-image']
 
 
-@pytest.mark.parametrize('content', ['', '{', 'null', '3', '"x"', '[]', '{}', '\udcff', '[' * 100_000, '{"images": 3}',
-                                     '{"images": [], "annotations": {}, "categories": []}', '1' * 5000])
+@pytest.mark.parametrize(
+    'content',
+    [
+        '',
+        '{',
+        'null',
+        '3',
+        '"x"',
+        '[]',
+        '{}',
+        '\udcff',
+        '[' * 100_000,
+        '{"images": 3}',
+        '{"images": [], "annotations": {}, "categories": []}',
+        '1' * 5000,
+    ],
+)
 def test_files_that_are_no_annotations(toy_coco, content):
     (toy_coco / 'train.json').write_text(content, encoding='utf-8', errors='surrogateescape')
     report = check_config(config(toy_coco))
     assert [(n, w.split(':')[0].split(' is ')[0]) for n, w in report.findings['annotation-file']] == [
-        ('train', str(toy_coco / 'train.json'))]
+        ('train', str(toy_coco / 'train.json'))
+    ]
     assert report.text()
 
 
@@ -246,8 +316,12 @@ def test_missing_file(toy_coco):
 
 def folders(root, **options) -> Config:
     pytest.importorskip('mmpretrain')
-    return Config(dict(default_scope='mmpretrain', train_dataloader=dict(dataset=dict(
-        type='CustomDataset', data_root=str(root), **options))))
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            train_dataloader=dict(dataset=dict(type='CustomDataset', data_root=str(root), **options)),
+        )
+    )
 
 
 @pytest.fixture
@@ -287,8 +361,10 @@ def test_list(toy_folders):
         f.write('a/0.png\na/0.png x\n\n../../x.png 0\n')
     path = toy_folders / 'list.txt'
     assert found(check_config(cfg)) == {
-        'annotation-entry': [f'{path}:{i} must be a path, a space and a label, is {line!r}'
-                             for i, line in ((6, 'a/0.png'), (7, 'a/0.png x'), (8, ''))],
+        'annotation-entry': [
+            f'{path}:{i} must be a path, a space and a label, is {line!r}'
+            for i, line in ((6, 'a/0.png'), (7, 'a/0.png x'), (8, ''))
+        ],
         'path-outside': [f'{path}:9 ../../x.png'],
     }
 
@@ -303,7 +379,7 @@ def test_configs_without_data(toy_coco):
 
 
 def test_data_elsewhere(toy_coco):
-    got = check_config(config(toy_coco, backend_args=dict(backend='petrel')), ('train', ))
+    got = check_config(config(toy_coco, backend_args=dict(backend='petrel')), ('train',))
     assert found(got) == {'not-checked': [f'{toy_coco} is not on a disk of this machine']}
 
 
@@ -321,7 +397,7 @@ def test_write_clean(toy_coco):
     edit(toy_coco, 'train', damage)
     before = (toy_coco / 'train.json').read_bytes()
     (toy_coco / 'train' / '5.jpg').write_bytes(b'')
-    report = check_config(config(toy_coco), ('train', ))
+    report = check_config(config(toy_coco), ('train',))
     out = toy_coco / 'new' / 'clean.json'
     write_clean(report, str(out))
     content = json.loads(out.read_text())
@@ -330,18 +406,28 @@ def test_write_clean(toy_coco):
     assert content['info'] == dict(year=2020)
     assert (toy_coco / 'train.json').read_bytes() == before
     (toy_coco / 'train.json').write_text(out.read_text())
-    assert check_config(config(toy_coco), ('train', )).count('error') == 0
+    assert check_config(config(toy_coco), ('train',)).count('error') == 0
     with pytest.raises(UserError, match=r'clean\.json is there, and nothing is overwritten'):
         write_clean(report, str(out))
     with pytest.raises(UserError, match=r'needs one readable COCO annotation file, found 2: .* with --sets'):
         write_clean(check_config(config(toy_coco)), str(out) + '2')
 
 
-@pytest.mark.parametrize(('box', 'kind'), [
-    ((0, 0, 40, 30), ''), ((0, 0, 1, 1), ''), ((0, 0, .9, 5), 'box-empty'), ((0, 0, -5, 5), 'box-empty'),
-    ((40, 0, 5, 5), 'box-outside'), ((-5, 0, 5, 5), 'box-outside'), ((0, 30, 5, 5), 'box-outside'),
-    ((-1, -1, 42, 32), ''), ((-1.1, 0, 5, 5), 'box-partly-outside'), ((36, 0, 5.1, 5), 'box-partly-outside'),
-])
+@pytest.mark.parametrize(
+    ('box', 'kind'),
+    [
+        ((0, 0, 40, 30), ''),
+        ((0, 0, 1, 1), ''),
+        ((0, 0, 0.9, 5), 'box-empty'),
+        ((0, 0, -5, 5), 'box-empty'),
+        ((40, 0, 5, 5), 'box-outside'),
+        ((-5, 0, 5, 5), 'box-outside'),
+        ((0, 30, 5, 5), 'box-outside'),
+        ((-1, -1, 42, 32), ''),
+        ((-1.1, 0, 5, 5), 'box-partly-outside'),
+        ((36, 0, 5.1, 5), 'box-partly-outside'),
+    ],
+)
 def test_box_problem(box, kind):
     assert box_problem(list(box), 1, 40, 30)[0] == kind
 
@@ -349,14 +435,22 @@ def test_box_problem(box, kind):
 # Anything that JSON can hold, odd numbers and texts among it.
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from([1, 2, 10, 'cat']),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(
-        st.sampled_from(['id', 'image_id', 'category_id', 'bbox', 'area', 'file_name', 'width', 'height', 'name']) |
-        st.text(max_size=3), inner, max_size=6),
-    max_leaves=12)
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(['id', 'image_id', 'category_id', 'bbox', 'area', 'file_name', 'width', 'height', 'name'])
+            | st.text(max_size=3),
+            inner,
+            max_size=6,
+        )
+    ),
+    max_leaves=12,
+)
 VALID = dict(
     images=[dict(id=i, file_name=f'{i}.jpg', width=40, height=30) for i in (1, 2)],
     annotations=[dict(id=i, image_id=i, category_id=10, bbox=[0, 3, 20, 10], area=200, iscrowd=0) for i in (1, 2)],
-    categories=[dict(id=10, name='cat'), dict(id=20, name='dog')])
+    categories=[dict(id=10, name='cat'), dict(id=20, name='dog')],
+)
 
 
 def places(value, path=()):
@@ -370,8 +464,9 @@ def places(value, path=()):
 def doctor(content) -> dict[str, list[str]]:
     """The findings; what is left after cleaning has to be clean."""
     report = Report()
-    file = CocoFile(content, lambda kind, what: report.add('x', kind, what), classes=['cat', 'dog'], min_size=1,
-                    evaluated=True)
+    file = CocoFile(
+        content, lambda kind, what: report.add('x', kind, what), classes=['cat', 'dog'], min_size=1, evaluated=True
+    )
     assert report.text().isprintable() or '\n' in report.text()
     report.text().encode()
     json.dumps(report.as_dict())

@@ -1,4 +1,5 @@
 """Data sets with broken images, through loaders with and without worker processes."""
+
 from __future__ import annotations
 
 import json
@@ -28,14 +29,17 @@ def coco(root, part='train', **options) -> GuardedDataset:
                 data_prefix=dict(img=f'{part}/'),
                 metainfo=dict(classes=('cat', 'dog')),
                 pipeline=[LOAD, PACK],
-                **options))
+                **options,
+            )
+        )
 
 
 def folders(root, **options) -> GuardedDataset:
     pytest.importorskip('mmpretrain')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         return DATASETS.build(
-            dict(type='mmccd.CustomDataset', data_root=str(root), pipeline=[LOAD, dict(type='PackInputs')], **options))
+            dict(type='mmccd.CustomDataset', data_root=str(root), pipeline=[LOAD, dict(type='PackInputs')], **options)
+        )
 
 
 @pytest.fixture
@@ -62,8 +66,11 @@ def paths(dataset, workers=0) -> list[str]:
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('damage', [cut, lambda p: p.unlink(), lambda p: p.write_bytes(b''),
-                                    lambda p: p.write_text('no image')], ids=['cut', 'gone', 'empty', 'text'])
+@pytest.mark.parametrize(
+    'damage',
+    [cut, lambda p: p.unlink(), lambda p: p.write_bytes(b''), lambda p: p.write_text('no image')],
+    ids=['cut', 'gone', 'empty', 'text'],
+)
 def test_skipped_in_training(toy_coco, damage, workers):
     """Another image takes its place, and the count arrives in this process."""
     np.random.seed(0)
@@ -82,8 +89,12 @@ def test_whole_images_are_untouched(toy_coco):
     dataset = coco(toy_coco, max_broken=0.2)
     assert dataset.broken() == {}
     stock = DATASETS.get('mmdet.CocoDataset')(
-        data_root=str(toy_coco), ann_file='train.json', data_prefix=dict(img='train/'),
-        metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+        data_root=str(toy_coco),
+        ann_file='train.json',
+        data_prefix=dict(img='train/'),
+        metainfo=dict(classes=('cat', 'dog')),
+        pipeline=[],
+    )
     for i in range(6):
         assert dataset.get_data_info(i) == stock.get_data_info(i)
 
@@ -100,7 +111,8 @@ def test_too_many(toy_coco, workers):
     assert re.fullmatch(
         r'3 of 6 training images cannot be used, more than max_broken=0\.4 of the data set allows, '
         r'\S+/train/[123]\.jpg among them; tools/checks/check_dataset\.py CONFIG says what else is wrong with the data',
-        str(error.value))
+        str(error.value),
+    )
 
 
 def test_all_are_broken(toy_coco):
@@ -190,8 +202,16 @@ def test_is_inside():
     assert not is_inside('../x.jpg', '.')
 
 
-@pytest.mark.parametrize('content', ['{}', '[]', '{"images": 3}', 'no JSON', '{"images": [{"id": 1}], "annotations": '
-                                     '[], "categories": [{"id": 1, "name": "cat"}]}'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        '{}',
+        '[]',
+        '{"images": 3}',
+        'no JSON',
+        '{"images": [{"id": 1}], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}',
+    ],
+)
 def test_annotations_that_are_none(toy_coco, content):
     (toy_coco / 'train.json').write_text(content)
     with pytest.raises(UserError, match=r'the annotations .*train\.json cannot be used \(\w+: .*check_dataset\.py'):
@@ -209,7 +229,7 @@ def test_counts_survive_spawned_workers(toy_coco):
     (toy_coco / 'train' / '1.jpg').unlink()
     dataset = coco(toy_coco, max_broken=0.5)
     context = torch.multiprocessing.get_context('spawn')
-    process = context.Process(target=dataset.__getitem__, args=(0, ))
+    process = context.Process(target=dataset.__getitem__, args=(0,))
     process.start()
     process.join(120)
     assert dataset.broken() == {str(toy_coco / 'train' / '1.jpg'): 1}

@@ -1,4 +1,5 @@
 """Whole images and broken ones, as files hold them."""
+
 import io
 
 import numpy as np
@@ -25,7 +26,7 @@ def test_whole_and_cut(tmp_path, kind):
     assert not looks_cut(str(path))
     assert why_broken(str(path)) == ''
     for share in (0.9, 0.5, 0.05):
-        cut = content[:int(share * len(content))]
+        cut = content[: int(share * len(content))]
         assert read_image(cut).problem
         path.write_bytes(cut)
         assert looks_cut(str(path)) is (kind in ('JPEG', 'PNG'))
@@ -48,12 +49,15 @@ def test_size_as_the_pipelines_see_it():
     assert read_image(encode('JPEG', exif=exif)) == ImageFile((40, 30))
 
 
-@pytest.mark.parametrize(('content', 'problem'), [
-    (b'', 'the file is empty'),
-    (b'no image', 'it is no image'),
-    (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'it is no image'),  # no Ghostscript
-    (b'<html>404 Not Found</html>', 'it is no image'),
-])
+@pytest.mark.parametrize(
+    ('content', 'problem'),
+    [
+        (b'', 'the file is empty'),
+        (b'no image', 'it is no image'),
+        (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'it is no image'),  # no Ghostscript
+        (b'<html>404 Not Found</html>', 'it is no image'),
+    ],
+)
 def test_no_images(content, problem):
     assert read_image(content).problem == problem
 

@@ -1,4 +1,5 @@
 """Exported models against PyTorch's, by onnxruntime, at sizes that do not divide by 4 and in stage maps of any size."""
+
 import json
 
 import numpy as np
@@ -18,7 +19,8 @@ ATTENTIONS = {
     'plain': None,
     'ccd': dict(type='mmccd.CCD', groups=8),
     'ccd-minmax-cosine': dict(
-        type='mmccd.CCD', groups=8, normalize='minmax', similarity='cosine', identity_init=True, stages=LATE),
+        type='mmccd.CCD', groups=8, normalize='minmax', similarity='cosine', identity_init=True, stages=LATE
+    ),
     'ccd-none-148': dict(type='mmccd.CCD', groups=8, normalize=None, scales=(1, 4, 8), stages=LATE),
     'se': dict(type='mmccd.SE', ratio=4),
     'ge': dict(type='mmccd.GE'),
@@ -110,17 +112,20 @@ def test_attentions_at_any_size(attention):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('name', 'kind'), [
-    ('ccd_r18_8xb32_in1k', 'raw'),
-    ('ccd_r50_8xb32_in1k', 'end2end'),
-    ('retinanet_ccd_r18_fpn_digits', 'raw'),
-    ('retinanet_ccd_r50_fpn_1x_coco', 'raw'),
-])
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('ccd_r18_8xb32_in1k', 'raw'),
+        ('ccd_r50_8xb32_in1k', 'end2end'),
+        ('retinanet_ccd_r18_fpn_digits', 'raw'),
+        ('retinanet_ccd_r50_fpn_1x_coco', 'raw'),
+    ],
+)
 def test_networks_at_sizes_that_do_not_divide_by_4(name, kind):
     assert all(n % 4 for shape in SHAPES for n in shape)
     _, _, content = check(lively(mmccd.init_model(name, device='cpu')), kind)
     graph = onnx.load_from_string(content)
-    given, = graph.graph.input
+    (given,) = graph.graph.input
     assert [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim] == ['n', 3, 'height', 'width']
     info = json.loads({p.key: p.value for p in graph.metadata_props}['mmccd'])
     assert (info['config'], info['kind'], info['version']) == (name, kind, mmccd.__version__)
@@ -130,11 +135,14 @@ def test_networks_at_sizes_that_do_not_divide_by_4(name, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('name', 'shape'), [
-    ('retinanet_ccd_r18_fpn_digits', None),
-    ('retinanet_r18_fpn_digits', (97, 65)),
-    ('retinanet_r50_fpn_2x_legacy_coco', None),  # boxes that include their last pixel
-])
+@pytest.mark.parametrize(
+    ('name', 'shape'),
+    [
+        ('retinanet_ccd_r18_fpn_digits', None),
+        ('retinanet_r18_fpn_digits', (97, 65)),
+        ('retinanet_r50_fpn_2x_legacy_coco', None),  # boxes that include their last pixel
+    ],
+)
 def test_boxes_behind_nms(name, shape):
     cfg = thin_detector(name)
     cfg.model.test_cfg.nms_pre = 300  # less than the first level has
@@ -194,23 +202,30 @@ def test_models_that_cannot_be_exported():
 
 def test_resize_steps_of_the_configs():
     assert resize_steps(mmccd.get_config('ccd_r50_8xb32_in1k')) == [
-        dict(step='edge', size=256, edge='short'), dict(step='crop', size=[224, 224])]
+        dict(step='edge', size=256, edge='short'),
+        dict(step='crop', size=[224, 224]),
+    ]
     assert resize_steps(mmccd.get_config('ccd_r18_digits')) == [dict(step='resize', size=[64, 64], keep_ratio=False)]
     assert resize_steps(mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco')) == [
-        dict(step='resize', size=[1333, 800], keep_ratio=True)]
+        dict(step='resize', size=[1333, 800], keep_ratio=True)
+    ]
     cfg = mmccd.get_config('ccd_r18_digits')
-    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='Invert', prob=1.))
+    cfg.test_dataloader.dataset.pipeline.insert(1, dict(type='Invert', prob=1.0))
     cfg.test_dataloader.dataset.pipeline[2].interpolation = 'nearest'
     assert resize_steps(cfg) == [
-        dict(step='unknown', transform=dict(type='Invert', prob=1.)),
-        dict(step='unknown', transform=dict(type='Resize', scale=64, interpolation='nearest'))]
+        dict(step='unknown', transform=dict(type='Invert', prob=1.0)),
+        dict(step='unknown', transform=dict(type='Resize', scale=64, interpolation='nearest')),
+    ]
 
 
-@pytest.mark.parametrize(('options', 'step'), [
-    (dict(scale=None, scale_factor=1.0, keep_ratio=True), dict(step='scale', factor=[1.0, 1.0], keep_ratio=True)),
-    (dict(scale_factor=(0.5, 2.0)), dict(step='scale', factor=[0.5, 2.0], keep_ratio=False)),
-    (dict(scale=(9, 8), scale_factor=0.5), dict(step='resize', size=[9, 8], keep_ratio=False)),
-])
+@pytest.mark.parametrize(
+    ('options', 'step'),
+    [
+        (dict(scale=None, scale_factor=1.0, keep_ratio=True), dict(step='scale', factor=[1.0, 1.0], keep_ratio=True)),
+        (dict(scale_factor=(0.5, 2.0)), dict(step='scale', factor=[0.5, 2.0], keep_ratio=False)),
+        (dict(scale=(9, 8), scale_factor=0.5), dict(step='resize', size=[9, 8], keep_ratio=False)),
+    ],
+)
 def test_steps_are_json(options, step):
     steps = resize_steps(Config(dict(test_dataloader=dict(dataset=dict(pipeline=[dict(type='Resize', **options)])))))
     assert json.loads(json.dumps(steps)) == steps == [step]

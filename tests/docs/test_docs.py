@@ -1,4 +1,5 @@
 """What README, CONTRIBUTING and the pages of docs/ name is there."""
+
 import argparse
 import ast
 import re
@@ -7,9 +8,31 @@ import urllib.parse
 
 import pytest
 
-PAGES = ['README.md', 'CONTRIBUTING.md', 'benchmarks/README.md', *(f'docs/{name}.md' for name in (
-    'index', 'quick_start', 'imagenet_coco', 'own_data', 'visualization', 'deployment', 'mathematics', 'benchmarks',
-    'fidelity', 'faq', 'distributed', 'reliability', 'write_an_attention', 'api', 'contributing'))]
+PAGES = [
+    'README.md',
+    'CONTRIBUTING.md',
+    'benchmarks/README.md',
+    *(
+        f'docs/{name}.md'
+        for name in (
+            'index',
+            'quick_start',
+            'imagenet_coco',
+            'own_data',
+            'visualization',
+            'deployment',
+            'mathematics',
+            'benchmarks',
+            'fidelity',
+            'faq',
+            'distributed',
+            'reliability',
+            'write_an_attention',
+            'api',
+            'contributing',
+        )
+    ),
+]
 LINK = re.compile(r'\[[^]]*\]\(([^)\s]+)\)')
 DIRECTIVE = re.compile(r'^(?:```|:::)\{(?:include|literalinclude|image|figure)\} (\S+)', re.MULTILINE)
 PATH = re.compile(r'(?<![\w/.*-])(?:\./)?((?:configs|tools|tests|mmccd|benchmarks|docs|docker)/[\w./{},-]*[\w}/])')
@@ -32,7 +55,7 @@ def expand(path):
     found = re.search(r'\{([^{}]*)\}', path)
     if not found:
         return [path]
-    return [name for part in found[1].split(',') for name in expand(path[:found.start()] + part + path[found.end():])]
+    return [name for part in found[1].split(',') for name in expand(path[: found.start()] + part + path[found.end() :])]
 
 
 def test_every_page_is_looked_at(root):
@@ -89,6 +112,7 @@ def test_cfg_options_fit_their_config(page, root):
     from mmccd.cli.arguments import OptionsAction
     from mmccd.configs import load_config
     from mmccd.models.build import check_model
+
     for _, words in commands(page.read_text()):
         if '--cfg-options' not in words:
             continue
@@ -103,6 +127,7 @@ def test_configs_in_pages_are_configs(page, root, tmp_path):
     """Code that begins with ``_base_`` is a config: it loads, and its model can be built."""
     from mmccd.configs import load_config
     from mmccd.models.build import check_model
+
     for language, code in FENCE.findall(page.read_text()):
         if language == 'python' and code.startswith('_base_'):
             path = tmp_path / 'config.py'

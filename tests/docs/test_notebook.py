@@ -1,4 +1,5 @@
 """The notebook runs, and shows what is stored in it."""
+
 import importlib.util
 
 import pytest
@@ -6,8 +7,11 @@ import pytest
 
 def texts(cell):
     """Text that a cell put out, printed or as its value."""
-    return [out.text if out.output_type == 'stream' else out.data['text/plain'] for out in cell.outputs
-            if out.output_type == 'stream' or 'image/png' not in out.data]
+    return [
+        out.text if out.output_type == 'stream' else out.data['text/plain']
+        for out in cell.outputs
+        if out.output_type == 'stream' or 'image/png' not in out.data
+    ]
 
 
 @pytest.mark.long

@@ -1,4 +1,5 @@
 """A training that takes a tenth of a second, with everything that has a state: dropout, augmentation, momentum, EMA."""
+
 from __future__ import annotations
 
 import itertools
@@ -105,20 +106,35 @@ def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
     """A runner in ``tmp_path/work`` (``work_dir``), with ``runner.log``; ``resume`` is a path."""
     runners = []
 
-    def make(work_dir: Path | None = None, resume: Path | None = None, workers: int = 0, epochs: int = 4,
-             seed: int | None = 0, checkpoint: dict | None = None, optimizer: dict | None = None,
-             wrapper: dict | None = None, finite: dict | None = None, batch: int = BATCH) -> Runner:
+    def make(
+        work_dir: Path | None = None,
+        resume: Path | None = None,
+        workers: int = 0,
+        epochs: int = 4,
+        seed: int | None = 0,
+        checkpoint: dict | None = None,
+        optimizer: dict | None = None,
+        wrapper: dict | None = None,
+        finite: dict | None = None,
+        batch: int = BATCH,
+    ) -> Runner:
         torch.serialization.add_safe_globals(mmengine_globals())
         log = Log()
         loader = dict(
-            dataset=dict(type=Points), batch_size=batch, num_workers=workers, persistent_workers=workers > 0,
-            sampler=dict(type='DefaultSampler', shuffle=True))
+            dataset=dict(type=Points),
+            batch_size=batch,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+        )
         optim_wrapper = dict(optimizer=optimizer or dict(type='SGD', lr=0.05, momentum=0.9), **(wrapper or {}))
         train_cfg = dict(by_epoch=True, max_epochs=epochs)
         runner = Runner(
             cfg=dict(  # what a config file would say
-                optim_wrapper=optim_wrapper, train_cfg=train_cfg,
-                train_dataloader=dict(batch_size=batch, num_workers=workers)),
+                optim_wrapper=optim_wrapper,
+                train_cfg=train_cfg,
+                train_dataloader=dict(batch_size=batch, num_workers=workers),
+            ),
             model=dict(type=Net),
             work_dir=str(work_dir or tmp_path / 'work'),
             train_dataloader=loader,
@@ -135,13 +151,15 @@ def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
                 checkpoint=dict(dict(type='mmccd.CheckpointHook', interval=1), **(checkpoint or {})),
                 logger=dict(type='LoggerHook', interval=1),
                 interrupt=dict(type='mmccd.InterruptHook'),
-                finite=dict(type='mmccd.CheckFiniteHook', **(finite or {}))),
+                finite=dict(type='mmccd.CheckFiniteHook', **(finite or {})),
+            ),
             custom_hooks=[dict(type='EMAHook', momentum=0.1), log],
             randomness=dict(seed=seed),
             load_from=str(resume) if resume else None,
             resume=resume is not None,
             default_scope='mmengine',
-            experiment_name=f'engine_{next(_numbers)}')
+            experiment_name=f'engine_{next(_numbers)}',
+        )
         runner.log = log
         runners.append(runner)
         return runner

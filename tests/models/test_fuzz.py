@@ -2,6 +2,7 @@
 
 What hypothesis found stands in the tests of the layers (``test_bad_arguments``) and of the tools as plain cases.
 """
+
 from __future__ import annotations
 
 import re
@@ -18,9 +19,14 @@ from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK, AttentionResNet
 from mmccd.models.build import check_model
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ccd_r18_digits.py'
-few = settings(max_examples=60, deadline=None, derandomize=True, database=None,
-               suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-odd = st.sampled_from([None, True, -1, 0, 2.0, 0.5, 'x', '4', (), (1, ), [2, 2], float('nan'), float('inf')])
+few = settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+odd = st.sampled_from([None, True, -1, 0, 2.0, 0.5, 'x', '4', (), (1,), [2, 2], float('nan'), float('inf')])
 
 
 def mostly(*good):
@@ -31,17 +37,32 @@ def mostly(*good):
 channels = mostly(1, 2, 8, 24, 32, 64)
 flag = st.booleans()
 LAYERS = {
-    CCD: dict(groups=mostly(1, 2, 8, 64), scales=st.one_of(st.lists(st.integers(0, 9), max_size=4), odd),
-              similarity=mostly('dot', 'cosine'), normalize=mostly('zscore', 'minmax', None), eps=mostly(1e-7, 1e-3),
-              identity_init=flag),
+    CCD: dict(
+        groups=mostly(1, 2, 8, 64),
+        scales=st.one_of(st.lists(st.integers(0, 9), max_size=4), odd),
+        similarity=mostly('dot', 'cosine'),
+        normalize=mostly('zscore', 'minmax', None),
+        eps=mostly(1e-7, 1e-3),
+        identity_init=flag,
+    ),
     SE: dict(ratio=mostly(1, 4, 16, 64), identity_init=flag),
-    GE: dict(extent=mostly(0, 2, 4, 8), extra_params=flag, feat_size=mostly(None, 5, (5, 7), (7, 5)), mlp=flag,
-             ratio=mostly(1, 4, 16)),
+    GE: dict(
+        extent=mostly(0, 2, 4, 8),
+        extra_params=flag,
+        feat_size=mostly(None, 5, (5, 7), (7, 5)),
+        mlp=flag,
+        ratio=mostly(1, 4, 16),
+    ),
     CBAM: dict(ratio=mostly(1, 4, 16), kernel_size=mostly(1, 3, 7, 4), identity_init=flag),
     ECA: dict(kernel_size=mostly(None, 1, 3, 4), identity_init=flag),
     GC: dict(ratio=mostly(1, 4, 16, 24, 64)),
-    SK: dict(out_channels=mostly(None, 8, 32, 64), stride=mostly(1, 2, 3), dilation=mostly(1, 2),
-             groups=mostly(1, 8, 32), ratio=mostly(1, 4, 16)),
+    SK: dict(
+        out_channels=mostly(None, 8, 32, 64),
+        stride=mostly(1, 2, 3),
+        dilation=mostly(1, 2),
+        groups=mostly(1, 8, 32),
+        ratio=mostly(1, 4, 16),
+    ),
 }
 
 
@@ -80,23 +101,43 @@ def test_layers(layer, data):
 
 
 ATTENTION = st.fixed_dictionaries(
-    dict(type=mostly('mmccd.CCD', 'mmccd.SE', 'mmccd.GE', 'mmccd.CBAM', 'mmccd.ECA', 'mmccd.GC', 'mmccd.SK',
-                     'mmccd.Ccd')),
+    dict(
+        type=mostly('mmccd.CCD', 'mmccd.SE', 'mmccd.GE', 'mmccd.CBAM', 'mmccd.ECA', 'mmccd.GC', 'mmccd.SK', 'mmccd.Ccd')
+    ),
     optional=dict(
-        groups=mostly(1, 2, 4, 8), ratio=mostly(1, 4, 8), extent=mostly(0, 2), scales=mostly((1, ), (1, 2)),
-        identity_init=flag, stages=st.one_of(st.lists(flag, min_size=4, max_size=4), odd)))
+        groups=mostly(1, 2, 4, 8),
+        ratio=mostly(1, 4, 8),
+        extent=mostly(0, 2),
+        scales=mostly((1,), (1, 2)),
+        identity_init=flag,
+        stages=st.one_of(st.lists(flag, min_size=4, max_size=4), odd),
+    ),
+)
 BACKBONE = dict(
     attention=st.one_of(ATTENTION, ATTENTION, odd),
-    plugins=st.one_of(st.none(), st.lists(st.fixed_dictionaries(
-        dict(position=mostly('after_conv1', 'after_conv2', 'after_conv3')),
-        optional=dict(cfg=st.one_of(st.just(dict(type='mmccd.CCD', groups=8)), odd), stages=mostly((True, ) * 4))),
-        max_size=2)),
+    plugins=st.one_of(
+        st.none(),
+        st.lists(
+            st.fixed_dictionaries(
+                dict(position=mostly('after_conv1', 'after_conv2', 'after_conv3')),
+                optional=dict(
+                    cfg=st.one_of(st.just(dict(type='mmccd.CCD', groups=8)), odd), stages=mostly((True,) * 4)
+                ),
+            ),
+            max_size=2,
+        ),
+    ),
     num_stages=mostly(4, 4, 4, 3),
     out_indices=st.one_of(st.lists(st.integers(0, 4), max_size=4), odd),
     strides=mostly((1, 2, 2, 2), (1, 2, 1, 1), (1, 2)),
     dilations=mostly((1, 1, 1, 1), (1, 1, 2, 4)),
     frozen_stages=mostly(-1, 0, 1, 4, 5),
-    norm_eval=flag, with_cp=flag, deep_stem=flag, avg_down=flag, zero_init_residual=flag)
+    norm_eval=flag,
+    with_cp=flag,
+    deep_stem=flag,
+    avg_down=flag,
+    zero_init_residual=flag,
+)
 
 
 @few
@@ -124,21 +165,34 @@ def test_backbone(data):
 
 
 OPTIONS = {
-    'model.backbone.depth': mostly(18, 34, 50), 'model.backbone.attention.type': mostly('mmccd.CCD', 'mmccd.SE', 'CCD'),
-    'model.backbone.attention.groups': mostly(1, 8, 64), 'model.backbone.attention.scales': mostly((1, ), [1, 4]),
-    'model.backbone.attention.normalise': mostly('zscore'), 'model.backbone.attention.stages': mostly((True, ) * 4),
-    'model.backbone.attention': odd, 'model.backbone.num_stages': mostly(4),
-    'model.backbone.out_indices': mostly((3, )),
-    'model.backbone.frozen_stages': mostly(-1, 1), 'model.backbone.strides': mostly((1, 2, 2, 2)),
-    'model.backbone.frozen_stage': mostly(1), 'model.backbone.plugins': odd, 'model.backbon.depth': mostly(18),
-    'modle.backbone.depth': mostly(18), 'train_dataloader.batch_size': mostly(8), 'param_scheduler.1.end': mostly(3),
-    'param_scheduler.5.end': mostly(3), 'model.backbone.depth.x': mostly(1),
+    'model.backbone.depth': mostly(18, 34, 50),
+    'model.backbone.attention.type': mostly('mmccd.CCD', 'mmccd.SE', 'CCD'),
+    'model.backbone.attention.groups': mostly(1, 8, 64),
+    'model.backbone.attention.scales': mostly((1,), [1, 4]),
+    'model.backbone.attention.normalise': mostly('zscore'),
+    'model.backbone.attention.stages': mostly((True,) * 4),
+    'model.backbone.attention': odd,
+    'model.backbone.num_stages': mostly(4),
+    'model.backbone.out_indices': mostly((3,)),
+    'model.backbone.frozen_stages': mostly(-1, 1),
+    'model.backbone.strides': mostly((1, 2, 2, 2)),
+    'model.backbone.frozen_stage': mostly(1),
+    'model.backbone.plugins': odd,
+    'model.backbon.depth': mostly(18),
+    'modle.backbone.depth': mostly(18),
+    'train_dataloader.batch_size': mostly(8),
+    'param_scheduler.1.end': mostly(3),
+    'param_scheduler.5.end': mostly(3),
+    'model.backbone.depth.x': mostly(1),
 }
 
 
 @few
-@given(options=st.lists(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=2, unique=True).flatmap(
-    lambda keys: st.fixed_dictionaries({k: OPTIONS[k] for k in keys})))
+@given(
+    options=st.lists(st.sampled_from(sorted(OPTIONS)), min_size=1, max_size=2, unique=True).flatmap(
+        lambda keys: st.fixed_dictionaries({k: OPTIONS[k] for k in keys})
+    )
+)
 def test_options_of_a_config(options):
     """``--cfg-options``: the model can be built, or one message says what is wrong."""
     try:

@@ -86,7 +86,6 @@ def test_a_runners_checkpoint_loads_without_running_code(tmp_path, trained):
 
 
 class Evil:
-
     def __init__(self, path):
         self.path = path
 
@@ -95,18 +94,42 @@ class Evil:
 
 
 HALF = [
-    ('no gates in the file', lambda s: {k: v for k, v in s.items() if '.ccd.' not in k}, {},
-     r'16 tensors of the backbone are not in it \(ccd: 16\): layer1\.0\.ccd\.scale.*name them in allow_new'),
-    ('a layer missing', lambda s: {k: v for k, v in s.items() if not k.startswith('layer3')}, dict(allow_new=('ccd', )),
-     r'tensors of the backbone are not in it \(layer3: '),
-    ('a tensor too many', lambda s: {**s, 'layer1.2.conv1.weight': torch.ones(64, 64, 3, 3)}, {},
-     r'1 of its tensors have no place in the backbone \(layer1: 1\).*name them in allow_unused'),
-    ('another attention', lambda s: {k.replace('.ccd.', '.se_layer.'): v for k, v in s.items()}, {},
-     r'not in it \(ccd: 16\).*\n.*no place in the backbone \(se_layer: 16\)'),
-    ('other groups', lambda s: {k: v[:32] if '.ccd.' in k else v for k, v in s.items()}, {},
-     r'16 tensors have another shape: layer1\.0\.ccd\.scale \(32,\) in the file, \(64,\) in the backbone'),
-    ('nothing in common', lambda s: {'encoder.weight': torch.ones(3)}, dict(allow_new='ccd'),
-     r'nothing in .* matches the backbone: it has encoder\.weight'),
+    (
+        'no gates in the file',
+        lambda s: {k: v for k, v in s.items() if '.ccd.' not in k},
+        {},
+        r'16 tensors of the backbone are not in it \(ccd: 16\): layer1\.0\.ccd\.scale.*name them in allow_new',
+    ),
+    (
+        'a layer missing',
+        lambda s: {k: v for k, v in s.items() if not k.startswith('layer3')},
+        dict(allow_new=('ccd',)),
+        r'tensors of the backbone are not in it \(layer3: ',
+    ),
+    (
+        'a tensor too many',
+        lambda s: {**s, 'layer1.2.conv1.weight': torch.ones(64, 64, 3, 3)},
+        {},
+        r'1 of its tensors have no place in the backbone \(layer1: 1\).*name them in allow_unused',
+    ),
+    (
+        'another attention',
+        lambda s: {k.replace('.ccd.', '.se_layer.'): v for k, v in s.items()},
+        {},
+        r'not in it \(ccd: 16\).*\n.*no place in the backbone \(se_layer: 16\)',
+    ),
+    (
+        'other groups',
+        lambda s: {k: v[:32] if '.ccd.' in k else v for k, v in s.items()},
+        {},
+        r'16 tensors have another shape: layer1\.0\.ccd\.scale \(32,\) in the file, \(64,\) in the backbone',
+    ),
+    (
+        'nothing in common',
+        lambda s: {'encoder.weight': torch.ones(3)},
+        dict(allow_new='ccd'),
+        r'nothing in .* matches the backbone: it has encoder\.weight',
+    ),
     ('no tensors', lambda s: {'meta': 'text'}, {}, 'holds no state dict of tensors'),
 ]
 
@@ -125,8 +148,9 @@ def test_half_a_backbone_is_refused(tmp_path, trained, change, options, message)
 
 def test_allow_unused(tmp_path, trained):
     torch.save(trained, tmp_path / 'a.pth')
-    cut = AttentionResNet(18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2, ),
-                          attention=dict(type='mmccd.CCD'))
+    cut = AttentionResNet(
+        18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,), attention=dict(type='mmccd.CCD')
+    )
     with pytest.raises(ValueError, match='no place in the backbone'):
         PretrainedBackbone(str(tmp_path / 'a.pth'))(cut)
     PretrainedBackbone(str(tmp_path / 'a.pth'), allow_unused='layer4')(cut)
@@ -147,7 +171,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
 def test_truncated_file(tmp_path, trained):
     torch.save(trained, tmp_path / 'a.pth')
     data = (tmp_path / 'a.pth').read_bytes()
-    (tmp_path / 'a.pth').write_bytes(data[:len(data) // 2])
+    (tmp_path / 'a.pth').write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r'a\.pth cannot be read as a checkpoint'):
         backbone(tmp_path / 'a.pth').init_weights()
 
@@ -156,15 +180,18 @@ def test_missing_file_names_the_commands():
     text = missing_checkpoint_message('checkpoints/ccd_r50_in1k.pth')
     assert 'tools/dist_train.sh configs/ccd_r50_8xb32_in1k.py 8' in text
     assert 'publish_model.py work_dirs/ccd_r50_8xb32_in1k/epoch_100.pth checkpoints/ccd_r50_in1k.pth' in text
-    assert ('--cfg-options model.backbone.attention.identity_init=True '
-            'model.backbone.init_cfg.checkpoint=torchvision://resnet50 model.backbone.init_cfg.allow_new=ccd') in text
+    assert (
+        '--cfg-options model.backbone.attention.identity_init=True '
+        'model.backbone.init_cfg.checkpoint=torchvision://resnet50 model.backbone.init_cfg.allow_new=ccd'
+    ) in text
     assert 'identity' not in missing_checkpoint_message('checkpoints/ge_r50_in1k.pth')
     with pytest.raises(FileNotFoundError, match=r'does not exist.*ccd_r18_digits'):
         backbone('checkpoints-nowhere/ccd_r18_digits.pth').init_weights()
 
 
-@pytest.mark.parametrize(('attention', 'new'), [('CCD', 'ccd'), ('SE', 'se_layer'), ('CBAM', 'cbam'),
-                                                ('GC', 'context_block')])
+@pytest.mark.parametrize(
+    ('attention', 'new'), [('CCD', 'ccd'), ('SE', 'se_layer'), ('CBAM', 'cbam'), ('GC', 'context_block')]
+)
 @pytest.mark.parametrize('depth', [18, 34, 50, 101, 152])
 def test_identity_start_gives_the_plain_outputs(tmp_path, depth, attention, new):
     plain = AttentionResNet(depth)
@@ -176,7 +203,8 @@ def test_identity_start_gives_the_plain_outputs(tmp_path, depth, attention, new)
     net = AttentionResNet(
         depth,
         attention=dict(type=f'mmccd.{attention}', **options),
-        init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_new=new))
+        init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_new=new),
+    )
     net.init_weights()
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 Started as a program by torchrun, this file is one of the two processes.
 """
+
 from __future__ import annotations
 
 import os
@@ -30,8 +31,9 @@ LABELS = [0, 0, 1, 0, 1]
 def build(case: str) -> tuple[Config, torch.nn.Module]:
     """A digits model in float64 whose norms are frozen and whose gates do something."""
     kind, attention = case.split()
-    cfg = Config.fromfile(ROOT / 'configs' / ('r18_digits.py' if kind == 'classifier' else
-                                              'retinanet_r18_fpn_digits.py'))
+    cfg = Config.fromfile(
+        ROOT / 'configs' / ('r18_digits.py' if kind == 'classifier' else 'retinanet_r18_fpn_digits.py')
+    )
     cfg.model.backbone.pop('init_cfg', None)
     cfg.model.backbone.attention = None if attention == 'None' else dict(type=f'mmccd.{attention}')
     torch.manual_seed(0)
@@ -51,14 +53,17 @@ def make_batch(cfg: Config, part: slice) -> dict:
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     if cfg.default_scope == 'mmpretrain':
         from mmpretrain.structures import DataSample
+
         samples = [DataSample().set_gt_label(i) for i in range(4)]
         return dict(inputs=images[part], data_samples=samples[part])
     from mmdet.structures import DetDataSample
+
     samples = []
     for i in range(4):
         sample = DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0)))
         sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[4., 6., 24., 44.], [30., 10., 52., 50.]]), labels=torch.tensor([i, 3]))
+            bboxes=torch.tensor([[4.0, 6.0, 24.0, 44.0], [30.0, 10.0, 52.0, 50.0]]), labels=torch.tensor([i, 3])
+        )
         samples.append(sample)
     return dict(inputs=list(images[part]), data_samples=samples[part])
 
@@ -78,7 +83,8 @@ def accuracy() -> dict[str, float]:
     from mmengine.evaluator import Evaluator
     from mmpretrain.evaluation import Accuracy
     from mmpretrain.structures import DataSample
-    evaluator = Evaluator(Accuracy(topk=(1, )))
+
+    evaluator = Evaluator(Accuracy(topk=(1,)))
     for i in DefaultSampler(range(5), shuffle=False):
         evaluator.process([DataSample().set_gt_label(LABELS[i]).set_pred_score(torch.tensor(SCORES[i]))])
     return evaluator.evaluate(5)
@@ -86,6 +92,7 @@ def accuracy() -> dict[str, float]:
 
 def one_of_two(out: str) -> None:
     from mmengine.model import MMDistributedDataParallel
+
     torch.distributed.init_process_group('gloo')
     rank = torch.distributed.get_rank()
     found = {}

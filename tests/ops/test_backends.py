@@ -1,4 +1,5 @@
 """Every implementation of CCD against the textbook composition in float64, value and gradients, and inside PyTorch."""
+
 import importlib
 import itertools
 import math
@@ -36,7 +37,7 @@ SHAPES = [  # (N, C, H, W), groups
     ((1, 6, 25, 42), 2),  # last stage at 800 x 1344
     ((1, 8, 200, 336), 1),  # first stage at 800 x 1344; with fewer channels the greatest cosine, 1, has ties
 ]
-SCALES = [(1, ), (1, 2, 4), (1, 4, 8), (3, 5)]
+SCALES = [(1,), (1, 2, 4), (1, 4, 8), (3, 5)]
 OPTIONS = [dict(similarity=s, normalize=n) for s in ('dot', 'cosine') for n in ('zscore', 'minmax', None)]
 
 
@@ -66,6 +67,7 @@ def check(impl, tensors, groups, dtype=torch.float32, **options):
     extremum that is nearly shared. The last 1e-6 (8 float32 ulp) is for those where the reference is right by luck. The
     cosine of one channel is its sign: what flows through it cancels to 0, from terms of size 1 / |x|.
     """
+
     def reference(*a):
         return ccd_reference(*a, groups, **options)
 
@@ -96,8 +98,10 @@ def test_against_float64(impl, shape, groups, options):
 def test_same_maths_in_float64(impl, shape, groups, options):
     tensors = make(shape, groups)
     for scales in SCALES:
-        expected, got = (evaluate(lambda *a: f(*a, groups, scales, **options), tensors, torch.float64)  # noqa: B023
-                         for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k)))
+        expected, got = (
+            evaluate(lambda *a: f(*a, groups, scales, **options), tensors, torch.float64)  # noqa: B023
+            for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k))
+        )
         for g, e in zip(got, expected):
             # 1e-10 where all is 0, as the gradient of scale at a single pixel.
             assert (g - e).abs().max() <= 1e-10 * (1 + e.abs().max())
@@ -112,7 +116,7 @@ def test_memory_layouts(impl, shape, groups):
         channels_last=lambda t: t.to(memory_format=torch.channels_last),
         transposed=lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),
         every_second=lambda t: t.new_zeros(n, 2 * c, 2 * h, 2 * w)[:, ::2, ::2, ::2].copy_(t),
-        some_channels=lambda t: t.new_zeros(n, c + 3, h, w)[:, 1:c + 1].copy_(t),
+        some_channels=lambda t: t.new_zeros(n, c + 3, h, w)[:, 1 : c + 1].copy_(t),
         tail=lambda t: t.new_zeros(n * c * h * w + 5)[5:].view(n, c, h, w).copy_(t),  # not aligned to a vector
     )
     expected = evaluate(lambda *a: ccd(*a, groups, impl=impl), (x, scale, bias, grad_y), torch.float64)
@@ -149,8 +153,11 @@ def test_half_precision(impl, layout, dtype):
     assert a[1].grad.dtype == a[2].grad.dtype == torch.float32
 
 
-@pytest.mark.parametrize('options', [{}, dict(similarity='cosine'), dict(normalize='minmax'), dict(scales=(3, 5)),
-                                     dict(normalize=None, gain=1.3)], ids=str)
+@pytest.mark.parametrize(
+    'options',
+    [{}, dict(similarity='cosine'), dict(normalize='minmax'), dict(scales=(3, 5)), dict(normalize=None, gain=1.3)],
+    ids=str,
+)
 @pytest.mark.parametrize('shape', [(2, 4, 5, 7), (1, 2, 2, 18)])
 @pytest.mark.parametrize('impl', IMPLS)
 def test_gradcheck(impl, shape, options):
@@ -161,17 +168,25 @@ def test_gradcheck(impl, shape, options):
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     shape=st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 40), st.integers(1, 40)),
-    groups=st.integers(1, 3), scales=st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    options=st.sampled_from(OPTIONS), layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
-    gain=st.sampled_from([1.0, 1.3679]))
+    groups=st.integers(1, 3),
+    scales=st.lists(st.integers(1, 9), min_size=1, max_size=4),
+    options=st.sampled_from(OPTIONS),
+    layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+    gain=st.sampled_from([1.0, 1.3679]),
+)
 @pytest.mark.parametrize('impl', IMPLS)
 def test_fuzz(impl, shape, groups, scales, options, layout, gain):
     n, per_group, h, w = shape
     tensors = make((n, per_group * groups, h, w), groups)
     tensors[0] = tensors[0].to(memory_format=layout)
-    expected, got = (evaluate(lambda *a: f(*a, groups, tuple(scales), gain=gain, **options),  # noqa: B023
-                              tensors, torch.float64)
-                     for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k)))
+    expected, got = (
+        evaluate(
+            lambda *a: f(*a, groups, tuple(scales), gain=gain, **options),  # noqa: B023
+            tensors,
+            torch.float64,
+        )
+        for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k))
+    )
     for g, e in zip(got, expected):
         assert (g - e).abs().max() <= 1e-8 * (1 + e.abs().max())
 
@@ -183,15 +198,16 @@ def test_fuzz(impl, shape, groups, scales, options, layout, gain):
 def test_flat_map(impl, size, similarity, normalize):
     for factor in (0.0, 1e-3, 1.0, 3.7e3):
         x = (torch.randn(2, 16, 1, 1) * factor).expand(2, 16, *size).contiguous().requires_grad_()
-        scale, bias = torch.full((4, ), 5., requires_grad=True), torch.full((4, ), 0.3, requires_grad=True)
+        scale, bias = torch.full((4,), 5.0, requires_grad=True), torch.full((4,), 0.3, requires_grad=True)
         y = ccd(x, scale, bias, 4, similarity=similarity, normalize=normalize, impl=impl)
         gate = 1 / (1 + math.exp(-0.3))
         assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
         y.sum().backward()
         assert torch.allclose(x.grad, torch.full_like(x, gate), rtol=1e-5)
         assert torch.equal(scale.grad, torch.zeros(4))
-        assert torch.allclose(bias.grad, (x.detach().sum((0, 2, 3)).view(4, 4).sum(1) * gate * (1 - gate)), rtol=1e-3,
-                              atol=1e-3 * factor)
+        assert torch.allclose(
+            bias.grad, (x.detach().sum((0, 2, 3)).view(4, 4).sum(1) * gate * (1 - gate)), rtol=1e-3, atol=1e-3 * factor
+        )
 
 
 @pytest.mark.parametrize('shape', [(0, 4, 5, 5), (1, 4, 7, 7), (1, 4, 20, 30)])
@@ -245,8 +261,9 @@ def test_only_asked_for_gradients(impl):
             assert torch.allclose(t.grad, full.grad, rtol=1e-5) if n else t.grad is None
 
 
-@pytest.mark.parametrize(('shape', 'groups'), [((8, 256, 28, 28), 64), ((2, 1024, 14, 14), 64), ((2, 2048, 7, 7), 64)],
-                         ids=str)
+@pytest.mark.parametrize(
+    ('shape', 'groups'), [((8, 256, 28, 28), 64), ((2, 1024, 14, 14), 64), ((2, 2048, 7, 7), 64)], ids=str
+)
 @pytest.mark.parametrize('impl', IMPLS)
 def test_memory_kept_for_backward(impl, shape, groups):
     x, scale, bias, _ = make(shape, groups)
@@ -274,20 +291,21 @@ def test_opcheck(impl):
     for dtype in (torch.float32, torch.float64):
         x, scale, bias, grad_y = make((2, 8, 9, 7), 4, dtype)
         for layout in (torch.contiguous_format, torch.channels_last):
-            a = [t.clone(memory_format=torch.preserve_format).requires_grad_()
-                 for t in (x.to(memory_format=layout), scale, bias)]
+            a = [
+                t.clone(memory_format=torch.preserve_format).requires_grad_()
+                for t in (x.to(memory_format=layout), scale, bias)
+            ]
             opcheck(torch.ops.mmccd.ccd_forward, (*a, 4, *options, True))
             opcheck(torch.ops.mmccd.ccd_forward, (*(t.detach() for t in a), 4, *options, False))
             _, *saved = torch.ops.mmccd.ccd_forward(*(t.detach() for t in a), 4, *options, True)
-            opcheck(torch.ops.mmccd.ccd_backward,
-                    (grad_y, *(t.detach() for t in a), *saved, 4, *options, True))
+            opcheck(torch.ops.mmccd.ccd_backward, (grad_y, *(t.detach() for t in a), *saved, 4, *options, True))
 
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_second_derivative_is_refused(impl):
     x, scale, bias, _ = make((1, 4, 5, 5), 2)
     x.requires_grad_()
-    grad, = torch.autograd.grad(ccd(x, scale, bias, 2, impl=impl).square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(ccd(x, scale, bias, 2, impl=impl).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r'ccd has no second derivative; take it through mmccd\.ops\.ccd_reference'):
         grad.sum().backward()
 
@@ -305,7 +323,7 @@ def test_calls_from_several_threads():
             if not all(torch.equal(g, e) for g, e in zip(got, expected[i])):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=work, args=(i, )) for i in range(4)]
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for t in threads:
         t.start()
     for t in threads:
@@ -331,10 +349,13 @@ def test_result_does_not_depend_on_threads(openmp, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
-@pytest.mark.parametrize(('impl', 'error', 'message'), [
-    ('triton', ValueError, "impl='triton' cannot run here: "),
-    ('cuda', ValueError, r"impl must be one of \('auto', 'torch', 'cpu', 'triton'\), got 'cuda'"),
-])
+@pytest.mark.parametrize(
+    ('impl', 'error', 'message'),
+    [
+        ('triton', ValueError, "impl='triton' cannot run here: "),
+        ('cuda', ValueError, r"impl must be one of \('auto', 'torch', 'cpu', 'triton'\), got 'cuda'"),
+    ],
+)
 def test_impl_that_cannot_run(impl, error, message, monkeypatch):
     monkeypatch.delenv('TRITON_INTERPRET', raising=False)
     x, scale, bias, _ = make((1, 4, 5, 5), 2)
@@ -352,7 +373,7 @@ def test_cpu_impl_says_what_it_cannot():
 
 
 def test_without_numba():
-    code = '''
+    code = """
 import sys
 sys.modules['numba'] = None
 import torch
@@ -367,29 +388,29 @@ except ValueError as e:
     assert "impl='cpu' cannot run here: numba is not installed" in str(e), e
 else:
     raise SystemExit('no error')
-'''
+"""
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
 def test_nothing_heavy_at_import():
-    code = '''
+    code = """
 import sys
 import mmccd.ops
 assert not {m for m in sys.modules if m.split('.')[0] in ('numba', 'triton', 'llvmlite')}, sys.modules
-'''
+"""
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
 @pytest.mark.skipif(NO_NUMBA is not None, reason=str(NO_NUMBA))
 def test_cache_that_cannot_be_written(tmp_path):
     # A copy of the package in a folder without write access, no home to fall back to.
-    code = '''
+    code = """
 from numba.core import caching
 caching.CacheImpl._locator_classes = []
 import torch
 from mmccd.ops import ccd
 ccd(torch.randn(1, 4, 5, 5), torch.ones(2), torch.ones(2), 2, impl='cpu')
-'''
+"""
     subprocess.run([sys.executable, '-c', code], check=True)
 
 
@@ -399,7 +420,9 @@ def test_checkpointing(use_reentrant):
     expected = evaluate(lambda *a: ccd(*a, 4), (x, scale, bias, grad_y), torch.float32)
     got = evaluate(
         lambda *a: torch.utils.checkpoint.checkpoint(lambda *b: ccd(*b, 4), *a, use_reentrant=use_reentrant),
-        (x, scale, bias, grad_y), torch.float32)
+        (x, scale, bias, grad_y),
+        torch.float32,
+    )
     assert all(torch.equal(g, e) for g, e in zip(got, expected))
 
 
@@ -410,8 +433,9 @@ def test_autocast():
         features = conv(torch.randn(2, 3, 12, 12))
         y = layer(features)
         assert features.dtype == y.dtype == torch.bfloat16
-        saved = torch.ops.mmccd.ccd_forward(features, layer.scale, layer.bias, 4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0,
-                                            'auto', True)[1:]
+        saved = torch.ops.mmccd.ccd_forward(
+            features, layer.scale, layer.bias, 4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, 'auto', True
+        )[1:]
         assert {t.dtype for t in saved} == {torch.float32}
     y.float().sum().backward()
     assert layer.scale.grad.dtype == conv.weight.grad.dtype == torch.float32
@@ -462,8 +486,9 @@ def test_export_layer_of_any_size(strict):
     layer = CCD(8, groups=4).eval()
     torch.nn.init.normal_(layer.scale)
     n, h, w = torch.export.Dim('n', max=64), torch.export.Dim('h', max=4096), torch.export.Dim('w', max=4096)
-    program = torch.export.export(layer, (torch.randn(2, 8, 9, 7), ), dynamic_shapes=({0: n, 2: h, 3: w}, ),
-                                  strict=strict)
+    program = torch.export.export(
+        layer, (torch.randn(2, 8, 9, 7),), dynamic_shapes=({0: n, 2: h, 3: w},), strict=strict
+    )
     for shape in ((1, 8, 5, 6), (3, 8, 20, 31)):
         x = torch.randn(shape)
         assert torch.equal(program.module()(x), layer(x))
@@ -484,7 +509,7 @@ def test_compile_and_export_backbone():
     sum(y.sum() for y in net(x)).backward()
     assert torch.allclose(compiled_grad, net.conv1.weight.grad, rtol=1e-3, atol=1e-3 * compiled_grad.abs().max().item())
     net.eval()
-    program = torch.export.export(net, (x, ))
+    program = torch.export.export(net, (x,))
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(program.module()(x), net(x)))
 
 
@@ -503,8 +528,9 @@ def test_interface(impl):
     y, saved = module.forward(x, scale, bias, options, keep=False)
     assert all(s.numel() == 0 for s in saved)
     grads = module.backward(grad_y, x, scale, bias, (context, d, stats), options, need_x=False)
-    assert torch.allclose(grads[1], ccd_torch.backward(grad_y, x, scale, bias, (context, d, stats), options)[1],
-                          rtol=1e-4)
+    assert torch.allclose(
+        grads[1], ccd_torch.backward(grad_y, x, scale, bias, (context, d, stats), options)[1], rtol=1e-4
+    )
 
 
 def in_parts(x, residual, scale, bias, *options, **more):
@@ -534,8 +560,11 @@ def test_add_relu_is_the_same_to_the_last_bit(impl, shape, groups):
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_add_relu_in_other_layouts_and_dtypes(impl):
-    for change in (lambda t: t.to(memory_format=torch.channels_last), torch.Tensor.half,
-                   lambda t: t.repeat(1, 1, 1, 2)[..., ::2]):
+    for change in (
+        lambda t: t.to(memory_format=torch.channels_last),
+        torch.Tensor.half,
+        lambda t: t.repeat(1, 1, 1, 2)[..., ::2],
+    ):
         tensors = [change(t) if t.dim() == 4 else t for t in make((2, 8, 6, 8), 4)]
         joined, parts = joined_and_in_parts(tensors, 4, impl=impl)
         assert all(map(torch.equal, joined, parts))

@@ -27,14 +27,16 @@ def by_loops(x, scale, bias, groups, scales=(1, 2, 4), similarity='dot', normali
     for b in range(n):
         context = np.zeros((c, height, width))
         for k in range(c):
-            cells = [[np.mean([pooled(b, k, s, i * s // grid, j * s // grid) for s in scales]) for j in range(grid)]
-                     for i in range(grid)]
+            cells = [
+                [np.mean([pooled(b, k, s, i * s // grid, j * s // grid) for s in scales]) for j in range(grid)]
+                for i in range(grid)
+            ]
             for r in range(height):
                 for q in range(width):
                     context[k, r, q] = cells[r * grid // height][q * grid // width]
         size = c // groups
         for g in range(groups):
-            part, ctx = x[b, g * size:(g + 1) * size], context[g * size:(g + 1) * size]
+            part, ctx = x[b, g * size : (g + 1) * size], context[g * size : (g + 1) * size]
             d = (part * ctx).sum(0)
             if similarity == 'cosine':
                 d = d / (np.maximum(np.sqrt((part**2).sum(0)), 1e-8) * np.maximum(np.sqrt((ctx**2).sum(0)), 1e-8))
@@ -43,7 +45,7 @@ def by_loops(x, scale, bias, groups, scales=(1, 2, 4), similarity='dot', normali
             elif normalize == 'minmax':
                 d = (d - d.min()) / (d.max() - d.min())
             gate = 1 / (1 + np.exp(-(float(scale[g]) * d + float(bias[g]))))
-            y[b, g * size:(g + 1) * size] = part * gate
+            y[b, g * size : (g + 1) * size] = part * gate
     return y
 
 
@@ -59,7 +61,7 @@ def test_hand_worked():
     # One channel, one group, 2 x 2, scales (1, 2), no normalisation:
     #   x = 1 3    pool 1: 4 everywhere    context = (4 + x) / 2 = 2.5 3.5    d = x * context = 2.5 10.5
     #       5 7    pool 2: x itself                                4.5 5.5                     22.5 38.5
-    x = torch.tensor([[[[1., 3.], [5., 7.]]]], **DOUBLE)
+    x = torch.tensor([[[[1.0, 3.0], [5.0, 7.0]]]], **DOUBLE)
     d = [2.5, 10.5, 22.5, 38.5]
     scale, bias = torch.tensor([0.1], **DOUBLE), torch.tensor([-0.5], **DOUBLE)
     y = ccd(x, scale, bias, 1, scales=(1, 2), normalize=None)
@@ -73,18 +75,21 @@ def test_hand_worked():
     assert torch.allclose(y.flatten(), torch.tensor(expected, **DOUBLE), rtol=1e-14)
 
 
-@pytest.mark.parametrize(('shape', 'groups', 'options'), [
-    ((2, 6, 7, 7), 3, {}),  # overlapping adaptive bins
-    ((1, 4, 3, 5), 4, {}),  # fewer rows than cells; one channel a group
-    ((1, 4, 1, 9), 2, {}),
-    ((1, 4, 13, 11), 1, {}),  # all channels in one group
-    ((1, 4, 9, 10), 2, dict(scales=(3, 5))),  # neither scale divides the other
-    ((1, 4, 8, 8), 2, dict(scales=(1, ))),  # SGE
-    ((1, 4, 6, 9), 2, dict(similarity='cosine')),
-    ((1, 4, 6, 9), 2, dict(normalize='minmax')),
-    ((1, 4, 6, 9), 2, dict(similarity='cosine', normalize=None, scales=(1, 4, 8))),
-    ((1, 1, 82, 2), 1, dict(scales=(4, ))),  # F.interpolate reads row 41 from the wrong cell here
-])
+@pytest.mark.parametrize(
+    ('shape', 'groups', 'options'),
+    [
+        ((2, 6, 7, 7), 3, {}),  # overlapping adaptive bins
+        ((1, 4, 3, 5), 4, {}),  # fewer rows than cells; one channel a group
+        ((1, 4, 1, 9), 2, {}),
+        ((1, 4, 13, 11), 1, {}),  # all channels in one group
+        ((1, 4, 9, 10), 2, dict(scales=(3, 5))),  # neither scale divides the other
+        ((1, 4, 8, 8), 2, dict(scales=(1,))),  # SGE
+        ((1, 4, 6, 9), 2, dict(similarity='cosine')),
+        ((1, 4, 6, 9), 2, dict(normalize='minmax')),
+        ((1, 4, 6, 9), 2, dict(similarity='cosine', normalize=None, scales=(1, 4, 8))),
+        ((1, 1, 82, 2), 1, dict(scales=(4,))),  # F.interpolate reads row 41 from the wrong cell here
+    ],
+)
 def test_equals_definition_by_loops(shape, groups, options):
     x, scale, bias = random_arguments(shape, groups)
     y = ccd(x, scale, bias, groups, **options)
@@ -105,14 +110,17 @@ def test_golden(golden, case):
     assert relative(bias.grad, data['grad_bias'].flatten()) < 1e-9
 
 
-@pytest.mark.parametrize('options', [
-    {},
-    dict(similarity='cosine'),
-    dict(normalize=None),
-    dict(normalize='minmax'),
-    dict(scales=(3, 5)),
-    dict(gain=1.3),
-])
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        dict(similarity='cosine'),
+        dict(normalize=None),
+        dict(normalize='minmax'),
+        dict(scales=(3, 5)),
+        dict(gain=1.3),
+    ],
+)
 @pytest.mark.parametrize('shape', [(2, 4, 5, 7), (1, 2, 1, 3)])
 def test_gradcheck(shape, options):
     arguments = [a.requires_grad_() for a in random_arguments(shape, 2)]
@@ -126,7 +134,7 @@ def test_flat_map_has_similarity_zero(size, similarity, normalize):
     # Rounding in the poolings makes the similarity of a constant map almost, not quite, constant.
     for factor in (0.0, 1e-3, 1.0, 3.7e3):
         x = (torch.randn(2, 16, 1, 1) * factor).expand(2, 16, *size).contiguous().requires_grad_()
-        scale, bias = torch.full((4, ), 5., requires_grad=True), torch.full((4, ), 0.3, requires_grad=True)
+        scale, bias = torch.full((4,), 5.0, requires_grad=True), torch.full((4,), 0.3, requires_grad=True)
         y = ccd(x, scale, bias, 4, similarity=similarity, normalize=normalize)
         gate = 1 / (1 + math.exp(-0.3))
         assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
@@ -179,33 +187,47 @@ def test_reference_is_what_ccd_computes():
     assert relative(ccd(x, scale, bias, 4), ccd_reference(x, scale, bias, 4)) < 1e-14
 
 
-@pytest.mark.parametrize(('options', 'error', 'message'), [
-    (dict(groups=3), ValueError, r'groups must divide the number of channels: 8 channels, got groups=3'),
-    (dict(groups=0), ValueError, r'groups must be at least 1, got 0'),
-    (dict(groups=2.0), TypeError, r'groups must be an int, got 2\.0'),
-    (dict(scales=(1, 0)), ValueError, r'every scale must be at least 1, got 0 in scales=\(1, 0\)'),
-    (dict(scales=()), ValueError, r'scales must name at least one'),
-    (dict(scales=4), TypeError, r'scales must be a sequence of ints, got 4'),
-    (dict(scales=(1, 2.5)), TypeError, r'scales must be ints, got 2\.5'),
-    (dict(similarity='l2'), ValueError, r"similarity must be one of \('dot', 'cosine'\), got 'l2'"),
-    (dict(normalize='softmax'), ValueError, r"normalize must be one of .*got 'softmax'"),
-    (dict(eps=0), ValueError, r'eps must be above 0, got 0'),
-])
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(groups=3), ValueError, r'groups must divide the number of channels: 8 channels, got groups=3'),
+        (dict(groups=0), ValueError, r'groups must be at least 1, got 0'),
+        (dict(groups=2.0), TypeError, r'groups must be an int, got 2\.0'),
+        (dict(scales=(1, 0)), ValueError, r'every scale must be at least 1, got 0 in scales=\(1, 0\)'),
+        (dict(scales=()), ValueError, r'scales must name at least one'),
+        (dict(scales=4), TypeError, r'scales must be a sequence of ints, got 4'),
+        (dict(scales=(1, 2.5)), TypeError, r'scales must be ints, got 2\.5'),
+        (dict(similarity='l2'), ValueError, r"similarity must be one of \('dot', 'cosine'\), got 'l2'"),
+        (dict(normalize='softmax'), ValueError, r"normalize must be one of .*got 'softmax'"),
+        (dict(eps=0), ValueError, r'eps must be above 0, got 0'),
+    ],
+)
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         check_ccd_options(**{'groups': 4, **options}, channels=8)
 
 
-@pytest.mark.parametrize(('replaced', 'error', 'message'), [
-    (dict(x=torch.ones(8, 4, 4)), ValueError, r'x must have shape \(N, C, H, W\), got \(8, 4, 4\)'),
-    (dict(x=torch.ones(1, 8, 4, 4, dtype=torch.int64)), TypeError, r'x must be floating point, got torch\.int64'),
-    (dict(x=[1.0]), TypeError, r'x must be a Tensor, got list'),
-    (dict(x=torch.ones(1, 8, 0, 4)), ValueError, r'at least one pixel'),
-    (dict(x=torch.ones(1, 6, 4, 4)), ValueError, 'groups must divide the number of channels: 6 channels, got groups=4'),
-    (dict(scale=torch.ones(1, 4, 1)), ValueError, r'scale must have shape \(4,\)'),
-    (dict(bias=torch.ones(5)), ValueError, r'bias must have shape \(4,\).*got \(5,\)'),
-    (dict(bias=torch.ones(4, device='meta')), ValueError, 'bias must be on the device of x: x is on cpu, bias on meta'),
-])
+@pytest.mark.parametrize(
+    ('replaced', 'error', 'message'),
+    [
+        (dict(x=torch.ones(8, 4, 4)), ValueError, r'x must have shape \(N, C, H, W\), got \(8, 4, 4\)'),
+        (dict(x=torch.ones(1, 8, 4, 4, dtype=torch.int64)), TypeError, r'x must be floating point, got torch\.int64'),
+        (dict(x=[1.0]), TypeError, r'x must be a Tensor, got list'),
+        (dict(x=torch.ones(1, 8, 0, 4)), ValueError, r'at least one pixel'),
+        (
+            dict(x=torch.ones(1, 6, 4, 4)),
+            ValueError,
+            'groups must divide the number of channels: 6 channels, got groups=4',
+        ),
+        (dict(scale=torch.ones(1, 4, 1)), ValueError, r'scale must have shape \(4,\)'),
+        (dict(bias=torch.ones(5)), ValueError, r'bias must have shape \(4,\).*got \(5,\)'),
+        (
+            dict(bias=torch.ones(4, device='meta')),
+            ValueError,
+            'bias must be on the device of x: x is on cpu, bias on meta',
+        ),
+    ],
+)
 def test_bad_tensors(replaced, error, message):
     arguments = dict(x=torch.ones(1, 8, 4, 4), scale=torch.ones(4), bias=torch.ones(4), groups=4)
     with pytest.raises(error, match=message):

@@ -1,4 +1,5 @@
 """The form of CCD that is exported to ONNX, against the definition; the export itself is in tests/deployment."""
+
 import importlib
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from mmccd.ops import onnx as ccd_onnx
 
-ccd = importlib.import_module("mmccd.ops.functional")  # mmccd.ops.ccd is the function
+ccd = importlib.import_module('mmccd.ops.functional')  # mmccd.ops.ccd is the function
 
 
 def test_pooling_matrix_by_hand():
@@ -21,14 +22,15 @@ def test_pooling_matrix_by_hand():
     assert ccd_onnx.pooling_matrix(2, 4).tolist() == [[1, 0], [1, 0], [0, 1], [0, 1]]
 
 
-@pytest.mark.parametrize('scales', [(1, 2, 4), (1, ), (1, 4, 8), (3, ), (2, 3)])
+@pytest.mark.parametrize('scales', [(1, 2, 4), (1,), (1, 4, 8), (3,), (2, 3)])
 def test_context_is_that_of_the_definition(scales):
     # 82, 94, 110: where F.interpolate would read the neighbouring cell.
     for height in (*range(1, 14), 82, 94, 110):
         for width in (1, 2, 3, 6, 7, 82):
             z = torch.randn(1, 2, height, width, dtype=torch.float64)
-            torch.testing.assert_close(ccd_onnx.pooled_context(z, scales), ccd._pooled_context(z, scales),
-                                       rtol=0, atol=1e-14)
+            torch.testing.assert_close(
+                ccd_onnx.pooled_context(z, scales), ccd._pooled_context(z, scales), rtol=0, atol=1e-14
+            )
 
 
 @pytest.mark.parametrize('normalize', ['zscore', 'minmax', None])

@@ -1,4 +1,5 @@
 """What the tests of the tools share: two small data sets, and calls of a tool as a user makes them."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -72,6 +73,7 @@ def digits(load_tool, tmp_path_factory) -> Path:
 def coco(tmp_path_factory) -> Path:
     """data/coco in small: real images, COCO's layout, category ids and names."""
     from mmdet.datasets import CocoDataset
+
     names = dict(zip(CocoDataset.METAINFO['classes'], COCO_IDS))
     source = Path(importlib.util.find_spec('skimage').origin).parent / 'data'
     out = tmp_path_factory.mktemp('data') / 'coco'
@@ -87,8 +89,7 @@ def coco(tmp_path_factory) -> Path:
             image.thumbnail((160, 160))
             file_name = f'{image_id:012d}.jpg'
             image.save(out / part / file_name)
-            content['images'].append(
-                dict(id=image_id, file_name=file_name, width=image.width, height=image.height))
+            content['images'].append(dict(id=image_id, file_name=file_name, width=image.width, height=image.height))
             for category, box, crowd in objects:
                 content['annotations'].append(
                     dict(
@@ -97,7 +98,9 @@ def coco(tmp_path_factory) -> Path:
                         category_id=names[category],
                         bbox=box,
                         area=box[2] * box[3],
-                        iscrowd=crowd))
+                        iscrowd=crowd,
+                    )
+                )
         (out / 'annotations' / f'instances_{part}.json').write_text(json.dumps(content))
     return out
 
@@ -114,8 +117,12 @@ def workplace(tmp_path, monkeypatch, digits) -> Path:
 @pytest.fixture
 def class_folders(workplace) -> dict[str, str]:
     """``val``, class folders with images of the same name; by their paths, how the drawings of them are called."""
-    drawings = {'val/blue/0.png': 'blue/0', 'val/blue/deep/1.bmp': 'blue/deep/1.bmp',
-                'val/blue/deep/1.png': 'blue/deep/1.png', 'val/red box/0.png': 'red box/0'}
+    drawings = {
+        'val/blue/0.png': 'blue/0',
+        'val/blue/deep/1.bmp': 'blue/deep/1.bmp',
+        'val/blue/deep/1.png': 'blue/deep/1.png',
+        'val/red box/0.png': 'red box/0',
+    }
     for path in map(Path, drawings):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new('RGB', (28, 28), 'red').save(path)
@@ -152,7 +159,8 @@ def run_tool(cpu_env) -> Callable[..., subprocess.CompletedProcess]:
             env={**cpu_env, **env},
             capture_output=True,
             text=True,
-            timeout=600)
+            timeout=600,
+        )
         if expect is not None:
             assert done.returncode == expect, done.stdout[-3000:] + done.stderr[-5000:]
         return done
@@ -194,7 +202,7 @@ def refused(call_tool) -> Callable[..., str]:
         assert stderr.count('error:') == 1
         assert 'Traceback' not in stderr
         assert sorted(Path.cwd().rglob('*')) == before
-        return stderr[len('error: '):].rstrip()
+        return stderr[len('error: ') :].rstrip()
 
     return check
 

@@ -11,7 +11,7 @@ def test_get_flops(call_tool, root, capsys):
     table = capsys.readouterr().out
     assert '| ccd_r50_8xb32_in1k | 224 x 224 | 25,559,080 | 2,048 | 4.122 | 4,121,924,096 | 0 |' in table
     call_tool('analysis_tools/get_flops.py', configs[1], '--shape', '64', '96', '--convention', 'mac', '--json')
-    row, = json.loads(capsys.readouterr().out)
+    (row,) = json.loads(capsys.readouterr().out)
     assert row['shape'] == [64, 96]
     assert row['flops_over_plain'] == row['attention_ops'] > 0
     code, stderr = call_tool('analysis_tools/get_flops.py', configs[1], '--shape', '8', '8')

@@ -1,4 +1,5 @@
 """Whatever a user gets wrong ends the tool with code 2 and one message, before anything is written."""
+
 from __future__ import annotations
 
 import os
@@ -21,7 +22,7 @@ class Trap:
     """Unpickled, it makes a file called ``sprung``."""
 
     def __reduce__(self):
-        return os.system, ('touch sprung', )
+        return os.system, ('touch sprung',)
 
 
 @pytest.fixture
@@ -47,7 +48,8 @@ def test_config_that_does_not_exist(refused, config, tool):
     message = refused(tool, wrong, *['x.pth'] * (tool == 'test.py'))
     assert message.startswith(f"config '{wrong}' does not exist. Did you mean ")
     assert message.split('Did you mean ')[1].split(' or ')[0].rstrip('?') == str(
-        config('retinanet_ccd_r50_fpn_1x_coco.py'))
+        config('retinanet_ccd_r50_fpn_1x_coco.py')
+    )
 
 
 def test_config_nothing_is_near_to(refused):
@@ -74,15 +76,17 @@ def test_digits_that_are_not_made(refused, config, workplace):
     assert 'data/digits/cls/train (train_dataloader.dataset.data_prefix)' in message
     assert 'data/digits/cls/val (val_dataloader.dataset.data_prefix)' in message
     assert message.endswith('Make the digits with: python tools/dataset_converters/make_digits.py')
-    message = refused('train.py', config('retinanet_ccd_r18_fpn_trees.py'), '--cfg-options',
-                      'model.backbone.init_cfg=None')
+    message = refused(
+        'train.py', config('retinanet_ccd_r18_fpn_trees.py'), '--cfg-options', 'model.backbone.init_cfg=None'
+    )
     assert message.endswith('Make the trees with: python tools/dataset_converters/make_trees.py')
 
 
 def test_test_data_that_are_not_there(refused, config, checkpoint):
     """Testing asks for the test set alone; a missing evaluator's file is named by its own key."""
-    message = refused('test.py', config(CLASSIFIER), checkpoint, '--cfg-options',
-                      'test_dataloader.dataset.data_root=elsewhere')
+    message = refused(
+        'test.py', config(CLASSIFIER), checkpoint, '--cfg-options', 'test_dataloader.dataset.data_root=elsewhere'
+    )
     assert 'elsewhere/val (test_dataloader.dataset.data_prefix)' in message
     assert 'train' not in message.split('(test_dataloader')[0].split(':')[1]
     message = refused('test.py', config(DETECTOR), checkpoint, '--cfg-options', 'test_evaluator.ann_file=gone.json')
@@ -96,8 +100,10 @@ def test_missing_imagenet_checkpoint(run_tool, config, workplace):
     assert done.stderr.count('error:') == 1
     assert 'tools/dist_train.sh configs/ccd_r50_8xb32_in1k.py 8\n' in done.stderr
     assert 'publish_model.py work_dirs/ccd_r50_8xb32_in1k/epoch_100.pth checkpoints/ccd_r50_in1k.pth\n' in done.stderr
-    assert ('model.backbone.attention.identity_init=True model.backbone.init_cfg.checkpoint=torchvision://resnet50 '
-            'model.backbone.init_cfg.allow_new=ccd') in done.stderr
+    assert (
+        'model.backbone.attention.identity_init=True model.backbone.init_cfg.checkpoint=torchvision://resnet50 '
+        'model.backbone.init_cfg.allow_new=ccd'
+    ) in done.stderr
     assert 'Traceback' not in done.stderr
     assert not done.stdout
     assert [p.name for p in workplace.iterdir()] == ['data']
@@ -127,7 +133,8 @@ def test_resume_from_nowhere(refused, config):
 def test_checkpoint_of_another_attention(refused, config, workplace, tool):
     """A file of the SE classifier, given to the CCD one: nothing is half loaded."""
     from mmccd.models import AttentionResNet
-    net = AttentionResNet(18, out_indices=(3, ), attention=dict(type='mmccd.SE'))
+
+    net = AttentionResNet(18, out_indices=(3,), attention=dict(type='mmccd.SE'))
     state = {f'backbone.{k}': v for k, v in net.state_dict().items()}
     state.update({'head.fc.weight': torch.zeros(10, 512), 'head.fc.bias': torch.zeros(5)})
     torch.save(dict(meta={}, state_dict=state), 'se.pth')
@@ -150,7 +157,7 @@ def test_test_checkpoint_that_is_not_there(refused, config):
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_truncated_checkpoint(refused, config, checkpoint, tool, share):
     content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content[:int(share * len(content))])
+    checkpoint.write_bytes(content[: int(share * len(content))])
     args = ['--resume', checkpoint] if tool == 'train.py' else [checkpoint]
     message = refused(tool, config(CLASSIFIER), *args)
     assert message.startswith(str(checkpoint))
@@ -174,8 +181,20 @@ def test_checkpoint_that_holds_code(refused, config, workplace, tool, new_format
 
 
 @pytest.mark.parametrize(
-    'content', [b'', b'not a checkpoint\n', b'{"a": 1}', b'\x89PNG\r\n\x1a\n' + bytes(64), b'\x80\x02', b'PK\x03\x04',
-                bytes(1000), b'I1\n', b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.', b'c__builtin__\neval\n.'])
+    'content',
+    [
+        b'',
+        b'not a checkpoint\n',
+        b'{"a": 1}',
+        b'\x89PNG\r\n\x1a\n' + bytes(64),
+        b'\x80\x02',
+        b'PK\x03\x04',
+        bytes(1000),
+        b'I1\n',
+        b'\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f.',
+        b'c__builtin__\neval\n.',
+    ],
+)
 def test_files_that_are_no_checkpoints(tmp_path, content):
     path = tmp_path / 'x.pth'
     path.write_bytes(content)
@@ -190,10 +209,13 @@ def test_amp_on_the_cpu(refused, config, monkeypatch):
     assert '\n' not in message
 
 
-@pytest.mark.parametrize(('args', 'rule'), [
-    (['--out', 'x.json'], "--out must end with .pkl or .pickle for --out-item pred, got 'x.json'"),
-    (['--out', 'x.pkl', '--out-item', 'metrics'], "--out must end with .json for --out-item metrics, got 'x.pkl'"),
-])
+@pytest.mark.parametrize(
+    ('args', 'rule'),
+    [
+        (['--out', 'x.json'], "--out must end with .pkl or .pickle for --out-item pred, got 'x.json'"),
+        (['--out', 'x.pkl', '--out-item', 'metrics'], "--out must end with .json for --out-item metrics, got 'x.pkl'"),
+    ],
+)
 def test_out_with_a_wrong_suffix(refused, config, checkpoint, args, rule):
     assert refused('test.py', config(CLASSIFIER), checkpoint, *args) == rule
 
@@ -204,29 +226,39 @@ def test_auto_scale_lr_without_a_batch_size(refused, config, option):
     assert message == f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {config(CLASSIFIER)} has none'
 
 
-@pytest.mark.parametrize(('options', 'rule'), [
-    (['model.backbone.attention.type=mmccd.CDD'], "got 'mmccd.CDD'; did you mean 'mmccd.CCD'?"),
-    (['model.backbone.attention.groups=48'], 'groups must divide the number of channels: 64 channels, got groups=48'),
-    (['model.backbone.attention.groups=0'], 'groups must be at least 1, got 0'),
-    (['model.backbone.attention.scales=1,0'], 'every scale must be at least 1, got 0 in scales=(1, 0)'),
-    (['model.backbone.attention.similarity=l2'], "similarity must be one of ('dot', 'cosine'), got 'l2'"),
-    (['model.backbone.attention.stages=True,False'], 'stages must have one entry for each of the 4 stages'),
-    (['model.backbone.attention.type=3'], 'got 3'),
-    (['model.backbone.attention.grops=3'], "option 'grops' that CCD does not know; did you mean 'groups'?"),
-    (['model.backbone.attention.colour=3'], "option 'colour' that CCD does not know, which has in_channels, groups, "),
-    (['model.backbone.num_stages=5'], 'num_stages must be at most 4, got 5'),
-    (['model.backbone.out_indices=3,4'], 'out_indices must name stages from 0 to 3, got [3, 4]'),
-    (['model.backbone.strides=1,2'], 'strides must have one entry for each of the 4 stages, got [1, 2]'),
-    (['model.backbone.frozen_stages=5'], 'frozen_stages must be at most num_stages=4, got 5'),
-    (['model.backbone.frozn_stages=1'], "unexpected keyword argument 'frozn_stages'"),
-    (['model.backbon.depth=18'], "unexpected keyword argument 'backbon'"),
-    (['model.backbone.depth=19'], 'depth must be one of (18, 34, 50, 101, 152), got 19'),
-])
+@pytest.mark.parametrize(
+    ('options', 'rule'),
+    [
+        (['model.backbone.attention.type=mmccd.CDD'], "got 'mmccd.CDD'; did you mean 'mmccd.CCD'?"),
+        (
+            ['model.backbone.attention.groups=48'],
+            'groups must divide the number of channels: 64 channels, got groups=48',
+        ),
+        (['model.backbone.attention.groups=0'], 'groups must be at least 1, got 0'),
+        (['model.backbone.attention.scales=1,0'], 'every scale must be at least 1, got 0 in scales=(1, 0)'),
+        (['model.backbone.attention.similarity=l2'], "similarity must be one of ('dot', 'cosine'), got 'l2'"),
+        (['model.backbone.attention.stages=True,False'], 'stages must have one entry for each of the 4 stages'),
+        (['model.backbone.attention.type=3'], 'got 3'),
+        (['model.backbone.attention.grops=3'], "option 'grops' that CCD does not know; did you mean 'groups'?"),
+        (
+            ['model.backbone.attention.colour=3'],
+            "option 'colour' that CCD does not know, which has in_channels, groups, ",
+        ),
+        (['model.backbone.num_stages=5'], 'num_stages must be at most 4, got 5'),
+        (['model.backbone.out_indices=3,4'], 'out_indices must name stages from 0 to 3, got [3, 4]'),
+        (['model.backbone.strides=1,2'], 'strides must have one entry for each of the 4 stages, got [1, 2]'),
+        (['model.backbone.frozen_stages=5'], 'frozen_stages must be at most num_stages=4, got 5'),
+        (['model.backbone.frozn_stages=1'], "unexpected keyword argument 'frozn_stages'"),
+        (['model.backbon.depth=18'], "unexpected keyword argument 'backbon'"),
+        (['model.backbone.depth=19'], 'depth must be one of (18, 34, 50, 101, 152), got 19'),
+    ],
+)
 @pytest.mark.parametrize('name', [CLASSIFIER, DETECTOR])
 def test_model_that_cannot_be_built(refused, config, workplace, checkpoint, name, options, rule):
     """Training, with both tasks; what the layers say about their arguments is the message."""
-    message = refused('train.py', config(name), '--cfg-options', f'model.backbone.init_cfg.checkpoint={checkpoint}',
-                      *options)
+    message = refused(
+        'train.py', config(name), '--cfg-options', f'model.backbone.init_cfg.checkpoint={checkpoint}', *options
+    )
     assert message.startswith('the model of the config cannot be built: ')
     assert rule in message
 
@@ -235,24 +267,31 @@ def test_plugin_position_that_does_not_exist(refused, config, workplace):
     """A config of the user's own: BasicBlocks have no third convolution."""
     (workplace / 'mine.py').write_text(
         f"_base_ = ['{config('r18_digits.py')}']\n"
-        "model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmccd.SE'), position='after_conv3')]))\n")
+        "model = dict(backbone=dict(plugins=[dict(cfg=dict(type='mmccd.SE'), position='after_conv3')]))\n"
+    )
     assert refused('train.py', 'mine.py') == (
         "the model of the config cannot be built: position of a plugin must be one of ('after_conv1', 'after_conv2') "
-        "at depth 18, got 'after_conv3'")
+        "at depth 18, got 'after_conv3'"
+    )
 
 
 @pytest.mark.parametrize('extra', [[], ['--tta']])
 def test_model_that_cannot_be_built_to_test(refused, config, checkpoint, extra):
-    message = refused('test.py', config(DETECTOR), checkpoint, *extra, '--cfg-options',
-                      'model.backbone.attention.groups=48')
-    assert message == ('the model of the config cannot be built: '
-                       'groups must divide the number of channels: 64 channels, got groups=48')
+    message = refused(
+        'test.py', config(DETECTOR), checkpoint, *extra, '--cfg-options', 'model.backbone.attention.groups=48'
+    )
+    assert message == (
+        'the model of the config cannot be built: groups must divide the number of channels: 64 channels, got groups=48'
+    )
 
 
-@pytest.mark.parametrize(('options', 'rule'), [
-    (['model.backbone.depth.x=3'], 'depth is a dict in the child config'),
-    (['param_scheduler.7.begin=3'], 'Index 7 exceeds the length of list'),
-])
+@pytest.mark.parametrize(
+    ('options', 'rule'),
+    [
+        (['model.backbone.depth.x=3'], 'depth is a dict in the child config'),
+        (['param_scheduler.7.begin=3'], 'Index 7 exceeds the length of list'),
+    ],
+)
 def test_options_that_do_not_fit(refused, config, options, rule):
     message = refused('train.py', config(CLASSIFIER), '--cfg-options', *options)
     assert message.startswith(f'--cfg-options does not fit {config(CLASSIFIER)}: ')
@@ -276,13 +315,16 @@ def test_config_that_cannot_be_read(refused, workplace, text, rule):
     assert rule in message
 
 
-@pytest.mark.parametrize(('content', 'rule'), [
-    ({'conv1.weight': torch.zeros(64, 3, 7, 7)}, '115 tensors of the backbone are not in it'),
-    (b'no checkpoint', 'start.pth is not a checkpoint of tensors and plain data'),
-    (b'', 'start.pth cannot be read as a checkpoint'),
-    ({'x': torch.zeros(1)}, 'nothing in start.pth matches the backbone'),
-    ([1], 'start.pth holds no state dict of tensors'),
-])
+@pytest.mark.parametrize(
+    ('content', 'rule'),
+    [
+        ({'conv1.weight': torch.zeros(64, 3, 7, 7)}, '115 tensors of the backbone are not in it'),
+        (b'no checkpoint', 'start.pth is not a checkpoint of tensors and plain data'),
+        (b'', 'start.pth cannot be read as a checkpoint'),
+        ({'x': torch.zeros(1)}, 'nothing in start.pth matches the backbone'),
+        ([1], 'start.pth holds no state dict of tensors'),
+    ],
+)
 def test_start_that_does_not_fit(refused, config, workplace, content, rule):
     if isinstance(content, bytes):
         Path('start.pth').write_bytes(content)
@@ -292,10 +334,13 @@ def test_start_that_does_not_fit(refused, config, workplace, content, rule):
     assert rule in message
 
 
-@pytest.mark.parametrize(('launcher', 'rule'), [
-    ('pytorch', '--launcher pytorch needs the environment that torchrun sets'),
-    ('mpi', '--launcher mpi needs GPUs'),
-])
+@pytest.mark.parametrize(
+    ('launcher', 'rule'),
+    [
+        ('pytorch', '--launcher pytorch needs the environment that torchrun sets'),
+        ('mpi', '--launcher mpi needs GPUs'),
+    ],
+)
 def test_launcher_without_its_environment(refused, config, monkeypatch, launcher, rule):
     monkeypatch.setattr(checks, 'get_device', lambda: 'cpu')
     monkeypatch.delenv('RANK', raising=False)

@@ -1,4 +1,5 @@
 """Processes, nodes and shards: however a training is divided, its result is the same."""
+
 from __future__ import annotations
 
 import json
@@ -14,13 +15,21 @@ CLASSIFIER = 'ccd_r18_digits'
 # 16 digits, 8 a process: two steps an epoch with a batch of 4. Nothing random but their order, which depends on seed
 # and epoch alone. Momentum SGD: AdamW amplifies rounding errors of small gradients to whole steps.
 OPTIONS = [
-    *(f'{part}_dataloader.{key}' for part in ('train', 'val', 'test')
-      for key in ('num_workers=0', 'persistent_workers=False')),
-    'train_dataloader.batch_size=4', 'train_dataloader.dataset.indices=16', 'default_hooks.logger.interval=1',
-    'optim_wrapper.optimizer.type=SGD', 'optim_wrapper.optimizer.lr=0.01', 'optim_wrapper.optimizer.momentum=0.9',
+    *(
+        f'{part}_dataloader.{key}'
+        for part in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ),
+    'train_dataloader.batch_size=4',
+    'train_dataloader.dataset.indices=16',
+    'default_hooks.logger.interval=1',
+    'optim_wrapper.optimizer.type=SGD',
+    'optim_wrapper.optimizer.lr=0.01',
+    'optim_wrapper.optimizer.momentum=0.9',
     'train_dataloader.dataset.pipeline.1.crop_ratio_range=(1.,1.)',
     'train_dataloader.dataset.pipeline.1.aspect_ratio_range=(1.,1.)',
-    'train_dataloader.dataset.pipeline.2.prob=0.', 'train_dataloader.dataset.pipeline.3.prob=0.'
+    'train_dataloader.dataset.pipeline.2.prob=0.',
+    'train_dataloader.dataset.pipeline.3.prob=0.',
 ]
 
 
@@ -53,16 +62,28 @@ def place(folder, digits) -> Path:
 @pytest.fixture(scope='module')
 def one_node(run_tool, free_port, root, place) -> Path:
     """Work folder of two epochs by two processes of one node."""
-    run_tool('dist_train.sh', root / f'configs/{CLASSIFIER}.py', 2, '--work-dir', 'one_node', '--cfg-options', *OPTIONS,
-             'train_cfg.max_epochs=2', cwd=place, PORT=free_port())
+    run_tool(
+        'dist_train.sh',
+        root / f'configs/{CLASSIFIER}.py',
+        2,
+        '--work-dir',
+        'one_node',
+        '--cfg-options',
+        *OPTIONS,
+        'train_cfg.max_epochs=2',
+        cwd=place,
+        PORT=free_port(),
+    )
     return place / 'one_node'
 
 
 @pytest.mark.slow
 def test_batch_and_learning_rate_in_the_log(one_node):
     text = log(one_node)
-    assert '2 processes x 4 images = global batch 8; learning rate 0.01, by linear scaling from 0.01 at batch 64: ' \
-           '0.00125\n' in text
+    assert (
+        '2 processes x 4 images = global batch 8; learning rate 0.01, by linear scaling from 0.01 at batch 64: '
+        '0.00125\n' in text
+    )
     assert text.count('the learning rate 0.01 does not follow the global batch of 8: add --auto-scale-lr') == 1
 
 
@@ -70,11 +91,27 @@ def test_batch_and_learning_rate_in_the_log(one_node):
 def test_two_nodes_train_as_one(one_node, root, place, cpu_env, free_port):
     """Two torchrun agents with a process each, on this machine: bit for bit what one agent with two processes gives."""
     env = {**cpu_env, 'NNODES': '2', 'MASTER_ADDR': '127.0.0.1', 'PORT': free_port()}
-    command = ['bash', root / 'tools/dist_train.sh', root / f'configs/{CLASSIFIER}.py', '1', '--work-dir', 'two_nodes',
-               '--cfg-options', *OPTIONS, 'train_cfg.max_epochs=2']
+    command = [
+        'bash',
+        root / 'tools/dist_train.sh',
+        root / f'configs/{CLASSIFIER}.py',
+        '1',
+        '--work-dir',
+        'two_nodes',
+        '--cfg-options',
+        *OPTIONS,
+        'train_cfg.max_epochs=2',
+    ]
     nodes = [
-        subprocess.Popen(command, env={**env, 'NODE_RANK': str(rank)}, cwd=place, text=True, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT) for rank in range(2)
+        subprocess.Popen(
+            command,
+            env={**env, 'NODE_RANK': str(rank)},
+            cwd=place,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
     ]
     outputs = [node.communicate(timeout=600)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], outputs[0][-3000:] + outputs[1][-3000:]
@@ -91,12 +128,22 @@ def test_two_nodes_train_as_one(one_node, root, place, cpu_env, free_port):
 @pytest.fixture(scope='module')
 def sharded(run_tool, free_port, root, place) -> Path:
     """Work folder of an epoch of the same, sharded, and a second one after resuming."""
-    (place / 'sharded.py').write_text(
-        f"_base_ = ['{root}/configs/{CLASSIFIER}.py', '{root}/configs/_base_/fsdp.py']\n")
+    (place / 'sharded.py').write_text(f"_base_ = ['{root}/configs/{CLASSIFIER}.py', '{root}/configs/_base_/fsdp.py']\n")
     for epochs, resume in ((1, []), (2, ['--resume'])):
-        run_tool('dist_train.sh', 'sharded.py', 2, *resume, '--work-dir', 'sharded', '--cfg-options', *OPTIONS,
-                 f'train_cfg.max_epochs={epochs}', 'default_hooks.checkpoint.save_best=None', cwd=place,
-                 PORT=free_port())
+        run_tool(
+            'dist_train.sh',
+            'sharded.py',
+            2,
+            *resume,
+            '--work-dir',
+            'sharded',
+            '--cfg-options',
+            *OPTIONS,
+            f'train_cfg.max_epochs={epochs}',
+            'default_hooks.checkpoint.save_best=None',
+            cwd=place,
+            PORT=free_port(),
+        )
     return place / 'sharded'
 
 
@@ -108,6 +155,7 @@ def test_sharded_training(one_node, sharded, root):
     from mmccd.checkpoints.fit import check_checkpoint_fits
     from mmccd.configs import load_config
     from mmccd.models.build import check_model
+
     model = check_model(load_config(str(root / f'configs/{CLASSIFIER}.py')))
     check_checkpoint_fits(str(sharded / 'epoch_2.pth'), model)
     expected, found = (load(path / 'epoch_2.pth') for path in (one_node, sharded))
@@ -116,10 +164,13 @@ def test_sharded_training(one_node, sharded, root):
     # Unsharded, the optimizer numbers its parameters; sharded, it names them.
     state = found['optimizer']['state']
     for number, name in enumerate(n for n, p in model.named_parameters() if p.requires_grad):
-        torch.testing.assert_close(state[name]['momentum_buffer'],
-                                   expected['optimizer']['state'][number]['momentum_buffer'], rtol=1e-3, atol=1e-4,
-                                   msg=name)
-    assert found['optimizer']['param_groups'][0]['lr'] == pytest.approx(
-        expected['optimizer']['param_groups'][0]['lr'])
+        torch.testing.assert_close(
+            state[name]['momentum_buffer'],
+            expected['optimizer']['state'][number]['momentum_buffer'],
+            rtol=1e-3,
+            atol=1e-4,
+            msg=name,
+        )
+    assert found['optimizer']['param_groups'][0]['lr'] == pytest.approx(expected['optimizer']['param_groups'][0]['lr'])
     assert (found['meta']['epoch'], found['meta']['iter']) == (2, 4)
     assert losses(sharded) == pytest.approx(losses(one_node)[2:], rel=1e-4)

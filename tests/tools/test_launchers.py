@@ -1,4 +1,5 @@
 """The shell scripts, from other folders and through paths with a space, and slurm's start without a cluster."""
+
 from __future__ import annotations
 
 import os
@@ -37,8 +38,18 @@ def tools(root, tmp_path, monkeypatch) -> Path:
         (programs / name).write_text(ECHO)
         (programs / name).chmod(0o755)
     monkeypatch.setenv('PATH', f'{programs}{os.pathsep}{os.environ["PATH"]}')
-    for name in ('PYTHON', 'PYTHONPATH', 'PORT', 'GPUS', 'GPUS_PER_NODE', 'CPUS_PER_TASK', 'SRUN_ARGS', 'NNODES',
-                 'NODE_RANK', 'MASTER_ADDR'):
+    for name in (
+        'PYTHON',
+        'PYTHONPATH',
+        'PORT',
+        'GPUS',
+        'GPUS_PER_NODE',
+        'CPUS_PER_TASK',
+        'SRUN_ARGS',
+        'NNODES',
+        'NODE_RANK',
+        'MASTER_ADDR',
+    ):
         monkeypatch.delenv(name, raising=False)
     return folder
 
@@ -57,8 +68,9 @@ def test_scripts_can_be_run_and_parsed(root, name):
     subprocess.run(['bash', '-n', script], check=True)
 
 
-@pytest.mark.parametrize(('name', 'count'), [(n, c) for n, usage in SCRIPTS.items()
-                                             for c in range(usage.split(' [')[0].count(' ') + 1)])
+@pytest.mark.parametrize(
+    ('name', 'count'), [(n, c) for n, usage in SCRIPTS.items() for c in range(usage.split(' [')[0].count(' ') + 1)]
+)
 def test_too_few_arguments(tools, tmp_path, name, count):
     done = subprocess.run([tools / name, *['x'] * count], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, '')
@@ -66,23 +78,65 @@ def test_too_few_arguments(tools, tmp_path, name, count):
 
 
 def test_dist_train(tools, tmp_path):
-    lines = run(tools / 'dist_train.sh', 'my config.py', '2', '--work-dir', 'a b', '--cfg-options', 'x=[1, 2]',
-                cwd=tmp_path, PORT='1234')
+    lines = run(
+        tools / 'dist_train.sh',
+        'my config.py',
+        '2',
+        '--work-dir',
+        'a b',
+        '--cfg-options',
+        'x=[1, 2]',
+        cwd=tmp_path,
+        PORT='1234',
+    )
     assert lines == [
-        f'PYTHONPATH={tools}/..', f'{tools}/dist_run.py', '--nnodes=1', '--node_rank=0',
-        '--master_addr=127.0.0.1', '--master_port=1234', '--nproc_per_node=2', f'{tools}/train.py', 'my config.py',
-        '--launcher', 'pytorch', '--work-dir', 'a b', '--cfg-options', 'x=[1, 2]'
+        f'PYTHONPATH={tools}/..',
+        f'{tools}/dist_run.py',
+        '--nnodes=1',
+        '--node_rank=0',
+        '--master_addr=127.0.0.1',
+        '--master_port=1234',
+        '--nproc_per_node=2',
+        f'{tools}/train.py',
+        'my config.py',
+        '--launcher',
+        'pytorch',
+        '--work-dir',
+        'a b',
+        '--cfg-options',
+        'x=[1, 2]',
     ]
 
 
 def test_dist_test_on_one_of_two_nodes(tools, tmp_path):
     """Called by a relative path, with a PYTHONPATH of the user's."""
-    lines = run(Path('my work/tools/dist_test.sh'), 'c.py', 'k.pth', '8', '--tta', cwd=tmp_path, NNODES='2',
-                NODE_RANK='1', MASTER_ADDR='10.0.0.1', PYTHONPATH='/mine')
+    lines = run(
+        Path('my work/tools/dist_test.sh'),
+        'c.py',
+        'k.pth',
+        '8',
+        '--tta',
+        cwd=tmp_path,
+        NNODES='2',
+        NODE_RANK='1',
+        MASTER_ADDR='10.0.0.1',
+        PYTHONPATH='/mine',
+    )
     assert lines == [
-        f'PYTHONPATH={tools}/..:/mine', '-m', 'torch.distributed.run', '--nnodes=2', '--node_rank=1',
-        '--master_addr=10.0.0.1', '--master_port=29500', '--nproc_per_node=8', f'{tools}/test.py', 'c.py', 'k.pth',
-        '--launcher', 'pytorch', '--tta'
+        f'PYTHONPATH={tools}/..:/mine',
+        '-m',
+        'torch.distributed.run',
+        '--nnodes=2',
+        '--node_rank=1',
+        '--master_addr=10.0.0.1',
+        '--master_port=29500',
+        '--nproc_per_node=8',
+        f'{tools}/test.py',
+        'c.py',
+        'k.pth',
+        '--launcher',
+        'pytorch',
+        '--tta',
     ]
 
 
@@ -91,17 +145,52 @@ def test_slurm(tools, tmp_path, name, files):
     lines = run(tools / name, 'gpu', 'my job', *files, '--work-dir', 'a b', cwd=tmp_path)
     tool = name.replace('slurm_', '').replace('.sh', '.py')
     assert lines == [
-        f'PYTHONPATH={tools}/..', '-p', 'gpu', '--job-name=my job', '--gres=gpu:8', '--ntasks-per-node=8',
-        '--ntasks=8', '--cpus-per-task=5', '--kill-on-bad-exit=1', *['--signal=USR1@120'] * (tool == 'train.py'),
-        'python', '-u', f'{tools}/{tool}', *files, '--work-dir', 'a b', '--launcher', 'slurm'
+        f'PYTHONPATH={tools}/..',
+        '-p',
+        'gpu',
+        '--job-name=my job',
+        '--gres=gpu:8',
+        '--ntasks-per-node=8',
+        '--ntasks=8',
+        '--cpus-per-task=5',
+        '--kill-on-bad-exit=1',
+        *['--signal=USR1@120'] * (tool == 'train.py'),
+        'python',
+        '-u',
+        f'{tools}/{tool}',
+        *files,
+        '--work-dir',
+        'a b',
+        '--launcher',
+        'slurm',
     ]
 
 
 def test_slurm_settings(tools, tmp_path):
-    lines = run(tools / 'slurm_train.sh', 'gpu', 'j', 'c.py', cwd=tmp_path, GPUS='16', GPUS_PER_NODE='4',
-                CPUS_PER_TASK='7', SRUN_ARGS='--time=1:00 --exclusive', PYTHON='python3')
-    assert lines[1:11] == ['-p', 'gpu', '--job-name=j', '--gres=gpu:4', '--ntasks-per-node=4', '--ntasks=16',
-                           '--cpus-per-task=7', '--kill-on-bad-exit=1', '--signal=USR1@120', '--time=1:00']
+    lines = run(
+        tools / 'slurm_train.sh',
+        'gpu',
+        'j',
+        'c.py',
+        cwd=tmp_path,
+        GPUS='16',
+        GPUS_PER_NODE='4',
+        CPUS_PER_TASK='7',
+        SRUN_ARGS='--time=1:00 --exclusive',
+        PYTHON='python3',
+    )
+    assert lines[1:11] == [
+        '-p',
+        'gpu',
+        '--job-name=j',
+        '--gres=gpu:4',
+        '--ntasks-per-node=4',
+        '--ntasks=16',
+        '--cpus-per-task=7',
+        '--kill-on-bad-exit=1',
+        '--signal=USR1@120',
+        '--time=1:00',
+    ]
     assert lines[11:14] == ['--exclusive', 'python3', '-u']
 
 
@@ -136,8 +225,13 @@ def interrupted(tools, tmp_path):
         (tmp_path / 'bin' / 'scontrol').write_text(f'#!/bin/sh\necho "scontrol $*"\n{scontrol}\n')
         (tmp_path / 'bin' / 'scontrol').chmod(0o755)
         clean = {k: v for k, v in os.environ.items() if not k.startswith('SLURM')}
-        done = subprocess.run([tools / 'slurm_train.sh', 'p', 'j', 'c.py', '--amp'], cwd=tmp_path,
-                              env={**clean, **env}, capture_output=True, text=True)
+        done = subprocess.run(
+            [tools / 'slurm_train.sh', 'p', 'j', 'c.py', '--amp'],
+            cwd=tmp_path,
+            env={**clean, **env},
+            capture_output=True,
+            text=True,
+        )
         return done.returncode, done.stdout.splitlines()
 
     return call
@@ -169,15 +263,29 @@ def test_slurm_job_that_cannot_be_requeued(interrupted):
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
 def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum):
     """dist_train.sh gets it: both processes save, the code is 85, and --resume goes on behind the last iteration."""
-    options = ['--cfg-options', 'train_cfg.max_epochs=50', 'train_dataloader.batch_size=8',
-               'default_hooks.logger.interval=1', 'model.backbone.base_channels=16', 'model.head.in_channels=128',
-               'model.backbone.attention.groups=8',
-               *(f'{part}_dataloader.{key}' for part in ('train', 'val')
-                 for key in ('num_workers=1', 'persistent_workers=True'))]
+    options = [
+        '--cfg-options',
+        'train_cfg.max_epochs=50',
+        'train_dataloader.batch_size=8',
+        'default_hooks.logger.interval=1',
+        'model.backbone.base_channels=16',
+        'model.head.in_channels=128',
+        'model.backbone.attention.groups=8',
+        *(
+            f'{part}_dataloader.{key}'
+            for part in ('train', 'val')
+            for key in ('num_workers=1', 'persistent_workers=True')
+        ),
+    ]
     command = [root / 'tools' / 'dist_train.sh', root / 'configs' / 'ccd_r18_digits.py', '2', '--work-dir', 'work']
     with open('output.txt', 'w') as output:
-        training = subprocess.Popen([*command, *options], env={**cpu_env, 'PORT': free_port()}, cwd=workplace,
-                                    stdout=output, stderr=subprocess.STDOUT)
+        training = subprocess.Popen(
+            [*command, *options],
+            env={**cpu_env, 'PORT': free_port()},
+            cwd=workplace,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         deadline = time.monotonic() + 120
         while 'Epoch(train)' not in Path('output.txt').read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -189,8 +297,19 @@ def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workp
     assert content['resume']['processes'] == 2
     assert len(content['resume']['random_states']) == 2
     epoch, iteration = content['meta']['epoch'], content['meta']['iter']
-    done = run_tool('dist_train.sh', root / 'configs' / 'ccd_r18_digits.py', 2, '--work-dir', 'work', '--resume',
-                    *options[:1], f'train_cfg.max_epochs={epoch + 1}', *options[2:], cwd=workplace, PORT=free_port())
+    done = run_tool(
+        'dist_train.sh',
+        root / 'configs' / 'ccd_r18_digits.py',
+        2,
+        '--work-dir',
+        'work',
+        '--resume',
+        *options[:1],
+        f'train_cfg.max_epochs={epoch + 1}',
+        *options[2:],
+        cwd=workplace,
+        PORT=free_port(),
+    )
     assert f'--resume: going on from {path}' in done.stdout
     assert f'resumed epoch: {epoch}, iter: {iteration}' in done.stdout
     assert (workplace / 'work' / f'epoch_{epoch + 1}.pth').is_file()
@@ -199,7 +318,7 @@ def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workp
 
 
 # What a tool does up to its runner, then a sum over the processes.
-START = '''
+START = """
 import sys, torch
 import mmccd
 from mmengine.config import Config
@@ -213,7 +332,7 @@ assert cfg.model_wrapper_cfg.device_ids is None
 print(torch.distributed.get_rank(), torch.distributed.get_world_size(), total.item())
 torch.distributed.barrier()
 end_process(0)
-'''
+"""
 
 
 def slurm_env(cpu_env: dict[str, str], task: int, **more: str) -> dict[str, str]:
@@ -234,8 +353,15 @@ def test_slurm_start_on_the_cpu(cpu_env, free_port, tmp_path, address):
         (tmp_path / 'scontrol').chmod(0o755)
         more['PATH'] = f'{tmp_path}{os.pathsep}{cpu_env["PATH"]}'
     tasks = [
-        subprocess.Popen([sys.executable, '-c', START], env=slurm_env(cpu_env, task, **more), cwd=tmp_path, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE) for task in range(2)
+        subprocess.Popen(
+            [sys.executable, '-c', START],
+            env=slurm_env(cpu_env, task, **more),
+            cwd=tmp_path,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for task in range(2)
     ]
     ends = [(*task.communicate(timeout=120), task.returncode) for task in tasks]
     assert [code for _, _, code in ends] == [0, 0], ends
@@ -246,14 +372,32 @@ def test_slurm_start_on_the_cpu(cpu_env, free_port, tmp_path, address):
 @pytest.mark.slow
 def test_training_under_slurm(root, cpu_env, free_port, workplace):
     """tools/train.py as srun starts it: two tasks train an epoch together."""
-    command = [sys.executable, root / 'tools' / 'train.py', root / 'configs' / 'ccd_r18_digits.py', '--launcher',
-               'slurm', '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8',
-               *(f'{part}_dataloader.{key}' for part in ('train', 'val')
-                 for key in ('num_workers=0', 'persistent_workers=False'))]
+    command = [
+        sys.executable,
+        root / 'tools' / 'train.py',
+        root / 'configs' / 'ccd_r18_digits.py',
+        '--launcher',
+        'slurm',
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_dataloader.batch_size=8',
+        *(
+            f'{part}_dataloader.{key}'
+            for part in ('train', 'val')
+            for key in ('num_workers=0', 'persistent_workers=False')
+        ),
+    ]
     more = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     tasks = [
-        subprocess.Popen(command, env=slurm_env(cpu_env, task, **more), cwd=workplace, text=True,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for task in range(2)
+        subprocess.Popen(
+            command,
+            env=slurm_env(cpu_env, task, **more),
+            cwd=workplace,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for task in range(2)
     ]
     outputs = [task.communicate(timeout=300)[0] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], outputs[0][-3000:]

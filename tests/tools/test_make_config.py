@@ -1,4 +1,5 @@
 """tools/make_config.py as a user calls it."""
+
 from __future__ import annotations
 
 import json
@@ -67,7 +68,8 @@ def test_detector(call_tool, coco, capsys):
     assert [t.scale for t in cfg.train_dataloader.dataset.pipeline if t.type == 'Resize'] == [(107, 64)]
     assert [t.scale for t in cfg.val_dataloader.dataset.pipeline if t.type == 'Resize'] == [(107, 64)]
     assert [t.type for t in cfg.train_dataloader.dataset.pipeline] == [
-        t.type for t in mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco').train_dataloader.dataset.pipeline]
+        t.type for t in mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco').train_dataloader.dataset.pipeline
+    ]
     assert cfg.train_dataloader.dataset.filter_cfg == dict(filter_empty_gt=True, min_size=1)  # 30 < 32
     # 6 images, 2 x 2 a step: 2 iterations; 16 x 12 epochs; 0.01 at batch 16
     assert (cfg.optim_wrapper.optimizer.lr, cfg.auto_scale_lr.base_batch_size) == (0.0025, 4)
@@ -76,9 +78,12 @@ def test_detector(call_tool, coco, capsys):
     assert cfg.param_scheduler[0].end == 2
     assert cfg.model.backbone.attention == dict(type='mmccd.CCD', identity_init=True)
     assert cfg.model.backbone.init_cfg == dict(
-        type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_new='ccd')
+        type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_new='ccd'
+    )
     assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
-        f'dist_train.sh {out} 2', f'misc/check_dataset.py {out}']
+        f'dist_train.sh {out} 2',
+        f'misc/check_dataset.py {out}',
+    ]
     # It may be moved, and what mmengine dumps says the same.
     Path('elsewhere').mkdir()
     shutil.move(out, 'elsewhere/mine.py')
@@ -93,7 +98,9 @@ def test_the_last_words_for_one_gpu_and_one_iteration(call_tool, coco, capsys):
     said = capsys.readouterr().out
     assert 'Length: 192 epochs of 1 iteration see 1,152 images' in said
     assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
-        'train.py own.py', 'misc/check_dataset.py own.py']
+        'train.py own.py',
+        'misc/check_dataset.py own.py',
+    ]
 
 
 def test_small_boxes_get_small_anchors(call_tool, coco):
@@ -134,9 +141,10 @@ def test_base_by_path(call_tool, coco, root):
     """A base of the user's own is named relative to the config; it has a repeated set and a list of heads."""
     Path('bases').mkdir()
     Path('bases/mine.py').write_text(
-        f"_base_ = {str(root / 'configs' / 'cascade_rcnn_r50_fpn_1x_coco.py')!r}\n"
+        f'_base_ = {str(root / "configs" / "cascade_rcnn_r50_fpn_1x_coco.py")!r}\n'
         "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=100,\n"
-        "    dataset=_base_.train_dataloader.dataset))\n")
+        '    dataset=_base_.train_dataloader.dataset))\n'
+    )
     Path('out').mkdir()
     assert make(call_tool, '--base', 'bases/mine.py', '--out', 'out/own.py')[0] == 0
     assert "_base_ = '../bases/mine.py'" in Path('out/own.py').read_text()
@@ -158,8 +166,8 @@ def test_classifier(call_tool, folders, capsys):
     assert (cfg.model.head.num_classes, cfg.model.data_preprocessor.num_classes) == (3, 3)
     assert cfg.train_dataloader.dataset.metainfo.classes == ('ant', 'bee', 'cow')
     assert cfg.train_dataloader.dataset.max_broken == 0.01
-    assert cfg.val_evaluator == dict(type='Accuracy', topk=(1, ))  # of three classes, one among five says nothing
-    assert cfg.model.head.topk == (1, )
+    assert cfg.val_evaluator == dict(type='Accuracy', topk=(1,))  # of three classes, one among five says nothing
+    assert cfg.model.head.topk == (1,)
     # 28 pixels become 56 at most: crops of 64
     assert [t.scale for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomResizedCrop'] == [64]
     assert [t.get('scale', t.get('crop_size')) for t in cfg.val_dataloader.dataset.pipeline[1:3]] == [73, 64]
@@ -180,8 +188,10 @@ BAD = [
     (dict(out='x.json'), "--out must end with .py, got 'x.json'"),
     (dict(out='train.py'), '--out train.py is there: give another name, or --overwrite'),
     (dict(out='no/x.py'), '--out no/x.py: the folder no does not exist'),
-    (dict(base='retinanet_cdc_r50_fpn_1x_coco'), "no config of mmccd is called 'retinanet_cdc_r50_fpn_1x_coco'; near: "
-     'retinanet_ccd_r50_fpn_1x_coco'),
+    (
+        dict(base='retinanet_cdc_r50_fpn_1x_coco'),
+        "no config of mmccd is called 'retinanet_cdc_r50_fpn_1x_coco'; near: retinanet_ccd_r50_fpn_1x_coco",
+    ),
     (dict(base='bases/no.py'), "config 'bases/no.py' does not exist."),
     (dict(base='bases/voc.py'), '--base voc: its data set must read COCO annotations, and is VOCDataset'),
     (dict(base='bases/iters.py'), '--base iters: it must have model.backbone, train_cfg.max_epochs, '),
@@ -193,9 +203,9 @@ BAD = [
 def test_bad_usage(call_tool, coco, change, rule):
     Path('train.py').touch()
     Path('bases').mkdir()
-    head = f"_base_ = {mmccd.config_path(SMALL)!r}\n"
+    head = f'_base_ = {mmccd.config_path(SMALL)!r}\n'
     Path('bases/voc.py').write_text(f"{head}train_dataloader = dict(dataset=dict(type='VOCDataset'))\n")
-    Path('bases/iters.py').write_text(f"{head}train_cfg = dict(_delete_=True, max_iters=9)\n")
+    Path('bases/iters.py').write_text(f'{head}train_cfg = dict(_delete_=True, max_iters=9)\n')
     options = dict(train=['train', 'train.json'], val=['val', 'val.json'], out='own.py') | change
     args = []
     for name, values in options.items():
@@ -209,12 +219,20 @@ def test_bad_usage(call_tool, coco, change, rule):
 CAT, DOG = dict(id=10, name='cat'), dict(id=20, name='dog')
 
 
-@pytest.mark.parametrize(('categories', 'rule'), [
-    ([CAT, dict(id=20, name='dogs')], "--train and --val have different classes; only --train has 'dog'; only --val "
-     "has 'dogs'. Labels"),
-    ([CAT, DOG, dict(id=30, name='bird')], "--train and --val have different classes; only --val has 'bird'. Labels"),
-    ([DOG, CAT], '--train and --val have different classes in order or number: cat, dog and dog, cat. Labels'),
-])
+@pytest.mark.parametrize(
+    ('categories', 'rule'),
+    [
+        (
+            [CAT, dict(id=20, name='dogs')],
+            "--train and --val have different classes; only --train has 'dog'; only --val has 'dogs'. Labels",
+        ),
+        (
+            [CAT, DOG, dict(id=30, name='bird')],
+            "--train and --val have different classes; only --val has 'bird'. Labels",
+        ),
+        ([DOG, CAT], '--train and --val have different classes in order or number: cat, dog and dog, cat. Labels'),
+    ],
+)
 def test_other_classes_in_val(call_tool, coco, categories, rule):
     edit('val.json', categories=categories)
     code, err = make(call_tool, '--out', 'own.py')
@@ -258,7 +276,8 @@ def test_the_way_out_of_broken_data(call_tool, coco, capsys):
     commands = err.splitlines()[-3:-1]
     assert [shlex.split(c)[2:] for c in commands] == [
         ['own.py', '--sets', 'train', '--write-clean', 'train_clean.json'],
-        ['own.py', '--sets', 'val', '--write-clean', 'my val_clean.json']]
+        ['own.py', '--sets', 'val', '--write-clean', 'my val_clean.json'],
+    ]
     assert err.splitlines()[-1].startswith('writes the annotations without their broken entries')
     assert not Path('own.py').exists()
     assert call_tool(TOOL, *data, *options, '--force')[0] == 0
@@ -269,8 +288,12 @@ def test_the_way_out_of_broken_data(call_tool, coco, capsys):
         assert call_tool('misc/check_dataset.py', *shlex.split(command)[2:], '--workers', 0)[0] == 1  # it names them
     assert [i['id'] for i in json.loads(Path('train_clean.json').read_text())['images']] == [1, 2, 4, 5, 6]
     capsys.readouterr()
-    assert call_tool(TOOL, '--train', 'train', 'train_clean.json', '--val', 'val', 'my val_clean.json', *options,
-                     '--overwrite')[0] == 0
+    assert (
+        call_tool(
+            TOOL, '--train', 'train', 'train_clean.json', '--val', 'val', 'my val_clean.json', *options, '--overwrite'
+        )[0]
+        == 0
+    )
     assert '--write-clean' not in capsys.readouterr().out
 
 
@@ -279,8 +302,10 @@ def test_errors_that_no_cleaning_mends(call_tool, folders):
     (folders / 'train' / 'ant' / '0.png').write_bytes(b'nothing')
     code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--workers', 0)
     assert code == 2
-    assert err == ('error: the data have 1 error (above), and nothing was written: mend them, or add --force to have '
-                   'the config as it is\n')
+    assert err == (
+        'error: the data have 1 error (above), and nothing was written: mend them, or add --force to have '
+        'the config as it is\n'
+    )
 
 
 def save_backbone(name: str) -> None:
@@ -305,7 +330,8 @@ def test_the_detector_trains(call_tool, run_tool, coco):
 def test_the_classifier_trains(call_tool, run_tool, folders):
     save_backbone('ccd_r18_digits')
     assert call_tool(TOOL, '--train', 'train', '--val', 'val', '--base', 'ccd_r18_digits', '--workers', 0)[0] == 0
-    done = run_tool('train.py', 'ccd_r18_own.py', '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1',
-                    cwd=folders)
+    done = run_tool(
+        'train.py', 'ccd_r18_own.py', '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', cwd=folders
+    )
     assert 'accuracy/top1' in done.stdout
     assert (folders / 'work_dirs' / 'ccd_r18_own' / 'epoch_1.pth').is_file()

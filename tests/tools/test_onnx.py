@@ -1,4 +1,5 @@
 """tools/deployment: the export, and inference without torch, against MMDetection's and MMPretrain's own pipelines."""
+
 import json
 import subprocess
 import sys
@@ -95,11 +96,16 @@ def pytorch(small):
 @pytest.mark.parametrize('shape', [(), ('--shape', 128, 128)])
 def test_boxes_are_those_of_mmdet(call_tool, pytorch, export, images, tmp_path, shape):
     model = export(DETECTOR, *shape)
-    assert call_tool(INFER, model, images, '--out-dir', tmp_path / 'out', '--json', tmp_path / 'out.json',
-                     '--score-thr', 0.05)[0] == 0
+    assert (
+        call_tool(
+            INFER, model, images, '--out-dir', tmp_path / 'out', '--json', tmp_path / 'out.json', '--score-thr', 0.05
+        )[0]
+        == 0
+    )
     results = json.loads((tmp_path / 'out.json').read_text())
-    assert [r['image'] for r in results] == [str(images / n) for n in (
-        'grey.png', 'high.png', 'small.png', 'turned.jpg', 'wide.png')]
+    assert [r['image'] for r in results] == [
+        str(images / n) for n in ('grey.png', 'high.png', 'small.png', 'turned.jpg', 'wide.png')
+    ]
     for r in results:
         found = r['found']
         with Image.open(r['image']) as p:
@@ -117,8 +123,10 @@ def test_boxes_are_those_of_mmdet(call_tool, pytorch, export, images, tmp_path, 
         # OpenCV's bilinear in integers: a grey level, and what the network makes of it.
         expected = pytorch(DETECTOR, r['image']).pred_instances
         for score, label, box in zip(*(expected[k][:20].numpy() for k in ('scores', 'labels', 'bboxes'))):
-            assert any(f['label'] == label and abs(f['score'] - score) < 0.02 and np.abs(f['box'] - box).max() < 1
-                       for f in found), (r['image'], score, label, box)
+            assert any(
+                f['label'] == label and abs(f['score'] - score) < 0.02 and np.abs(f['box'] - box).max() < 1
+                for f in found
+            ), (r['image'], score, label, box)
 
 
 @pytest.mark.slow
@@ -126,8 +134,20 @@ def test_a_fixed_size_is_padded_as_mmdet_pads(call_tool, pytorch, export, tmp_pa
     # 100 x 128 pixels: padded to 128 x 128 by either.
     image = tmp_path / 'image.png'
     Image.fromarray(parity_images([(100, 128)])[0]).save(image)
-    assert call_tool(INFER, export(DETECTOR, '--shape', 128, 128), image, '--out-dir', tmp_path, '--json',
-                     tmp_path / 'out.json', '--score-thr', 0.05)[0] == 0
+    assert (
+        call_tool(
+            INFER,
+            export(DETECTOR, '--shape', 128, 128),
+            image,
+            '--out-dir',
+            tmp_path,
+            '--json',
+            tmp_path / 'out.json',
+            '--score-thr',
+            0.05,
+        )[0]
+        == 0
+    )
     found = json.loads((tmp_path / 'out.json').read_text())[0]['found']
     expected = pytorch(DETECTOR, image).pred_instances
     assert len(found) == len(expected)
@@ -138,8 +158,20 @@ def test_a_fixed_size_is_padded_as_mmdet_pads(call_tool, pytorch, export, tmp_pa
 @pytest.mark.slow
 def test_classes_are_those_of_mmpretrain(call_tool, pytorch, export, images, tmp_path):
     for shape in (), ('--shape', 64, 64):
-        assert call_tool(INFER, export(CLASSIFIER, *shape), images, '--out-dir', tmp_path / 'out', '--json',
-                         tmp_path / 'out.json', '--topk', 3)[0] == 0
+        assert (
+            call_tool(
+                INFER,
+                export(CLASSIFIER, *shape),
+                images,
+                '--out-dir',
+                tmp_path / 'out',
+                '--json',
+                tmp_path / 'out.json',
+                '--topk',
+                3,
+            )[0]
+            == 0
+        )
         for r in json.loads((tmp_path / 'out.json').read_text()):
             expected = pytorch(CLASSIFIER, r['image']).pred_score
             assert [f['label'] for f in r['found']] == expected.topk(3).indices.tolist()
@@ -149,9 +181,11 @@ def test_classes_are_those_of_mmpretrain(call_tool, pytorch, export, images, tmp
 @pytest.mark.slow
 def test_inference_without_torch(export, images, root, tmp_path):
     blocked = ['torch', 'torchvision', 'mmccd', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'cv2', 'onnx']
-    code = (f'import runpy, sys; sys.modules.update(dict.fromkeys({blocked}))\n'
-            f'sys.argv = ["infer_onnx.py", {str(export(DETECTOR))!r}, {str(images / "wide.png")!r}]\n'
-            f'runpy.run_path({str(root / "tools" / INFER)!r}, run_name="__main__")')
+    code = (
+        f'import runpy, sys; sys.modules.update(dict.fromkeys({blocked}))\n'
+        f'sys.argv = ["infer_onnx.py", {str(export(DETECTOR))!r}, {str(images / "wide.png")!r}]\n'
+        f'runpy.run_path({str(root / "tools" / INFER)!r}, run_name="__main__")'
+    )
     done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f'work_dirs/{DETECTOR}/onnx/wide_onnx.png: ')
@@ -164,7 +198,8 @@ def test_class_folders(call_tool, export, class_folders):
     assert call_tool(INFER, model, 'val', '--out-dir', 'out', '--json', 'out.json')[0] == 0
     assert [r['image'] for r in json.loads(Path('out.json').read_text())] == list(class_folders)
     assert sorted(str(p) for p in Path('out').rglob('*.png')) == sorted(
-        f'out/{name}_onnx.png' for name in class_folders.values())
+        f'out/{name}_onnx.png' for name in class_folders.values()
+    )
 
 
 def test_resizing_is_opencvs_within_a_grey_level(load_tool):
@@ -177,10 +212,17 @@ def test_resizing_is_opencvs_within_a_grey_level(load_tool):
         assert np.abs(got.astype(int) - cv2.resize(image, (width, height))).max() <= 1
 
 
-@pytest.mark.parametrize(('shape', 'name'), [((300, 451), 'ccd_r50_8xb32_in1k'), ((451, 300), 'ccd_r50_8xb32_in1k'),
-                                             ((30, 45), 'retinanet_ccd_r50_fpn_1x_coco')])
+@pytest.mark.parametrize(
+    ('shape', 'name'),
+    [
+        ((300, 451), 'ccd_r50_8xb32_in1k'),
+        ((451, 300), 'ccd_r50_8xb32_in1k'),
+        ((30, 45), 'retinanet_ccd_r50_fpn_1x_coco'),
+    ],
+)
 def test_sizes_are_those_of_the_pipelines(load_tool, tmp_path, shape, name):
     from mmccd.deployment import resize_steps
+
     cfg = mmccd.get_config(name)
     image = parity_images([shape])[0]
     Image.fromarray(image).save(tmp_path / 'image.png')
@@ -198,9 +240,11 @@ def test_sizes_are_those_of_the_pipelines(load_tool, tmp_path, shape, name):
 @pytest.mark.parametrize('factor', [1.0, 0.37, 1.5, (0.7, 1.3)])
 def test_sizes_by_a_factor_are_those_of_mmcv(load_tool, tmp_path, factor, keep_ratio):
     from mmccd.deployment import resize_steps
+
     cfg = mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco')
     cfg.test_dataloader.dataset.pipeline[1] = dict(
-        type='Resize', scale=None, scale_factor=factor, keep_ratio=keep_ratio)
+        type='Resize', scale=None, scale_factor=factor, keep_ratio=keep_ratio
+    )
     image = parity_images([(31, 46)])[0]
     Image.fromarray(image).save(tmp_path / 'image.png')
     ready, _, _ = load_tool(INFER).prepare(image, dict(resize=resize_steps(cfg), shape=None, task=''))
@@ -215,18 +259,24 @@ def test_a_step_that_the_inference_cannot_follow(call_tool, small, workplace):
     (workplace / 'mine.py').write_text(
         f'_base_ = {str(config)!r}\ntest_dataloader = dict(dataset=dict(pipeline=[\n'
         "    dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64), interpolation='nearest'),\n"
-        "    dict(type='PackInputs')]))\n")
+        "    dict(type='PackInputs')]))\n"
+    )
     Image.new('RGB', (9, 9)).save(image)
     step = "{'scale': [64, 64], 'interpolation': 'nearest', 'type': 'Resize'}"
     assert call_tool(EXPORT, 'mine.py', checkpoint, '--out', 'mine.onnx', '--shape', 64, 64) == (
-        0, f'warning: infer_onnx.py will refuse the file, it cannot follow {step} of the test pipeline\n')
+        0,
+        f'warning: infer_onnx.py will refuse the file, it cannot follow {step} of the test pipeline\n',
+    )
     assert call_tool(INFER, 'mine.onnx', image) == (
-        2, f"error: model 'mine.onnx' needs a transform of the test pipeline that is not here: {step}\n")
+        2,
+        f"error: model 'mine.onnx' needs a transform of the test pipeline that is not here: {step}\n",
+    )
 
 
 def test_parity_is_part_of_the_export(call_tool, small, tmp_path, monkeypatch, capsys):
     """An exporter that makes another model: exit code 1, and the file is not where it should be."""
     from mmccd.deployment import networks
+
     monkeypatch.setattr(networks.Preparation, 'forward', lambda self, image: (image - 100) / self.std)
     out = tmp_path / 'model.onnx'
     code, stderr = call_tool(EXPORT, *small[CLASSIFIER], '--out', out, '--shape', 33, 41)

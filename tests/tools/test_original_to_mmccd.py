@@ -1,4 +1,5 @@
 """The converter as a user calls it: what it writes, what it refuses, and the way from there to metrics."""
+
 from __future__ import annotations
 
 import importlib.util
@@ -26,13 +27,14 @@ class Trap:
     """Unpickled, it makes a file called ``sprung``."""
 
     def __reduce__(self):
-        return os.system, ('touch sprung', )
+        return os.system, ('touch sprung',)
 
 
 @pytest.fixture(scope='session')
 def seeded_state(root) -> Callable[[dict], dict[str, np.ndarray]]:
     spec = importlib.util.spec_from_file_location(
-        'seeded_weights', root / 'tests' / 'data' / 'golden' / 'seeded_weights.py')
+        'seeded_weights', root / 'tests' / 'data' / 'golden' / 'seeded_weights.py'
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.seeded_state
@@ -65,36 +67,45 @@ def save(state: dict, path: str = 'in.pth.tar', **more) -> str:
             state_dict={f'module.{k}': v for k, v in state.items()},
             best_prec1=torch.tensor(77.3),
             optimizer=dict(state={}, param_groups=[dict(lr=0.1, params=[0])]),
-            **more), path)
+            **more,
+        ),
+        path,
+    )
     return path
 
 
 def test_what_is_written(load_tool, place, state):
     out = load_tool(TOOL).convert_file(save(state('ccd_resnet50')), OUT)
-    assert out == (f'ccd_r50 (classifier): 352 tensors, 25,559,080 parameters -> {OUT}, '
-                   'fits configs/ccd_r50_8xb32_in1k.py')
+    assert out == (
+        f'ccd_r50 (classifier): 352 tensors, 25,559,080 parameters -> {OUT}, fits configs/ccd_r50_8xb32_in1k.py'
+    )
     assert [p.name for p in (place / 'made').iterdir()] == ['out.pth']
     checkpoint = load_local_checkpoint(OUT)
     assert set(checkpoint) == {'meta', 'state_dict'}
-    assert checkpoint['meta'].pop('dataset_meta')['classes'][:1] == ('tench, Tinca tinca', )
+    assert checkpoint['meta'].pop('dataset_meta')['classes'][:1] == ('tench, Tinca tinca',)
     assert checkpoint['meta'].pop('mmccd_version')
     assert checkpoint['meta'] == dict(arch='ccd_r50', converted_from='in.pth.tar', epoch=100)
-    assert checkpoint['state_dict']['backbone.layer3.5.ccd.bias'].shape == (64, )
+    assert checkpoint['state_dict']['backbone.layer3.5.ccd.bias'].shape == (64,)
 
 
 def test_detector(load_tool, place, state):
     torch.save(dict(meta=dict(epoch=24), state_dict=state('det_cascade_rcnn_ccd_r50'), optimizer={}), 'in.pth')
     out = load_tool(TOOL).convert_file('in.pth', OUT, arch='ccd_r50', task='det')
-    assert out == (f'cascade_rcnn_ccd_r50 (detector): 396 tensors, 69,396,814 parameters -> {OUT}, '
-                   'fits configs/cascade_rcnn_ccd_r50_fpn_24e_legacy_coco.py')
+    assert out == (
+        f'cascade_rcnn_ccd_r50 (detector): 396 tensors, 69,396,814 parameters -> {OUT}, '
+        'fits configs/cascade_rcnn_ccd_r50_fpn_24e_legacy_coco.py'
+    )
     assert len(load_local_checkpoint(OUT)['meta']['dataset_meta']['classes']) == 80
 
 
-@pytest.mark.parametrize('arch, name, config', [
-    (None, 'r50', 'configs/r50_8xb32_in1k.py'),
-    ('resnet50', 'r50', 'configs/r50_8xb32_in1k.py'),
-    ('ge_r50', 'ge_r50', 'configs/ge_r50_8xb32_in1k.py'),  # the same tensors
-])
+@pytest.mark.parametrize(
+    'arch, name, config',
+    [
+        (None, 'r50', 'configs/r50_8xb32_in1k.py'),
+        ('resnet50', 'r50', 'configs/r50_8xb32_in1k.py'),
+        ('ge_r50', 'ge_r50', 'configs/ge_r50_8xb32_in1k.py'),  # the same tensors
+    ],
+)
 def test_arch_is_recorded(load_tool, place, state, arch, name, config):
     line = load_tool(TOOL).convert_file(save(state('resnet50')), OUT, arch=arch)
     assert line.startswith(f'{name} (classifier)')
@@ -105,10 +116,12 @@ def test_arch_is_recorded(load_tool, place, state, arch, name, config):
 def test_depth_without_a_config_of_its_own(load_tool, place):
     with torch.device('meta'):
         net = torchvision.models.resnet34()
-    line = load_tool(TOOL).convert_file(save({k: torch.zeros(()).expand(v.shape) for k, v in net.state_dict().items()}),
-                                        OUT)
-    assert line.endswith('fits configs/r50_8xb32_in1k.py --cfg-options model.backbone.depth=34 '
-                         'model.head.in_channels=512')
+    line = load_tool(TOOL).convert_file(
+        save({k: torch.zeros(()).expand(v.shape) for k, v in net.state_dict().items()}), OUT
+    )
+    assert line.endswith(
+        'fits configs/r50_8xb32_in1k.py --cfg-options model.backbone.depth=34 model.head.in_channels=512'
+    )
 
 
 def test_files_from_before_batch_counters(load_tool, place, state):
@@ -122,24 +135,30 @@ def test_an_older_out_is_replaced(call_tool, place, state):
     assert len(load_local_checkpoint('out.pth')['state_dict']) == 320
 
 
-@pytest.mark.parametrize('arch, task, message', [
-    ('se_r50', None, 'it is ccd_r50, not se_r50 as --arch says'),
-    ('r50', None, 'it is ccd_r50, not r50 as --arch says'),
-    ('ge_r50', None, 'it is ccd_r50, not ge_r50 as --arch says'),
-    ('ccd_r101', None, 'it is ccd_r50, not ccd_r101 as --arch says'),
-    ('retinanet_ccd_r50', None, 'it is ccd_r50, not retinanet_ccd_r50 as --arch says'),
-    (None, 'det', 'it is a classifier (ccd_r50), no detector as --task det says'),
-])
+@pytest.mark.parametrize(
+    'arch, task, message',
+    [
+        ('se_r50', None, 'it is ccd_r50, not se_r50 as --arch says'),
+        ('r50', None, 'it is ccd_r50, not r50 as --arch says'),
+        ('ge_r50', None, 'it is ccd_r50, not ge_r50 as --arch says'),
+        ('ccd_r101', None, 'it is ccd_r50, not ccd_r101 as --arch says'),
+        ('retinanet_ccd_r50', None, 'it is ccd_r50, not retinanet_ccd_r50 as --arch says'),
+        (None, 'det', 'it is a classifier (ccd_r50), no detector as --task det says'),
+    ],
+)
 def test_another_classifier_than_told(refused, state, arch, task, message):
     args = [save(state('ccd_resnet50')), OUT, *(['--arch', arch] if arch else []), *(['--task', task] if task else [])]
     assert refused(TOOL, *args) == f'in.pth.tar is not converted: {message}'
 
 
-@pytest.mark.parametrize('options, message', [
-    (['--task', 'cls'], 'it is a detector (retinanet_ccd_r50), no classifier as --task cls says'),
-    (['--arch', 'se_r50'], 'it is retinanet_ccd_r50, not retinanet_se_r50 as --arch says'),
-    (['--arch', 'cascade_rcnn_ccd_r50'], 'it is retinanet_ccd_r50, not cascade_rcnn_ccd_r50 as --arch says'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['--task', 'cls'], 'it is a detector (retinanet_ccd_r50), no classifier as --task cls says'),
+        (['--arch', 'se_r50'], 'it is retinanet_ccd_r50, not retinanet_se_r50 as --arch says'),
+        (['--arch', 'cascade_rcnn_ccd_r50'], 'it is retinanet_ccd_r50, not cascade_rcnn_ccd_r50 as --arch says'),
+    ],
+)
 def test_another_detector_than_told(refused, state, options, message):
     said = refused(TOOL, save(state('det_retinanet_ccd_r50')), OUT, *options)
     assert said == f'in.pth.tar is not converted: {message}'
@@ -147,20 +166,27 @@ def test_another_detector_than_told(refused, state, options, message):
 
 def test_unknown_arch(refused, state):
     assert refused(TOOL, save(state('resnet50')), OUT, '--arch', 'senet154').startswith(
-        '--arch must be [<detector>_][<attention>_]r<depth>, ')
+        '--arch must be [<detector>_][<attention>_]r<depth>, '
+    )
 
 
-@pytest.mark.parametrize('change, message', [
-    ({'layer1.0.pf.scale': (1, 32, 1), 'layer1.0.pf.bias': (1, 32, 1)},
-     'backbone.layer1.0.ccd.scale has groups=32, the config groups=64'),
-    ({'layer1.0.pf.scale': (64, )}, 'layer1.0.pf.scale: must have shape (1, groups, 1), has (64,)'),
-    ({'layer1.0.eca.conv.weight': (1, 1, 3)}, '1 tensors have no place in it: layer1.0.eca.conv.weight'),
-    ({'layer3.2.bn2.weight': None}, '1 tensors are missing in it: backbone.layer3.2.bn2.weight'),
-    ({'layer3.5.pf.scale': None}, '1 tensors are missing in it: backbone.layer3.5.ccd.scale'),
-    ({'fc.weight': (10, 2048), 'fc.bias': (10, )}, 'head.fc.weight (10, 2048), in the model (1000, 2048)'),
-    ({'layer4.0.conv2.weight': (512, 16, 3, 3)}, 'layer4.0.conv2.weight (512, 16, 3, 3), in the model'),  # ResNeXt
-    ({'layer4.0.se.fc.0.weight': (128, 2048)}, 'its blocks have several attentions: ccd, se'),
-], ids=['groups', 'shape of a gate', 'unknown key', 'missing norm', 'missing gate', 'classes', 'resnext', 'two'])
+@pytest.mark.parametrize(
+    'change, message',
+    [
+        (
+            {'layer1.0.pf.scale': (1, 32, 1), 'layer1.0.pf.bias': (1, 32, 1)},
+            'backbone.layer1.0.ccd.scale has groups=32, the config groups=64',
+        ),
+        ({'layer1.0.pf.scale': (64,)}, 'layer1.0.pf.scale: must have shape (1, groups, 1), has (64,)'),
+        ({'layer1.0.eca.conv.weight': (1, 1, 3)}, '1 tensors have no place in it: layer1.0.eca.conv.weight'),
+        ({'layer3.2.bn2.weight': None}, '1 tensors are missing in it: backbone.layer3.2.bn2.weight'),
+        ({'layer3.5.pf.scale': None}, '1 tensors are missing in it: backbone.layer3.5.ccd.scale'),
+        ({'fc.weight': (10, 2048), 'fc.bias': (10,)}, 'head.fc.weight (10, 2048), in the model (1000, 2048)'),
+        ({'layer4.0.conv2.weight': (512, 16, 3, 3)}, 'layer4.0.conv2.weight (512, 16, 3, 3), in the model'),  # ResNeXt
+        ({'layer4.0.se.fc.0.weight': (128, 2048)}, 'its blocks have several attentions: ccd, se'),
+    ],
+    ids=['groups', 'shape of a gate', 'unknown key', 'missing norm', 'missing gate', 'classes', 'resnext', 'two'],
+)
 def test_tensors_that_do_not_fit(refused, state, change, message):
     tensors = state('ccd_resnet50')
     for key, shape in change.items():
@@ -189,10 +215,13 @@ def test_code_does_not_run(refused, place, state):
 @pytest.mark.parametrize('share', [0.02, 0.3, 0.6, 0.98])
 @pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'before PyTorch 1.6'])
 def test_truncated(refused, place, share, zipped):
-    torch.save({f'module.layer{i}.0.conv1.weight': torch.zeros(30, 30) for i in range(9)}, place / 'whole',
-               _use_new_zipfile_serialization=zipped)
+    torch.save(
+        {f'module.layer{i}.0.conv1.weight': torch.zeros(30, 30) for i in range(9)},
+        place / 'whole',
+        _use_new_zipfile_serialization=zipped,
+    )
     whole = (place / 'whole').read_bytes()
-    (place / 'in.pth.tar').write_bytes(whole[:int(share * len(whole))])
+    (place / 'in.pth.tar').write_bytes(whole[: int(share * len(whole))])
     refused(TOOL, 'in.pth.tar', OUT)
 
 
@@ -202,11 +231,14 @@ def test_no_checkpoint(refused, place, content):
     assert refused(TOOL, 'in.pth.tar', OUT).startswith('in.pth.tar ')
 
 
-@pytest.mark.parametrize('args, message', [
-    (['nowhere.pth', OUT], "IN 'nowhere.pth' does not exist"),
-    (['in.pth.tar', 'in.pth.tar'], 'OUT must be another file than IN'),
-    (['in.pth.tar', '.'], "OUT must name a file, '.' is a folder"),
-])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['nowhere.pth', OUT], "IN 'nowhere.pth' does not exist"),
+        (['in.pth.tar', 'in.pth.tar'], 'OUT must be another file than IN'),
+        (['in.pth.tar', '.'], "OUT must name a file, '.' is a folder"),
+    ],
+)
 def test_bad_paths(refused, state, args, message):
     save(state('resnet50'))
     assert refused(TOOL, *args).startswith(message)
@@ -227,15 +259,29 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name, config, options, metric', [
-    ('ccd_resnet50', 'ccd_r50_8xb32_in1k', ['test_dataloader.batch_size=3'], 'accuracy/top1'),
-    ('det_retinanet_ccd_r50', 'retinanet_ccd_r50_fpn_2x_legacy_coco',
-     ['test_dataloader.dataset.pipeline.1.scale=(160,128)'], 'coco/bbox_mAP'),
-    pytest.param('det_cascade_rcnn_ccd_r50', 'cascade_rcnn_ccd_r50_fpn_24e_legacy_coco',
-                 ['test_dataloader.dataset.pipeline.1.scale=(160,128)'], 'coco/bbox_mAP', marks=pytest.mark.long),
-], ids=['classifier', 'retinanet', 'cascade_rcnn'])
-def test_from_the_authors_file_to_metrics(run_tool, load_tool, root, place, coco, seeded_state, shapes, name, config,
-                                          options, metric):
+@pytest.mark.parametrize(
+    'name, config, options, metric',
+    [
+        ('ccd_resnet50', 'ccd_r50_8xb32_in1k', ['test_dataloader.batch_size=3'], 'accuracy/top1'),
+        (
+            'det_retinanet_ccd_r50',
+            'retinanet_ccd_r50_fpn_2x_legacy_coco',
+            ['test_dataloader.dataset.pipeline.1.scale=(160,128)'],
+            'coco/bbox_mAP',
+        ),
+        pytest.param(
+            'det_cascade_rcnn_ccd_r50',
+            'cascade_rcnn_ccd_r50_fpn_24e_legacy_coco',
+            ['test_dataloader.dataset.pipeline.1.scale=(160,128)'],
+            'coco/bbox_mAP',
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=['classifier', 'retinanet', 'cascade_rcnn'],
+)
+def test_from_the_authors_file_to_metrics(
+    run_tool, load_tool, root, place, coco, seeded_state, shapes, name, config, options, metric
+):
     save({k: torch.from_numpy(v) for k, v in seeded_state(shapes(name)).items()})
     line = load_tool(TOOL).convert_file('in.pth.tar', OUT)
     assert line.endswith(f'fits configs/{config}.py')
@@ -250,9 +296,19 @@ def test_from_the_authors_file_to_metrics(run_tool, load_tool, root, place, coco
             Image.open(file).resize((256, 256)).save(f'data/imagenet/val/{file.name}')
         Path('data/imagenet/meta/val.txt').write_text('\n'.join(f'{f.name} {i}' for i, f in enumerate(files)))
     done = run_tool(
-        'test.py', root / f'configs/{config}.py', OUT, '--out', 'metrics.json', '--out-item', 'metrics',
-        '--cfg-options', 'test_dataloader.num_workers=0', 'test_dataloader.persistent_workers=False', *options,
-        cwd=place)
+        'test.py',
+        root / f'configs/{config}.py',
+        OUT,
+        '--out',
+        'metrics.json',
+        '--out-item',
+        'metrics',
+        '--cfg-options',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+        *options,
+        cwd=place,
+    )
     assert not KEY_WARNING.search(done.stdout + done.stderr)
     metrics = json.loads(Path('metrics.json').read_text())
     assert np.isfinite(metrics[metric])

@@ -1,4 +1,5 @@
 """Tests of tools/model_converters/publish_model.py."""
+
 from __future__ import annotations
 
 import hashlib
@@ -32,7 +33,10 @@ def trained(tmp_path, monkeypatch) -> Path:
             state_dict=OrderedDict(net.state_dict()),
             optimizer=optimizer.state_dict(),
             param_schedulers=[dict(last_step=5)],
-            message_hub=hub.state_dict()), 'epoch_1.pth')
+            message_hub=hub.state_dict(),
+        ),
+        'epoch_1.pth',
+    )
     return tmp_path / 'epoch_1.pth'
 
 
@@ -72,19 +76,21 @@ def test_published_again_it_stays_the_same(load_tool, trained):
 
 
 class Trap:
-
     def __reduce__(self):
-        return os.system, ('touch sprung', )
+        return os.system, ('touch sprung',)
 
 
-@pytest.mark.parametrize(('content', 'rule'), [
-    (None, "in_file 'bad.pth' does not exist"),
-    (b'no checkpoint', 'bad.pth is not a checkpoint'),
-    (b'', 'bad.pth cannot be read as a checkpoint'),
-    ({'conv.weight': torch.zeros(1)}, 'bad.pth has no state_dict: it is no checkpoint of a training'),
-    ([1, 2], 'bad.pth has no state_dict: it is no checkpoint of a training'),
-    (dict(state_dict={}, meta=Trap()), 'bad.pth is not a checkpoint of tensors and plain data'),
-])
+@pytest.mark.parametrize(
+    ('content', 'rule'),
+    [
+        (None, "in_file 'bad.pth' does not exist"),
+        (b'no checkpoint', 'bad.pth is not a checkpoint'),
+        (b'', 'bad.pth cannot be read as a checkpoint'),
+        ({'conv.weight': torch.zeros(1)}, 'bad.pth has no state_dict: it is no checkpoint of a training'),
+        ([1, 2], 'bad.pth has no state_dict: it is no checkpoint of a training'),
+        (dict(state_dict={}, meta=Trap()), 'bad.pth is not a checkpoint of tensors and plain data'),
+    ],
+)
 def test_refusals_write_nothing(call_tool, tmp_path, monkeypatch, content, rule):
     monkeypatch.chdir(tmp_path)
     if isinstance(content, bytes):

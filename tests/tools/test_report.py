@@ -1,4 +1,5 @@
 """tools/analysis_tools/report.py: models asked, gates and speed, bad input, and the page in a browser."""
+
 from __future__ import annotations
 
 import os
@@ -45,13 +46,16 @@ def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplac
     found = made_up.tables(page)
     ap = found['COCO average precision (0 to 1) on 4 images of data/digits/det/annotations/instances_val.json']
     top1 = found['Accuracy in percent on 20 images']
-    for cfg_name, row, key in (('retinanet_ccd_r18_fpn_digits', ap[1], 'coco/bbox_mAP'),
-                               ('ccd_r18_digits', top1[1], 'accuracy/top1')):
+    for cfg_name, row, key in (
+        ('retinanet_ccd_r18_fpn_digits', ap[1], 'coco/bbox_mAP'),
+        ('ccd_r18_digits', top1[1], 'accuracy/top1'),
+    ):
         cfg = mmccd.get_config(cfg_name)
         if cfg_name.startswith('retinanet'):
             cfg.model.test_cfg.update(score_thr=0.0, max_per_img=20)
-        cfg.update(work_dir=str(workplace / 'test'), load_from=str(trained[cfg_name] / 'epoch_1.pth'),
-                   experiment_name=cfg_name)
+        cfg.update(
+            work_dir=str(workplace / 'test'), load_from=str(trained[cfg_name] / 'epoch_1.pth'), experiment_name=cfg_name
+        )
         expected = Runner.from_cfg(cfg).test()[key]
         assert float(row[1]) == pytest.approx(expected, abs=1e-3)
     assert len(re.findall(r'alt="gates of ', page)) == 2
@@ -75,8 +79,12 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
     assert re.fullmatch(r'report\.html: 0\.\d MB\n', capsys.readouterr().out)
     [times] = [t for c, t in made_up.tables(page).items() if c.startswith('Forward of one image, measured by this')]
     assert times[0] == ['time', f'{tmp_path.name}/run', 'runs/run']
-    assert [row[0] for row in times[1:]] == ['ms, median', 'ms, 20th percentile', 'ms, 80th percentile',
-                                             'times the first one']
+    assert [row[0] for row in times[1:]] == [
+        'ms, median',
+        'ms, 20th percentile',
+        'ms, 80th percentile',
+        'times the first one',
+    ]
     assert float(re.sub('[★ ]', '', times[1][1])) > 0
     assert times[-1][1] == '1.00'
     assert 'the model was built with random ones' in page
@@ -89,8 +97,11 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
     (tmp_path / 'file').touch()
     made_up.write_lines(tmp_path / 'logs' / '20260101_000000', made_up.training(range(10, 31, 10), 30))
     for args, message in (
-        (('empty', 'void'), 'there is nothing to report:\n  empty: there is no config that can be read; there is no '
-         'log of a training (scalars.json)\n  void: there is no config'),
+        (
+            ('empty', 'void'),
+            'there is nothing to report:\n  empty: there is no config that can be read; there is no '
+            'log of a training (scalars.json)\n  void: there is no config',
+        ),
         (('logs', 'none', 'empty', 'file'), "error: WORK_DIR must be a folder that exists, got 'none', 'file'\n"),
         (('logs', '--device', 'gpu'), "--device 'gpu' cannot be used: "),
         (('logs', '--limit', '0'), '--limit must be at least 1, got 0\n'),
@@ -107,7 +118,8 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
     assert code == 0
     assert [line for line in stderr.splitlines() if 'empty' in line] == [
         'warning: nothing to report of empty: there is no config that can be read; there is no log of a training '
-        '(scalars.json)']
+        '(scalars.json)'
+    ]
     page = (tmp_path / 'report.html').read_text()
     assert made_up.tables(page)['Training, from the logs'][0] == ['quantity', 'logs']
     assert '<li>there is no config that can be read</li>' in page
@@ -117,8 +129,13 @@ def test_page_lies_beside_what_it_is_about(call_tool, made_up, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     for run in ('a/x', 'a/y', 'a/y/again', 'b/z'):
         made_up.write_lines(tmp_path / run / '20260101_000000', made_up.training(range(10, 31, 10), 30))
-    for folders, out in ((['a/x'], 'a/x'), (['a/x', 'a/../a/x/'], 'a/x'), (['a/x', 'a/y'], 'a'),
-                         (['a/y/again', tmp_path / 'a/y'], 'a'), (['a/x', 'b/z'], '')):
+    for folders, out in (
+        (['a/x'], 'a/x'),
+        (['a/x', 'a/../a/x/'], 'a/x'),
+        (['a/x', 'a/y'], 'a'),
+        (['a/y/again', tmp_path / 'a/y'], 'a'),
+        (['a/x', 'b/z'], ''),
+    ):
         assert call_tool(TOOL, *folders, *SCRATCH)[0] == 0
         page = tmp_path / out / 'report.html'
         assert capsys.readouterr().out.splitlines()[-1].startswith(f'{page.relative_to(tmp_path)}: 0.')
@@ -133,8 +150,14 @@ def test_page_lies_beside_what_it_is_about(call_tool, made_up, tmp_path, monkeyp
 
 # ------------------------------------------------------------------------------------------------ in a browser
 
-FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update',
-         '--disable-sync', '--no-first-run']
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+    '--no-first-run',
+]
 
 
 @pytest.fixture
@@ -153,8 +176,10 @@ def browser():
 def test_in_chromium(browser, call_tool, made_up, toy_coco, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ('r18', 'ccd_r18'):
-        made_up.detection_run(tmp_path / f'a_rather_long_name_of_retinanet_{name}_fpn_2x_coco',
-                              made_up.detection_config(toy_coco, f'retinanet_{name}_fpn_digits'))
+        made_up.detection_run(
+            tmp_path / f'a_rather_long_name_of_retinanet_{name}_fpn_2x_coco',
+            made_up.detection_config(toy_coco, f'retinanet_{name}_fpn_digits'),
+        )
     code, stderr = call_tool(TOOL, *sorted(tmp_path.glob('a_*')), '--device', 'cpu', '--no-speed')
     assert (code, 'warning' in stderr) == (0, False)
 

@@ -1,4 +1,5 @@
 """Several configs with several seeds: what is trained, kept, refused and written."""
+
 from __future__ import annotations
 
 import json
@@ -11,9 +12,16 @@ from mmccd.analysis.seeds import Result, read_results, write_results
 
 TOOL = 'analysis_tools/run_seeds.py'
 CONFIGS = ('r18_digits', 'ccd_r18_digits')
-OPTIONS = ['train_cfg.max_epochs=1', 'train_dataloader.batch_size=16', 'default_hooks.checkpoint.save_best=None',
-           *(f'{part}_dataloader.{key}' for part in ('train', 'val', 'test')
-             for key in ('num_workers=0', 'persistent_workers=False'))]
+OPTIONS = [
+    'train_cfg.max_epochs=1',
+    'train_dataloader.batch_size=16',
+    'default_hooks.checkpoint.save_best=None',
+    *(
+        f'{part}_dataloader.{key}'
+        for part in ('train', 'val', 'test')
+        for key in ('num_workers=0', 'persistent_workers=False')
+    ),
+]
 
 
 @pytest.fixture(scope='module')
@@ -25,8 +33,15 @@ def place(folder, digits) -> Path:
 
 @pytest.fixture(scope='module')
 def args(root) -> list:
-    return [*(root / f'configs/{name}.py' for name in CONFIGS), '--seeds', 1, '--first-seed', 5, '--cfg-options',
-            *OPTIONS]
+    return [
+        *(root / f'configs/{name}.py' for name in CONFIGS),
+        '--seeds',
+        1,
+        '--first-seed',
+        5,
+        '--cfg-options',
+        *OPTIONS,
+    ]
 
 
 @pytest.fixture(scope='module')
@@ -48,8 +63,9 @@ def test_both_are_trained_and_compared(place, first):
         [config] = folder.glob('*.py')
         assert 'seed=5' in config.read_text()
     plain, ccd = (found[name].value for name in CONFIGS)
-    assert (f'| r18_digits | 1 | {plain:.2f} |  |  |  |\n'
-            f'| ccd_r18_digits | 1 | {ccd:.2f} |  | {ccd - plain:+.2f} |  |\n') in first
+    assert (
+        f'| r18_digits | 1 | {plain:.2f} |  |  |  |\n| ccd_r18_digits | 1 | {ccd:.2f} |  | {ccd - plain:+.2f} |  |\n'
+    ) in first
 
 
 @pytest.mark.long
@@ -64,7 +80,7 @@ def test_what_is_done_is_kept(run_tool, place, first, args):
     out = run_tool(TOOL, *args, cwd=place).stdout
     assert 'r18_digits, seed 5: training' not in out.replace('ccd_r18_digits', '')
     assert '[2/2] ccd_r18_digits, seed 5: training' in out
-    assert out[out.index('| config'):] == first[first.index('| config'):]
+    assert out[out.index('| config') :] == first[first.index('| config') :]
     again = json.loads((folder / 'run.json').read_text())
     assert again['metrics'] == state['metrics']
     assert again['seconds'] > state['seconds']
@@ -81,8 +97,18 @@ def test_other_settings_are_not_mixed_in(run_tool, place, first, args):
 
 @pytest.mark.long
 def test_run_that_fails(run_tool, place, root):
-    done = run_tool(TOOL, root / 'configs/r18_digits.py', '--seeds', 1, '--work-dir', 'failing', '--cfg-options',
-                    'optim_wrapper.optimizer.type=NoSuchOptimizer', cwd=place, expect=1)
+    done = run_tool(
+        TOOL,
+        root / 'configs/r18_digits.py',
+        '--seeds',
+        1,
+        '--work-dir',
+        'failing',
+        '--cfg-options',
+        'optim_wrapper.optimizer.type=NoSuchOptimizer',
+        cwd=place,
+        expect=1,
+    )
     assert 'failed: tools/train ended with exit code 1, see failing/r18_digits/seed_0/run.log' in done.stdout
     assert done.stderr.endswith('error: 1 of 1 runs failed\n')
     assert 'NoSuchOptimizer' in (place / 'failing/r18_digits/seed_0/run.log').read_text()
@@ -107,25 +133,39 @@ def test_evaluation_without_a_metric(load_tool, root, workplace, monkeypatch):
 
 def test_table_of_a_file(call_tool, capsys, tmp_path):
     path = tmp_path / 'results.csv'
-    write_results(str(path), [Result(c, s, 'coco/bbox_mAP', v, 1, '', 'd', 't', 'm', '2026-01-02')
-                              for c, s, v in (('a', 0, 0.5), ('a', 1, 0.6), ('b', 0, 0.7), ('b', 1, 0.7))])
+    write_results(
+        str(path),
+        [
+            Result(c, s, 'coco/bbox_mAP', v, 1, '', 'd', 't', 'm', '2026-01-02')
+            for c, s, v in (('a', 0, 0.5), ('a', 1, 0.6), ('b', 0, 0.7), ('b', 1, 0.7))
+        ],
+    )
     assert call_tool(TOOL, '--from', path) == (0, '')
     assert '| b | 2 | 0.7000 | 0.0000 | +0.1500 | ± 0.6353 |\n' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(('args', 'message'), [
-    ([], 'name the config files to compare, or a file of results with --from'),
-    (['r18_digits.py', '--seeds', 0], '--seeds must be at least 1, got 0'),
-    (['r18_digits.py', '--gpus', 0], '--gpus must be at least 1, got 0'),
-    (['r18_digits.py', 'r18_digits.py'], 'each config once, and no two with the same name; got r18_digits more'),
-    (['r18_digit.py'], "config '"),
-    (['r18_digits.py', '--cfg-options', 'randomness.seed=3'], '--cfg-options randomness.seed: run_seeds.py sets it'),
-    (['r18_digits.py', '--from', 'x.csv'], '--from trains nothing: leave the configs out'),
-    (['--from', 'x.csv'], '--from: '),
-    (['r18_digits.py', '--backbones', 'x'], 'has no model.backbone.init_cfg.checkpoint that is a file'),
-    (['retinanet_r18_fpn_digits.py', '--backbones', 'x'], '--backbones: x/r18_digits/seed_0 has no checkpoint; train'),
-    (['retinanet_r18_fpn_digits.py'], "init_cfg.checkpoint 'checkpoints/r18_digits.pth' does not exist"),
-])
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        ([], 'name the config files to compare, or a file of results with --from'),
+        (['r18_digits.py', '--seeds', 0], '--seeds must be at least 1, got 0'),
+        (['r18_digits.py', '--gpus', 0], '--gpus must be at least 1, got 0'),
+        (['r18_digits.py', 'r18_digits.py'], 'each config once, and no two with the same name; got r18_digits more'),
+        (['r18_digit.py'], "config '"),
+        (
+            ['r18_digits.py', '--cfg-options', 'randomness.seed=3'],
+            '--cfg-options randomness.seed: run_seeds.py sets it',
+        ),
+        (['r18_digits.py', '--from', 'x.csv'], '--from trains nothing: leave the configs out'),
+        (['--from', 'x.csv'], '--from: '),
+        (['r18_digits.py', '--backbones', 'x'], 'has no model.backbone.init_cfg.checkpoint that is a file'),
+        (
+            ['retinanet_r18_fpn_digits.py', '--backbones', 'x'],
+            '--backbones: x/r18_digits/seed_0 has no checkpoint; train',
+        ),
+        (['retinanet_r18_fpn_digits.py'], "init_cfg.checkpoint 'checkpoints/r18_digits.pth' does not exist"),
+    ],
+)
 def test_refused(refused, workplace, root, args, message):
     args = [root / 'configs' / a if str(a).endswith('.py') else a for a in args]
     assert message in refused(TOOL, *args)

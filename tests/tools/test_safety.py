@@ -1,4 +1,5 @@
 """A checkpoint that holds code, given to everything that reads one: refused, and the code not run."""
+
 from __future__ import annotations
 
 import os
@@ -17,7 +18,7 @@ class Trap:
     """Unpickled, it makes a file called ``sprung``."""
 
     def __reduce__(self):
-        return os.system, ('touch sprung', )
+        return os.system, ('touch sprung',)
 
 
 @pytest.fixture
@@ -31,14 +32,17 @@ def test_the_trap_is_one(trap):
     assert Path('sprung').exists()
 
 
-@pytest.mark.parametrize(('tool', 'args'), [
-    ('train.py', [CLASSIFIER, '--resume', 'trap.pth']),
-    ('train.py', [DETECTOR, '--cfg-options', 'model.backbone.init_cfg.checkpoint=trap.pth']),
-    ('test.py', [CLASSIFIER, 'trap.pth']),
-    ('misc/check_pretrained.py', [DETECTOR, 'trap.pth']),
-    ('model_converters/publish_model.py', ['trap.pth', 'out.pth']),
-    ('model_converters/original_to_mmccd.py', ['trap.pth', 'out.pth']),
-])
+@pytest.mark.parametrize(
+    ('tool', 'args'),
+    [
+        ('train.py', [CLASSIFIER, '--resume', 'trap.pth']),
+        ('train.py', [DETECTOR, '--cfg-options', 'model.backbone.init_cfg.checkpoint=trap.pth']),
+        ('test.py', [CLASSIFIER, 'trap.pth']),
+        ('misc/check_pretrained.py', [DETECTOR, 'trap.pth']),
+        ('model_converters/publish_model.py', ['trap.pth', 'out.pth']),
+        ('model_converters/original_to_mmccd.py', ['trap.pth', 'out.pth']),
+    ],
+)
 def test_tools(call_tool, root, trap, tool, args):
     code, err = call_tool(tool, *[root / a if a.startswith('configs/') else a for a in args])
     assert code == 2
@@ -48,12 +52,17 @@ def test_tools(call_tool, root, trap, tool, args):
     assert not Path('out.pth').exists()
 
 
-@pytest.mark.parametrize('read', [
-    lambda path: CheckpointLoader.load_checkpoint(path, map_location='cpu'),  # resuming by itself, URLs
-    lambda path: torch.load(path, weights_only=False),
-    lambda path: torch.hub.load_state_dict_from_url(f'file://{Path(path).absolute()}', model_dir='.', file_name='x'),
-    load_local_checkpoint,
-])
+@pytest.mark.parametrize(
+    'read',
+    [
+        lambda path: CheckpointLoader.load_checkpoint(path, map_location='cpu'),  # resuming by itself, URLs
+        lambda path: torch.load(path, weights_only=False),
+        lambda path: torch.hub.load_state_dict_from_url(
+            f'file://{Path(path).absolute()}', model_dir='.', file_name='x'
+        ),
+        load_local_checkpoint,
+    ],
+)
 def test_everything_else_that_a_tool_loads(trap, monkeypatch, read):
     """mmengine's maintained line tries again without ``weights_only``: not in our tools."""
     monkeypatch.setattr(os, 'environ', dict(os.environ, TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD='1'))

@@ -1,4 +1,5 @@
 """Training by the fast operator is training by the textbook's."""
+
 from __future__ import annotations
 
 import pytest
@@ -32,8 +33,9 @@ def train(root, work_dir) -> list[float]:
     cfg.train_cfg = dict(by_epoch=False, max_iters=STEPS)
     cfg.default_hooks.checkpoint = None
     cfg.model.backbone.init_cfg = None
-    cfg.train_dataloader.update(batch_size=2, num_workers=0, persistent_workers=False,
-                                sampler=dict(type='InfiniteSampler', shuffle=True))
+    cfg.train_dataloader.update(
+        batch_size=2, num_workers=0, persistent_workers=False, sampler=dict(type='InfiniteSampler', shuffle=True)
+    )
     runner = Runner.from_cfg(cfg)
     losses = Losses()
     runner.register_hook(losses)

@@ -1,4 +1,5 @@
 """From images to metrics, as a user types it: the tools as programs, called from a folder that is not theirs."""
+
 from __future__ import annotations
 
 import json
@@ -11,12 +12,20 @@ from PIL import Image
 
 CLASSIFIER, DETECTOR, COCO_DETECTOR = 'ccd_r18_digits', 'retinanet_ccd_r18_fpn_digits', 'retinanet_ccd_r50_fpn_1x_coco'
 # 80 digits and 8 scenes, in batches that divide them; no worker processes for so few.
-OPTIONS = [f'{part}_dataloader.{key}' for part in ('train', 'val', 'test')
-           for key in ('num_workers=0', 'persistent_workers=False')]
+OPTIONS = [
+    f'{part}_dataloader.{key}'
+    for part in ('train', 'val', 'test')
+    for key in ('num_workers=0', 'persistent_workers=False')
+]
 SMALL_CLASSIFIER = [*OPTIONS, 'train_dataloader.batch_size=16', 'default_hooks.logger.interval=1']
-SMALL_DETECTOR = [*OPTIONS, 'train_dataloader.batch_size=2', 'val_dataloader.batch_size=2',
-                  'test_dataloader.batch_size=2', 'default_hooks.logger.interval=1',
-                  'model.test_cfg.score_thr=0.']  # so that there are boxes after an epoch
+SMALL_DETECTOR = [
+    *OPTIONS,
+    'train_dataloader.batch_size=2',
+    'val_dataloader.batch_size=2',
+    'test_dataloader.batch_size=2',
+    'default_hooks.logger.interval=1',
+    'model.test_cfg.score_thr=0.',
+]  # so that there are boxes after an epoch
 
 
 def runs(work_dir: Path) -> list[Path]:
@@ -54,24 +63,37 @@ def place(folder, digits) -> Path:
 @pytest.fixture(scope='module')
 def classifier(run_tool, root, place) -> Path:
     """Work folder of a classifier trained for one epoch."""
-    run_tool('train.py', root / f'configs/{CLASSIFIER}.py', '--cfg-options', *SMALL_CLASSIFIER,
-             'train_cfg.max_epochs=1', cwd=place)
+    run_tool(
+        'train.py',
+        root / f'configs/{CLASSIFIER}.py',
+        '--cfg-options',
+        *SMALL_CLASSIFIER,
+        'train_cfg.max_epochs=1',
+        cwd=place,
+    )
     return place / 'work_dirs' / CLASSIFIER
 
 
 @pytest.fixture(scope='module')
 def handed_over(run_tool, classifier, place) -> Path:
     """Its backbone where the detector's config looks for it."""
-    run_tool('model_converters/publish_model.py', classifier / 'epoch_1.pth', f'checkpoints/{CLASSIFIER}.pth',
-             cwd=place)
+    run_tool(
+        'model_converters/publish_model.py', classifier / 'epoch_1.pth', f'checkpoints/{CLASSIFIER}.pth', cwd=place
+    )
     return place / 'checkpoints' / f'{CLASSIFIER}.pth'
 
 
 @pytest.fixture(scope='module')
 def detector(run_tool, root, place, handed_over) -> Path:
     """Work folder of a detector trained for one epoch, from the classifier's backbone."""
-    run_tool('train.py', root / f'configs/{DETECTOR}.py', '--cfg-options', *SMALL_DETECTOR, 'train_cfg.max_epochs=1',
-             cwd=place)
+    run_tool(
+        'train.py',
+        root / f'configs/{DETECTOR}.py',
+        '--cfg-options',
+        *SMALL_DETECTOR,
+        'train_cfg.max_epochs=1',
+        cwd=place,
+    )
     return place / 'work_dirs' / DETECTOR
 
 
@@ -82,9 +104,22 @@ def test_classifier(run_tool, root, place, classifier):
     run = runs(classifier)[0]
     assert losses(run) == [(1, step) for step in range(1, 6)]
     [validated] = [row['accuracy/top1'] for row in scalars(run) if 'accuracy/top1' in row]
-    run_tool('test.py', root / f'configs/{CLASSIFIER}.py', classifier / 'epoch_1.pth', '--work-dir', 'tested', '--out',
-             'tested/accuracy.json', '--out-item', 'metrics', '--show-dir', 'shown', '--cfg-options', *OPTIONS,
-             cwd=place)
+    run_tool(
+        'test.py',
+        root / f'configs/{CLASSIFIER}.py',
+        classifier / 'epoch_1.pth',
+        '--work-dir',
+        'tested',
+        '--out',
+        'tested/accuracy.json',
+        '--out-item',
+        'metrics',
+        '--show-dir',
+        'shown',
+        '--cfg-options',
+        *OPTIONS,
+        cwd=place,
+    )
     metrics = read(place / 'tested' / 'accuracy.json')
     assert metrics['accuracy/top1'] == pytest.approx(validated, abs=1e-4)
     assert metrics['accuracy/top1'] / 5 == pytest.approx(round(metrics['accuracy/top1'] / 5), abs=1e-4)  # of 20
@@ -95,8 +130,19 @@ def test_classifier(run_tool, root, place, classifier):
 
 @pytest.mark.long
 def test_classifier_predictions_with_flips(run_tool, root, place, classifier):
-    run_tool('test.py', root / f'configs/{CLASSIFIER}.py', classifier / 'epoch_1.pth', '--work-dir', 'flipped',
-             '--tta', '--out', 'flipped/predictions.pkl', '--cfg-options', *OPTIONS, cwd=place)
+    run_tool(
+        'test.py',
+        root / f'configs/{CLASSIFIER}.py',
+        classifier / 'epoch_1.pth',
+        '--work-dir',
+        'flipped',
+        '--tta',
+        '--out',
+        'flipped/predictions.pkl',
+        '--cfg-options',
+        *OPTIONS,
+        cwd=place,
+    )
     predictions = pickle.loads((place / 'flipped' / 'predictions.pkl').read_bytes())
     assert sorted(int(p['gt_label']) for p in predictions) == sorted([*range(10), *range(10)])
     scores = torch.stack([p['pred_score'] for p in predictions])
@@ -108,8 +154,15 @@ def test_classifier_predictions_with_flips(run_tool, root, place, classifier):
 def test_classifier_resumes(run_tool, root, place, classifier, handed_over):
     """A second epoch after the first, which is not done again; optimizer and schedule go on."""
     before = (classifier / 'epoch_1.pth').stat().st_mtime_ns
-    run_tool('train.py', root / f'configs/{CLASSIFIER}.py', '--resume', '--cfg-options', *SMALL_CLASSIFIER,
-             'train_cfg.max_epochs=2', cwd=place)
+    run_tool(
+        'train.py',
+        root / f'configs/{CLASSIFIER}.py',
+        '--resume',
+        '--cfg-options',
+        *SMALL_CLASSIFIER,
+        'train_cfg.max_epochs=2',
+        cwd=place,
+    )
     first, second = runs(classifier)
     assert losses(second) == [(2, step) for step in range(6, 11)]
     assert 'resumed epoch: 1, iter: 5' in log(second)
@@ -128,8 +181,20 @@ def test_detector(run_tool, root, place, detector):
     run = runs(detector)[0]
     assert losses(run) == [(1, step) for step in range(1, 5)]
     assert f'checkpoints/{CLASSIFIER}.pth: 136 tensors loaded, 0 new, 0 unused' in log(run)
-    run_tool('test.py', root / f'configs/{DETECTOR}.py', detector / 'epoch_1.pth', '--out', 'ap.json', '--out-item',
-             'metrics', '--show-dir', 'shown', '--cfg-options', *SMALL_DETECTOR, cwd=place)
+    run_tool(
+        'test.py',
+        root / f'configs/{DETECTOR}.py',
+        detector / 'epoch_1.pth',
+        '--out',
+        'ap.json',
+        '--out-item',
+        'metrics',
+        '--show-dir',
+        'shown',
+        '--cfg-options',
+        *SMALL_DETECTOR,
+        cwd=place,
+    )
     metrics = read(place / 'ap.json')
     assert {'coco/bbox_mAP', 'coco/bbox_mAP_50', 'coco/bbox_mAP_75'} <= set(metrics)
     assert 0 <= metrics['coco/bbox_mAP'] <= metrics['coco/bbox_mAP_50'] <= 1
@@ -141,8 +206,16 @@ def test_detector(run_tool, root, place, detector):
 
 @pytest.mark.slow
 def test_detector_predictions(run_tool, root, place, detector):
-    run_tool('test.py', root / f'configs/{DETECTOR}.py', detector / 'epoch_1.pth', '--out', 'boxes.pkl',
-             '--cfg-options', *SMALL_DETECTOR, cwd=place)
+    run_tool(
+        'test.py',
+        root / f'configs/{DETECTOR}.py',
+        detector / 'epoch_1.pth',
+        '--out',
+        'boxes.pkl',
+        '--cfg-options',
+        *SMALL_DETECTOR,
+        cwd=place,
+    )
     predictions = pickle.loads((place / 'boxes.pkl').read_bytes())
     assert [p['img_id'] for p in predictions] == [1, 2, 3, 4]
     for p in predictions:
@@ -158,16 +231,37 @@ def test_detector_predictions(run_tool, root, place, detector):
 @pytest.mark.long
 def test_detector_with_flips(run_tool, root, place, detector):
     """Every image goes through the network as it is and mirrored; the metrics are there as ever."""
-    run_tool('test.py', root / f'configs/{DETECTOR}.py', detector / 'epoch_1.pth', '--tta', '--work-dir', 'det_flipped',
-             '--out', 'det_flipped/ap.json', '--out-item', 'metrics', '--cfg-options', *SMALL_DETECTOR, cwd=place)
+    run_tool(
+        'test.py',
+        root / f'configs/{DETECTOR}.py',
+        detector / 'epoch_1.pth',
+        '--tta',
+        '--work-dir',
+        'det_flipped',
+        '--out',
+        'det_flipped/ap.json',
+        '--out-item',
+        'metrics',
+        '--cfg-options',
+        *SMALL_DETECTOR,
+        cwd=place,
+    )
     assert 0 <= read(place / 'det_flipped' / 'ap.json')['coco/bbox_mAP'] <= 1
     assert 'DetTTAModel' in next((place / 'det_flipped').rglob('config.py')).read_text()
 
 
 @pytest.mark.slow
 def test_detector_resumes(run_tool, root, place, detector):
-    run_tool('train.py', root / f'configs/{DETECTOR}.py', '--resume', detector / 'epoch_1.pth', '--cfg-options',
-             *SMALL_DETECTOR, 'train_cfg.max_epochs=2', cwd=place)
+    run_tool(
+        'train.py',
+        root / f'configs/{DETECTOR}.py',
+        '--resume',
+        detector / 'epoch_1.pth',
+        '--cfg-options',
+        *SMALL_DETECTOR,
+        'train_cfg.max_epochs=2',
+        cwd=place,
+    )
     run = runs(detector)[-1]
     assert losses(run) == [(2, step) for step in range(5, 9)]
     assert 'resumed epoch: 1, iter: 4' in log(run)
@@ -177,6 +271,7 @@ def test_detector_resumes(run_tool, root, place, detector):
 def torchvision_resnet50(path: Path) -> Path:
     """A ResNet-50 with seeded weights in torchvision's format, classifier included."""
     from torchvision.models import resnet50
+
     torch.manual_seed(0)
     torch.save(resnet50().state_dict(), path)
     return path
@@ -188,7 +283,9 @@ def coco_options(coco, folder) -> list[str]:
     loaders = [f'{part}_dataloader.dataset.data_root={coco}' for part in ('train', 'val', 'test')]
     evaluators = [f'{part}_evaluator.ann_file={coco}/annotations/instances_val2017.json' for part in ('val', 'test')]
     return [
-        *OPTIONS, *loaders, *evaluators,
+        *OPTIONS,
+        *loaders,
+        *evaluators,
         'randomness.seed=0',
         'train_dataloader.dataset.pipeline.2.scale=(160,128)',
         'val_dataloader.dataset.pipeline.1.scale=(160,128)',
@@ -205,8 +302,16 @@ def coco_options(coco, folder) -> list[str]:
 @pytest.fixture(scope='module')
 def two_processes(run_tool, free_port, root, folder, coco_options) -> Path:
     """Work folder of the COCO detector, trained for an epoch by two processes."""
-    run_tool('dist_train.sh', root / f'configs/{COCO_DETECTOR}.py', 2, '--cfg-options', *coco_options,
-             'train_cfg.max_epochs=1', cwd=folder, PORT=free_port())
+    run_tool(
+        'dist_train.sh',
+        root / f'configs/{COCO_DETECTOR}.py',
+        2,
+        '--cfg-options',
+        *coco_options,
+        'train_cfg.max_epochs=1',
+        cwd=folder,
+        PORT=free_port(),
+    )
     return folder / 'work_dirs' / COCO_DETECTOR
 
 
@@ -226,8 +331,17 @@ def test_two_processes_train(two_processes):
 
 @pytest.mark.long
 def test_two_processes_resume(run_tool, free_port, root, folder, coco_options, two_processes):
-    run_tool('dist_train.sh', root / f'configs/{COCO_DETECTOR}.py', 2, '--resume', '--cfg-options', *coco_options,
-             'train_cfg.max_epochs=2', cwd=folder, PORT=free_port())
+    run_tool(
+        'dist_train.sh',
+        root / f'configs/{COCO_DETECTOR}.py',
+        2,
+        '--resume',
+        '--cfg-options',
+        *coco_options,
+        'train_cfg.max_epochs=2',
+        cwd=folder,
+        PORT=free_port(),
+    )
     second = runs(two_processes)[-1]
     assert losses(second) == [(2, 3), (2, 4)]
     assert 'resumed epoch: 1, iter: 2' in log(second)
@@ -239,8 +353,20 @@ def test_two_processes_test_as_one(run_tool, free_port, root, folder, coco_optio
     """Predictions and metrics are the same with one process and with two, which share 3 images."""
     config, checkpoint = root / f'configs/{COCO_DETECTOR}.py', two_processes / 'epoch_1.pth'
     for tool, processes, name in (('test.py', [], 'one'), ('dist_test.sh', [2], 'two')):
-        run_tool(tool, config, checkpoint, *processes, '--work-dir', name, '--out', f'{name}.pkl', '--cfg-options',
-                 *coco_options, cwd=folder, PORT=free_port())
+        run_tool(
+            tool,
+            config,
+            checkpoint,
+            *processes,
+            '--work-dir',
+            name,
+            '--out',
+            f'{name}.pkl',
+            '--cfg-options',
+            *coco_options,
+            cwd=folder,
+            PORT=free_port(),
+        )
     metrics = []
     for name in ('one', 'two'):
         [run] = runs(folder / name)

@@ -1,4 +1,5 @@
 """tools/visualization/vis_cam.py as a user calls it, on networks with random weights."""
+
 import sys
 from pathlib import Path
 
@@ -27,8 +28,17 @@ def checkpoints(root, folder):
             elif 'retina_cls.bias' in key:
                 torch.nn.init.zeros_(p)
         paths[name] = folder / f'{name}.pth'
-        torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=dict(
-            classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')))), paths[name])
+        torch.save(
+            dict(
+                state_dict=model.state_dict(),
+                meta=dict(
+                    dataset_meta=dict(
+                        classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+                    )
+                ),
+            ),
+            paths[name],
+        )
     return paths
 
 
@@ -37,16 +47,24 @@ def scenes(workplace):
     return sorted((workplace / 'data' / 'digits' / 'det' / 'val').iterdir())
 
 
-@pytest.mark.parametrize(('name', 'options', 'method', 'panels'), [
-    (NAMES[0], ('--target-category', 'two', 5, 'two'), 'gradcam', 2),
-    (NAMES[1], ('--topk', 3, '--method', 'gradcam++', '--target-layers', 'backbone.layer3', 'backbone.layer4.1.ccd'),
-     'gradcam++', 3),
-    (NAMES[1], ('--topk', 3, '--method', 'eigencam'), 'eigencam', 1),
-    (NAMES[2], ('--topk', 5, '--score-thr', 0, '--zoom', 3), 'hirescam', 5),
-])
+@pytest.mark.parametrize(
+    ('name', 'options', 'method', 'panels'),
+    [
+        (NAMES[0], ('--target-category', 'two', 5, 'two'), 'gradcam', 2),
+        (
+            NAMES[1],
+            ('--topk', 3, '--method', 'gradcam++', '--target-layers', 'backbone.layer3', 'backbone.layer4.1.ccd'),
+            'gradcam++',
+            3,
+        ),
+        (NAMES[1], ('--topk', 3, '--method', 'eigencam'), 'eigencam', 1),
+        (NAMES[2], ('--topk', 5, '--score-thr', 0, '--zoom', 3), 'hirescam', 5),
+    ],
+)
 def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name, options, method, panels):
-    assert call_tool(TOOL, scenes[0], root / 'configs' / f'{name}.py', checkpoints[name], *options, '--raw', '--device',
-                     'cpu') == (0, '')
+    assert call_tool(
+        TOOL, scenes[0], root / 'configs' / f'{name}.py', checkpoints[name], *options, '--raw', '--device', 'cpu'
+    ) == (0, '')
     out = workplace / 'work_dirs' / name / 'cam'
     assert sorted(p.name for p in out.iterdir()) == [f'{scenes[0].stem}_{method}.npz', f'{scenes[0].stem}_{method}.png']
     arrays = np.load(out / f'{scenes[0].stem}_{method}.npz')
@@ -64,16 +82,35 @@ def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name
 
 
 def test_class_folders(call_tool, root, class_folders, checkpoints):
-    assert call_tool(TOOL, 'val', root / 'configs' / f'{NAMES[0]}.py', checkpoints[NAMES[0]], '--method', 'eigencam',
-                     '--out-dir', 'out', '--raw', '--device', 'cpu') == (0, '')
+    assert call_tool(
+        TOOL,
+        'val',
+        root / 'configs' / f'{NAMES[0]}.py',
+        checkpoints[NAMES[0]],
+        '--method',
+        'eigencam',
+        '--out-dir',
+        'out',
+        '--raw',
+        '--device',
+        'cpu',
+    ) == (0, '')
     assert sorted(str(p) for p in Path('out').rglob('*.*')) == sorted(
-        f'out/{name}_eigencam.{kind}' for name in class_folders.values() for kind in ('png', 'npz'))
+        f'out/{name}_eigencam.{kind}' for name in class_folders.values() for kind in ('png', 'npz')
+    )
 
 
 def test_images_without_detections_are_named(call_tool, root, workplace, scenes, checkpoints):
     """A threshold between the best scores of two images."""
-    command = (workplace / 'images', root / 'configs' / f'{NAMES[1]}.py', checkpoints[NAMES[1]], '--method',
-               'eigencam', '--device', 'cpu')
+    command = (
+        workplace / 'images',
+        root / 'configs' / f'{NAMES[1]}.py',
+        checkpoints[NAMES[1]],
+        '--method',
+        'eigencam',
+        '--device',
+        'cpu',
+    )
     (workplace / 'images').mkdir()
     for p in scenes[:2]:
         (workplace / 'images' / p.name).symlink_to(p)
@@ -103,26 +140,34 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
         (('empty', *detector), "folder 'empty' has no image in it (a file named "),
         ((image, detector[0], classifier[1]), 'does not fit the config, nothing was done'),
         ((image, detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
-        ((image, *detector, '--target-layers', 'neck.fpn_convs.0', 'layer4'),
-         "layer 'layer4' does not exist in the model; nearest: backbone.layer4\n"),
+        (
+            (image, *detector, '--target-layers', 'neck.fpn_convs.0', 'layer4'),
+            "layer 'layer4' does not exist in the model; nearest: backbone.layer4\n",
+        ),
         ((image, *detector, '--target-layers', 'neck'), "layer 'neck' (FPN) gives a tuple, no map (N, C, H, W)\n"),
         ((image, *classifier, '--target-layers', 'head.fc'), "layer 'head.fc' (Linear) gives a tensor (1, 10), no "),
         ((image, *classifier, '--target-category', 'twoo'), "class 'twoo' does not exist (nearest: 'two'): it must "),
-        ((image, *detector, '--target-category', '10'), "class '10' does not exist: it must be a name, or an index "
-         'from 0 to 9\n'),
+        (
+            (image, *detector, '--target-category', '10'),
+            "class '10' does not exist: it must be a name, or an index from 0 to 9\n",
+        ),
         ((image, *classifier, '--topk', 3), '--topk is for detections, and the config is of a classifier'),
-        ((image, *classifier, '--target-category', 2, '--method', 'eigencam'),
-         '--target-category asks for one map of each, and eigencam has only one'),
+        (
+            (image, *classifier, '--target-category', 2, '--method', 'eigencam'),
+            '--target-category asks for one map of each, and eigencam has only one',
+        ),
         ((image, *detector, '--device', 'gpu'), "device 'gpu' cannot be used: "),
     ):
         code, stderr = call_tool(TOOL, *args)
         assert code == 2, args
         assert stderr.startswith('error: '), args
         assert message in stderr, args
-    for option, value, message in (('--topk', '0', 'must be a whole number, at least 1'),
-                                   ('--score-thr', '2', 'must be a number from 0 to 1'),
-                                   ('--zoom', '0.5', 'must be a number, at least 1'),
-                                   ('--method', 'cam', "invalid choice: 'cam'")):
+    for option, value, message in (
+        ('--topk', '0', 'must be a whole number, at least 1'),
+        ('--score-thr', '2', 'must be a number from 0 to 1'),
+        ('--zoom', '0.5', 'must be a number, at least 1'),
+        ('--method', 'cam', "invalid choice: 'cam'"),
+    ):
         code, stderr = call_tool(TOOL, image, *detector, option, value)
         assert code == 2
         assert message in stderr

@@ -1,4 +1,5 @@
 """The short form of the torture test: real processes, real signals. The long one is ``make torture``."""
+
 from __future__ import annotations
 
 import os
@@ -16,10 +17,16 @@ def test_a_few_faults(root, tmp_path):
     """After kills, a full disk and damaged checkpoints, a training has the bits of one that nobody touched."""
     script = Path(__file__).with_name('torture.py')
     done = subprocess.run(
-        [sys.executable, script, '--faults', '6', '--seed', '1', '--folder', tmp_path], capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': str(root)}, cwd=tmp_path, timeout=580)
-    rows = dict(line.strip('| ').split(' | ') for line in done.stdout.splitlines() if line.startswith('| ') and
-                line.strip('| '))
+        [sys.executable, script, '--faults', '6', '--seed', '1', '--folder', tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(root)},
+        cwd=tmp_path,
+        timeout=580,
+    )
+    rows = dict(
+        line.strip('| ').split(' | ') for line in done.stdout.splitlines() if line.startswith('| ') and line.strip('| ')
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(rows['faults']) >= 6
     assert int(rows['of them resumed']) > 0

@@ -7,6 +7,7 @@ processes. They are forked from one that has imported everything, so that a star
 training is resumed with ``--resume``. Each finished training has to have the parameters, the optimizer's states, the
 images of every iteration and the mAP of every epoch of one that nobody touched, to the last bit.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -32,8 +33,15 @@ os.environ['CUDA_VISIBLE_DEVICES'] = ''
 os.environ['OMP_NUM_THREADS'] = '1'
 
 # All that a training imports, here and once. mmccd comes before anything of mmdet.
-for name in ('mmccd', 'mmccd.checkpoints.resume', 'mmccd.engine', 'mmdet.models', 'mmdet.datasets', 'mmdet.evaluation',
-             'mmdet.visualization'):
+for name in (
+    'mmccd',
+    'mmccd.checkpoints.resume',
+    'mmccd.engine',
+    'mmdet.models',
+    'mmdet.datasets',
+    'mmdet.evaluation',
+    'mmdet.visualization',
+):
     importlib.import_module(name)
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,14 +112,30 @@ def _instrument(ledger: Path) -> None:
 
         setattr(owner, name, method)
 
-    after(CheckpointHook, '_save', lambda self, runner, filename, meta: _note(
-        ledger, what='saved', name=filename, epoch=meta['epoch'], iter=meta['iter']))
-    after(CheckpointHook, 'before_train', lambda self, runner: _note(
-        ledger, what='started', epoch=runner.epoch, iter=runner.iter))
-    after(RuntimeInfoHook, 'before_train_iter', lambda self, runner, batch_idx, data_batch: _note(
-        ledger, what='batch', iter=runner.iter, images=[s.img_id for s in data_batch['data_samples']]))
-    after(RuntimeInfoHook, 'after_val_epoch', lambda self, runner, metrics: _note(
-        ledger, what='validated', epoch=runner.epoch, mAP=metrics['coco/bbox_mAP']))
+    after(
+        CheckpointHook,
+        '_save',
+        lambda self, runner, filename, meta: _note(
+            ledger, what='saved', name=filename, epoch=meta['epoch'], iter=meta['iter']
+        ),
+    )
+    after(
+        CheckpointHook,
+        'before_train',
+        lambda self, runner: _note(ledger, what='started', epoch=runner.epoch, iter=runner.iter),
+    )
+    after(
+        RuntimeInfoHook,
+        'before_train_iter',
+        lambda self, runner, batch_idx, data_batch: _note(
+            ledger, what='batch', iter=runner.iter, images=[s.img_id for s in data_batch['data_samples']]
+        ),
+    )
+    after(
+        RuntimeInfoHook,
+        'after_val_epoch',
+        lambda self, runner, metrics: _note(ledger, what='validated', epoch=runner.epoch, mAP=metrics['coco/bbox_mAP']),
+    )
 
 
 def start(place: Path, largest_file: int | None) -> int:
@@ -135,6 +159,7 @@ def start(place: Path, largest_file: int | None) -> int:
         code = e.code or 0
     except BaseException:
         import traceback
+
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -221,7 +246,7 @@ class Torture:
         code = self.wait(pid)
         if fault is not None and code != 0:
             self.tally.faults[fault] += 1
-        allowed = {None: (0, ), 'disk full': (0, 1), 'SIGTERM': (0, 85, -15), 'SIGUSR1': (0, 85, -10)}
+        allowed = {None: (0,), 'disk full': (0, 1), 'SIGTERM': (0, 85, -15), 'SIGUSR1': (0, 85, -10)}
         if code not in allowed.get(fault, (0, -9)):
             self.problem(place, f'exit code {code} after {fault}')
             return 0
@@ -260,7 +285,7 @@ class Torture:
 
     def check_start(self, place: Path, before: list[dict], lost: set[str]) -> None:
         """Training has to have started where the best of what was saved and left undamaged says."""
-        started = next((e for e in self.ledger(place)[len(before):] if e['what'] == 'started'), None)
+        started = next((e for e in self.ledger(place)[len(before) :] if e['what'] == 'started'), None)
         if started is None:
             return  # killed before
         newest: dict[str, dict] = {}  # of each name, the last content
@@ -275,7 +300,7 @@ class Torture:
             self.problem(place, f'started at iteration {started["iter"]}, but {due["name"]} has {due["iter"]}')
         done = max((e['iter'] + 1 for e in before if e['what'] == 'batch'), default=0)
         self.tally.iterations_again += max(0, done - started['iter'])
-        lost -= {e['name'] for e in self.ledger(place)[len(before):] if e['what'] == 'saved'}  # written anew
+        lost -= {e['name'] for e in self.ledger(place)[len(before) :] if e['what'] == 'saved'}  # written anew
 
     def damage(self, place: Path, lost: set[str]) -> None:
         """Damage the newest checkpoint, if there is another."""
@@ -289,14 +314,14 @@ class Torture:
         kind = self.rng.choice(DAMAGES)
         content = bytearray(path.read_bytes())
         if kind.startswith('cut short'):
-            path.write_bytes(content[:self.rng.randrange(len(content))])
+            path.write_bytes(content[: self.rng.randrange(len(content))])
             if kind.endswith('no checksum'):
                 checksum.unlink(missing_ok=True)
         elif kind == 'byte flipped':
             content[self.rng.randrange(len(content))] ^= 1 << self.rng.randrange(8)
             path.write_bytes(content)
         elif checksum.exists():
-            checksum.write_text(checksum.read_text()[:self.rng.randrange(60)])
+            checksum.write_text(checksum.read_text()[: self.rng.randrange(60)])
         if kind != 'checksum cut short':
             lost.add(path.name)
         elif checksum.exists() and checksum.read_text():
@@ -316,7 +341,8 @@ class Torture:
                 self.problem(place, f'{what}: {[k for k in theirs if ours.get(k) != theirs[k]]} differ')
         names = {p.name for p in (place / 'work').glob('*.pth')} - {p.name for p in (place / 'work').glob('best_*')}
         if not {f'epoch_{n}.pth' for n in range(EPOCHS - 2, EPOCHS + 1)} <= names or list(
-                (place / 'work').glob('*.partial')):
+            (place / 'work').glob('*.partial')
+        ):
             self.problem(place, f'left in the folder: {sorted(names)}')
 
     def problem(self, place: Path, text: str) -> None:
@@ -351,8 +377,10 @@ def table(torture: Torture) -> str:
         ('trainings brought to their end', t.trainings),
         ('saved epochs lost', t.epochs_lost),
         ('iterations done again, since they were not saved', t.iterations_again),
-        ('trainings that differ from the untouched one (parameters, EMA, optimizer, images, mAP; bit for bit)',
-         len({p.split(':')[0] for p in t.problems if 'differ' in p})),
+        (
+            'trainings that differ from the untouched one (parameters, EMA, optimizer, images, mAP; bit for bit)',
+            len({p.split(':')[0] for p in t.problems if 'differ' in p}),
+        ),
         ('mAP of the untouched training by epoch, and of all the others', ', '.join(f'{m:.4f}' for m in maps)),
         ('problems', len(t.problems)),
     ]

@@ -1,4 +1,5 @@
 """Parameters, operations and activations of configs, beside plain ResNet. Needs no data and no weights."""
+
 import argparse
 import copy
 import json
@@ -24,11 +25,16 @@ conventions:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('configs', nargs='+', help='config files')
     parser.add_argument(
-        '--shape', nargs=2, type=int, metavar=('H', 'W'),
-        help='image size in pixels; default: 224 224 for classifiers, 800 1333 for detectors')
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='image size in pixels; default: 224 224 for classifiers, 800 1333 for detectors',
+    )
     parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what a FLOP is')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()
@@ -50,14 +56,16 @@ def main() -> None:
         cfg = load_config(path)
         shape = tuple(args.shape) if args.shape else (800, 1333) if cfg.default_scope == 'mmdet' else (224, 224)
         ours, plain = (measure(build_on_meta(c), shape, args.convention) for c in (cfg, without_attention(cfg)))
-        rows.append({
-            'config': osp.splitext(osp.basename(path))[0],
-            'shape': shape,
-            'convention': args.convention,
-            **ours.to_dict(),
-            'params_over_plain': ours.params - plain.params,
-            'flops_over_plain': ours.flops - plain.flops,
-        })
+        rows.append(
+            {
+                'config': osp.splitext(osp.basename(path))[0],
+                'shape': shape,
+                'convention': args.convention,
+                **ours.to_dict(),
+                'params_over_plain': ours.params - plain.params,
+                'flops_over_plain': ours.flops - plain.flops,
+            }
+        )
     if args.json:
         print(json.dumps(rows, indent=2))
         return
@@ -65,9 +73,11 @@ def main() -> None:
     print('| config | size | params | + | GFLOPs | FLOPs | + | activations | attention operations |')
     print('|---|---|---:|---:|---:|---:|---:|---:|---:|')
     for r in rows:
-        print(f'| {r["config"]} | {r["shape"][0]} x {r["shape"][1]} | {r["params"]:,} | {r["params_over_plain"]:,} | '
-              f'{r["flops"] / 1e9:.3f} | {r["flops"]:,} | {r["flops_over_plain"]:,} | {r["activations"]:,} | '
-              f'{r["attention_ops"]:,} |')
+        print(
+            f'| {r["config"]} | {r["shape"][0]} x {r["shape"][1]} | {r["params"]:,} | {r["params_over_plain"]:,} | '
+            f'{r["flops"] / 1e9:.3f} | {r["flops"]:,} | {r["flops_over_plain"]:,} | {r["activations"]:,} | '
+            f'{r["attention_ops"]:,} |'
+        )
 
 
 if __name__ == '__main__':

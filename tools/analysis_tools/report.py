@@ -4,6 +4,7 @@ Metrics with AP by size, curves, classes, worst and best images beside the groun
 where the configs differ. Runs of a task are compared with the first one of it. What cannot be had is left out, and the
 page says why.
 """
+
 import argparse
 import os
 import os.path as osp
@@ -35,20 +36,32 @@ def count(text: str) -> int:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work folders of mmengine, or recorded ones')
     parser.add_argument('--out', help='the page; default: report.html in WORK_DIR, or in the folder that all are in')
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
-        '--limit', type=count, metavar='N', help='put only the first N images through a model; default: all')
-    parser.add_argument('--images', '--pictures', type=count, default=6, metavar='N',
-                        help='images in each group (worst, different, best); 0 leaves out them and gates; default: 6')
+        '--limit', type=count, metavar='N', help='put only the first N images through a model; default: all'
+    )
+    parser.add_argument(
+        '--images',
+        '--pictures',
+        type=count,
+        default=6,
+        metavar='N',
+        help='images in each group (worst, different, best); 0 leaves out them and gates; default: 6',
+    )
     parser.add_argument('--gates', type=count, default=2, metavar='N', help='images with gates; default: 2')
-    parser.add_argument('--speed', type=float, default=10, metavar='SECONDS',
-                        help='about how long the speed is measured; default: 10')
+    parser.add_argument(
+        '--speed', type=float, default=10, metavar='SECONDS', help='about how long the speed is measured; default: 10'
+    )
     parser.add_argument('--no-speed', action='store_const', const=0.0, dest='speed', help='measure no speed')
-    parser.add_argument('--record', metavar='DIR',
-                        help='instead of a page, write what one needs of WORK_DIR into a small folder without weights')
+    parser.add_argument(
+        '--record',
+        metavar='DIR',
+        help='instead of a page, write what one needs of WORK_DIR into a small folder without weights',
+    )
     parser.add_argument('--command', help='with --record: the command that made the run, for readers')
     return parser.parse_args()
 

@@ -3,6 +3,7 @@
 Finished runs are kept and interrupted ones resumed, so that the same command goes on where it was. One run at a time,
 each by tools/train.py or, with --gpus, by tools/dist_train.sh. The value of a run is that of its last epoch.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -48,22 +49,27 @@ class RawOptionsAction(OptionsAction):
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files; differences are to the first')
     parser.add_argument('--seeds', type=int, default=3, metavar='N', help='seeds of each config (default: 3)')
     parser.add_argument('--first-seed', type=int, default=0, metavar='K', help='seeds are K, K + 1, ... (default: 0)')
     parser.add_argument(
-        '--work-dir', default='work_dirs/seeds', help='runs go to WORK_DIR/<config>/seed_<k> (default: %(default)s)')
+        '--work-dir', default='work_dirs/seeds', help='runs go to WORK_DIR/<config>/seed_<k> (default: %(default)s)'
+    )
     parser.add_argument(
-        '--backbones', metavar='DIR',
+        '--backbones',
+        metavar='DIR',
         help='start each detector from the backbone that an earlier call trained with the same seed: '
-        'DIR/<name of init_cfg.checkpoint>/seed_<k>')
+        'DIR/<name of init_cfg.checkpoint>/seed_<k>',
+    )
     parser.add_argument('--gpus', type=int, metavar='N', help='processes of each run (default: one, tools/train.py)')
     parser.add_argument('--metric', help=f'metric of the table (default: {" or ".join(METRICS)})')
     parser.add_argument('--csv', help='write the results of all runs here (default: WORK_DIR/results.csv)')
     parser.add_argument('--from', dest='source', metavar='CSV', help='train nothing, print the table of this file')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=RawOptionsAction, help='as in tools/train.py, the same for all runs')
+        '--cfg-options', nargs='+', action=RawOptionsAction, help='as in tools/train.py, the same for all runs'
+    )
     parser.set_defaults(raw_options=[])
     return parser.parse_args()
 
@@ -94,21 +100,27 @@ class Run:
             with open(path) as f:
                 state = json.load(f)
             if state['fingerprint'] != self.state['fingerprint']:
-                raise UserError(f'{self.folder} holds a run with other settings (its --cfg-options: '
-                                f'{" ".join(state["options"]) or "none"}; or its config has changed): choose another '
-                                '--work-dir, or remove it')
+                raise UserError(
+                    f'{self.folder} holds a run with other settings (its --cfg-options: '
+                    f'{" ".join(state["options"]) or "none"}; or its config has changed): choose another '
+                    '--work-dir, or remove it'
+                )
             self.state = state
 
     def _backbone(self, cfg, folder: str) -> str:
         start = cfg.model.backbone.get('init_cfg') or {}
         if not start.get('checkpoint') or not is_local(start.checkpoint):
-            raise UserError(f'--backbones: {self.config} has no model.backbone.init_cfg.checkpoint that is a file, so '
-                            'there is nothing to put a backbone in place of')
+            raise UserError(
+                f'--backbones: {self.config} has no model.backbone.init_cfg.checkpoint that is a file, so '
+                'there is nothing to put a backbone in place of'
+            )
         folder = osp.join(folder, name_of(start.checkpoint), f'seed_{self.seed}')
         path, _ = newest_checkpoint(folder)
         if path is None:
-            raise UserError(f'--backbones: {folder} has no checkpoint; train it first with: run_seeds.py '
-                            f'{osp.join(osp.dirname(self.config), name_of(start.checkpoint))}.py')
+            raise UserError(
+                f'--backbones: {folder} has no checkpoint; train it first with: run_seeds.py '
+                f'{osp.join(osp.dirname(self.config), name_of(start.checkpoint))}.py'
+            )
         return path
 
     def save(self) -> None:
@@ -148,18 +160,36 @@ class Run:
         metrics = self._last_metrics()
         if not metrics:  # interrupted between the last checkpoint and its evaluation
             out = osp.join(self.folder, 'metrics.json')
-            self._call('test', self.config, newest_checkpoint(self.folder)[0], *gpus, '--work-dir', self.folder,
-                       '--out', out, '--out-item', 'metrics', '--cfg-options', *self.options)
+            self._call(
+                'test',
+                self.config,
+                newest_checkpoint(self.folder)[0],
+                *gpus,
+                '--work-dir',
+                self.folder,
+                '--out',
+                out,
+                '--out-item',
+                'metrics',
+                '--cfg-options',
+                *self.options,
+            )
             with open(out) as f:
                 metrics = json.load(f)
         metrics = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and '/' in k}
         if not metrics:
-            raise RuntimeError('its evaluation gave no metric (MMDetection gives none if a detector finds nothing '
-                               f'above model.test_cfg.score_thr), see {osp.join(self.folder, "run.log")}')
+            raise RuntimeError(
+                'its evaluation gave no metric (MMDetection gives none if a detector finds nothing '
+                f'above model.test_cfg.score_thr), see {osp.join(self.folder, "run.log")}'
+            )
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + ' CPU'
         self.state.update(
-            metrics=metrics, device=device, torch=torch.__version__, mmccd=mmccd.__version__,
-            date=str(datetime.date.today()))
+            metrics=metrics,
+            device=device,
+            torch=torch.__version__,
+            mmccd=mmccd.__version__,
+            date=str(datetime.date.today()),
+        )
         self.save()
 
     def _last_metrics(self) -> dict:
@@ -176,8 +206,10 @@ class Run:
         """A result a metric; none of a run that is not finished."""
         s = self.state
         rest = (' '.join(s['options']), s['device'], s['torch'], s['mmccd'], s['date']) if s['metrics'] else ()
-        return [Result(name_of(self.config), self.seed, metric, round(value, 4), round(s['seconds'], 1), *rest)
-                for metric, value in (s['metrics'] or {}).items()]
+        return [
+            Result(name_of(self.config), self.seed, metric, round(value, 4), round(s['seconds'], 1), *rest)
+            for metric, value in (s['metrics'] or {}).items()
+        ]
 
 
 def check(args: argparse.Namespace) -> None:
@@ -239,8 +271,9 @@ def main() -> None:
                 print(f'{label}: failed: {e}', flush=True)
                 failed.append(label)
                 continue
-        shown = next((f'{m} {run.state["metrics"][m]:g}' for m in (args.metric, *METRICS) if m in run.state['metrics']),
-                     'done')
+        shown = next(
+            (f'{m} {run.state["metrics"][m]:g}' for m in (args.metric, *METRICS) if m in run.state['metrics']), 'done'
+        )
         print(f'{label}: {shown} ({run.state["seconds"]:.0f} s)', flush=True)
         write_results(path, [r for run in runs for r in run.results()])
     results = [r for run in runs for r in run.results()]

@@ -2,6 +2,7 @@
 
 Ends with 0 if there are no errors (warnings and notes may be), with 1 if there are, with 2 if the command is wrong.
 """
+
 import argparse
 import json
 import os
@@ -23,23 +24,28 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('--sets', nargs='+', choices=SETS, default=SETS, help='which sets; default: all')
     parser.add_argument(
-        '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode images; 0: this one')
+        '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode images; 0: this one'
+    )
     parser.add_argument(
         '--max-pixels',
         type=int,
         default=MAX_PIXELS,
-        help=f'larger images are named and not decoded; default: {MAX_PIXELS:,}')
+        help=f'larger images are named and not decoded; default: {MAX_PIXELS:,}',
+    )
     parser.add_argument('--out', help='write all findings into this file (.json)')
     parser.add_argument(
         '--write-clean',
         metavar='OUT.json',
-        help='write the COCO annotation file of the one set in --sets without its broken images and boxes')
+        help='write the COCO annotation file of the one set in --sets without its broken images and boxes',
+    )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
+        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
+    )
     return parser.parse_args()
 
 

@@ -1,8 +1,9 @@
 """Say what is installed and in use, and for everything that is known not to work, the command that mends it.
 
-The exit code is 1 if something is broken. The same as `python -m mmccd.analysis.doctor.collect_env`, but this works where
-`import mmccd` does not.
+The exit code is 1 if something is broken. The same as
+`python -m mmccd.analysis.doctor.collect_env`, but this works where `import mmccd` does not.
 """
+
 import argparse
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ def main() -> int:
     package.__path__ = [str(root.parent if root.name == '.mim' else root / 'mmccd')]
     sys.modules['mmccd'] = package
     from mmccd.analysis.doctor.collect_env import main as report
+
     return report()
 
 

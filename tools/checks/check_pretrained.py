@@ -2,6 +2,7 @@
 
 Ends with 0 if the backbone would load whole but for what allow_new and allow_unused name, else with 1.
 """
+
 import argparse
 import re
 import sys
@@ -22,7 +23,8 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help="default: the one of the config's model.backbone.init_cfg")
     return parser.parse_args()

@@ -69,9 +69,7 @@ def load_textures(part: str) -> list[np.ndarray]:
     return [np.array(Image.open(folder / f'{name}.png'))[:, columns] for name in TEXTURES]
 
 
-def split_digits(
-    images: np.ndarray, labels: np.ndarray, val_share: float, seed: int
-) -> dict[str, np.ndarray]:
+def split_digits(images: np.ndarray, labels: np.ndarray, val_share: float, seed: int) -> dict[str, np.ndarray]:
     """Indices of each part, stratified by class; images with equal pixels share a part."""
     _, group = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
     is_val = np.zeros(len(images), dtype=bool)

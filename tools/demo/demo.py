@@ -3,6 +3,7 @@
 Every step goes through the same tools that ImageNet and COCO use. Interrupted, the next call goes on where it was.
 It ends with a page that compares the detector with the plain one: as it was recorded, or, with --plain, as trained now.
 """
+
 import argparse
 import json
 import os
@@ -131,7 +132,7 @@ class Steps:
         if step['done'] and all(osp.exists(o) for o in outputs):
             print(f'{name}: done ({step["seconds"]:.0f} s)', flush=True)
             return
-        later = list(self.state)[list(self.state).index(name) + 1:]
+        later = list(self.state)[list(self.state).index(name) + 1 :]
         for other in later:
             del self.state[other]
         step['done'] = False  # a file of the last time may be there, should this time break off
@@ -151,25 +152,64 @@ def train_and_test(steps: Steps, log: str, work_dir: str, job: Job) -> dict[str,
     backbone, detector = osp.join(work_dir, job.backbone), osp.join(work_dir, job.detector)
     handed_over = f'checkpoints/{job.backbone}.pth'
     top1, coco, results = (
-        osp.join(work_dir, job.files + name) for name in ('classification.json', 'detection.json', 'detections'))
-    steps.do(f'{job.steps}pretrain the backbone', [osp.join(backbone, 'last_checkpoint')],
-             lambda: train(work_dir, log, job.backbone, steps.interrupted))
-    steps.do(f'{job.steps}test the classifier', [top1], lambda: run(
-        log, 'test.py', f'configs/{job.backbone}.py', last_checkpoint(work_dir, job.backbone), '--work-dir', backbone,
-        '--out', top1, '--out-item', 'metrics'))
-    steps.do(f'{job.steps}hand it over', [handed_over], lambda: run(
-        log, 'model_converters/publish_model.py', last_checkpoint(work_dir, job.backbone), handed_over))
-    steps.do(f'{job.steps}train the detector', [osp.join(detector, 'last_checkpoint')],
-             lambda: train(work_dir, log, job.detector, steps.interrupted))
-    steps.do(f'{job.steps}test the detector', [coco, f'{results}.bbox.json'], lambda: run(
-        log, 'test.py', f'configs/{job.detector}.py', last_checkpoint(work_dir, job.detector), '--work-dir', detector,
-        '--out', coco, '--out-item', 'metrics', '--cfg-options', f'test_evaluator.outfile_prefix={results}'))
+        osp.join(work_dir, job.files + name) for name in ('classification.json', 'detection.json', 'detections')
+    )
+    steps.do(
+        f'{job.steps}pretrain the backbone',
+        [osp.join(backbone, 'last_checkpoint')],
+        lambda: train(work_dir, log, job.backbone, steps.interrupted),
+    )
+    steps.do(
+        f'{job.steps}test the classifier',
+        [top1],
+        lambda: run(
+            log,
+            'test.py',
+            f'configs/{job.backbone}.py',
+            last_checkpoint(work_dir, job.backbone),
+            '--work-dir',
+            backbone,
+            '--out',
+            top1,
+            '--out-item',
+            'metrics',
+        ),
+    )
+    steps.do(
+        f'{job.steps}hand it over',
+        [handed_over],
+        lambda: run(log, 'model_converters/publish_model.py', last_checkpoint(work_dir, job.backbone), handed_over),
+    )
+    steps.do(
+        f'{job.steps}train the detector',
+        [osp.join(detector, 'last_checkpoint')],
+        lambda: train(work_dir, log, job.detector, steps.interrupted),
+    )
+    steps.do(
+        f'{job.steps}test the detector',
+        [coco, f'{results}.bbox.json'],
+        lambda: run(
+            log,
+            'test.py',
+            f'configs/{job.detector}.py',
+            last_checkpoint(work_dir, job.detector),
+            '--work-dir',
+            detector,
+            '--out',
+            coco,
+            '--out-item',
+            'metrics',
+            '--cfg-options',
+            f'test_evaluator.outfile_prefix={results}',
+        ),
+    )
     metrics = read_json(coco)
     return {
         f'{job.steps}test the classifier': f'top-1 {read_json(top1)["accuracy/top1"]:.1f} %',
         f'{job.steps}hand it over': handed_over,
         f'{job.steps}test the detector': ', '.join(
-            f'{name} {metrics.get(f"coco/{key}", 0):.3f}' for name, key in METRICS),
+            f'{name} {metrics.get(f"coco/{key}", 0):.3f}' for name, key in METRICS
+        ),
     }
 
 
@@ -182,9 +222,22 @@ def compare(steps: Steps, log: str, work_dir: str, page: str) -> str:
     else:
         plain, about = [], f'CCD alone: there is no {RECORDED}, and --plain trains the plain one'
     # Short: one sheet of gates, a second for the speed.
-    steps.do(REPORT, [page], lambda: run(
-        log, 'analysis_tools/report.py', *plain, osp.join(work_dir, CCD.detector), '--out', page, '--gates', '1',
-        '--speed', '1'))
+    steps.do(
+        REPORT,
+        [page],
+        lambda: run(
+            log,
+            'analysis_tools/report.py',
+            *plain,
+            osp.join(work_dir, CCD.detector),
+            '--out',
+            page,
+            '--gates',
+            '1',
+            '--speed',
+            '1',
+        ),
+    )
     return about
 
 
@@ -203,8 +256,9 @@ def main() -> None:
     sheet = osp.join(work_dir, 'detections.png')
     page = osp.join(work_dir, 'report.html')
 
-    steps.do('make the data', [f'{DATA}/digits.json'],
-             lambda: run(log, 'dataset_converters/make_digits.py', '--out', DATA))
+    steps.do(
+        'make the data', [f'{DATA}/digits.json'], lambda: run(log, 'dataset_converters/make_digits.py', '--out', DATA)
+    )
     shown = train_and_test(steps, log, work_dir, CCD)
     steps.do('draw the detections', [sheet], lambda: contact_sheet(results, sheet))
     if args.plain or args.record:
@@ -213,17 +267,26 @@ def main() -> None:
         shown.update(train_and_test(steps, log, work_dir, PLAIN))
     about = compare(steps, log, work_dir, page)
     if args.record:
-        run(log, 'analysis_tools/report.py', osp.join(work_dir, PLAIN.detector), '--record', RECORDED, '--command',
-            'python tools/demo/demo.py --plain')
+        run(
+            log,
+            'analysis_tools/report.py',
+            osp.join(work_dir, PLAIN.detector),
+            '--record',
+            RECORDED,
+            '--command',
+            'python tools/demo/demo.py --plain',
+        )
 
     counts = read_json(f'{DATA}/digits.json')['counts']
     scenes = counts['det']
-    shown.update({
-        'make the data': f'{sum(counts["cls"].values()):,} digits, {scenes["train"]["images"]:,} + '
-                         f'{scenes["val"]["images"]:,} scenes',
-        'draw the detections': sheet,
-        REPORT: f'{page}: {about}',
-    })
+    shown.update(
+        {
+            'make the data': f'{sum(counts["cls"].values()):,} digits, {scenes["train"]["images"]:,} + '
+            f'{scenes["val"]["images"]:,} scenes',
+            'draw the detections': sheet,
+            REPORT: f'{page}: {about}',
+        }
+    )
     width = max(24, *(len(name) + 2 for name in steps.state))
     print(f'\n{"step":{width}}{"time":>8}   result')
     for name, step in steps.state.items():

@@ -3,6 +3,7 @@
 RetinaNet with CCD-ResNet-18 starts from the backbone that the first demo trains on digits; that is made here if it is
 not there. Interrupted, the next call goes on where it was.
 """
+
 import argparse
 import os
 import os.path as osp
@@ -32,16 +33,29 @@ def pretrain(work_dir: str, log: str, interrupted: bool, out: str) -> None:
 def test(work_dir: str, log: str, part: str, metrics: str, results: str) -> None:
     """COCO's metrics of one part of the data, and its detections."""
     ann_file = f'annotations/instances_{part}.json'
-    run(log, 'test.py', f'configs/{DETECTOR}.py', last_checkpoint(work_dir, DETECTOR), '--work-dir',
-        osp.join(work_dir, DETECTOR), '--out', metrics, '--out-item', 'metrics', '--cfg-options',
-        f'test_dataloader.dataset.ann_file={ann_file}', f'test_dataloader.dataset.data_prefix.img={part}/',
-        f'test_evaluator.ann_file={DATA}/{ann_file}', f'test_evaluator.outfile_prefix={results}')
+    run(
+        log,
+        'test.py',
+        f'configs/{DETECTOR}.py',
+        last_checkpoint(work_dir, DETECTOR),
+        '--work-dir',
+        osp.join(work_dir, DETECTOR),
+        '--out',
+        metrics,
+        '--out-item',
+        'metrics',
+        '--cfg-options',
+        f'test_dataloader.dataset.ann_file={ann_file}',
+        f'test_dataloader.dataset.data_prefix.img={part}/',
+        f'test_evaluator.ann_file={DATA}/{ann_file}',
+        f'test_evaluator.outfile_prefix={results}',
+    )
 
 
 def draw(result_file: str, out: str) -> None:
     """The validation part of the scene, its tiles side by side: drawn boxes in white, detections in yellow."""
     coco = read_json(f'{DATA}/annotations/instances_val.json')
-    places = {i['id']: tuple(map(int, i['file_name'][:-len('.png')].split('_')[-2:])) for i in coco['images']}
+    places = {i['id']: tuple(map(int, i['file_name'][: -len('.png')].split('_')[-2:])) for i in coco['images']}
     top = min(y for _, y in places.values())
     width = max(places[i['id']][0] + i['width'] for i in coco['images'])
     height = max(places[i['id']][1] + i['height'] for i in coco['images']) - top
@@ -87,21 +101,30 @@ def main() -> None:
     results = {part: osp.join(work_dir, f'{part}_detections') for part in metrics}
     image = osp.join(work_dir, 'detections.png')
 
-    steps.do('cut the tiles', [f'{DATA}/trees.json'],
-             lambda: run(log, 'dataset_converters/make_trees.py', '--out', DATA))
+    steps.do(
+        'cut the tiles', [f'{DATA}/trees.json'], lambda: run(log, 'dataset_converters/make_trees.py', '--out', DATA)
+    )
     if not osp.isfile(backbone):
         steps.do('pretrain the backbone', [backbone], lambda: pretrain(work_dir, log, steps.interrupted, backbone))
-    steps.do('train the detector', [osp.join(work_dir, DETECTOR, 'last_checkpoint')],
-             lambda: train(work_dir, log, DETECTOR, steps.interrupted))
+    steps.do(
+        'train the detector',
+        [osp.join(work_dir, DETECTOR, 'last_checkpoint')],
+        lambda: train(work_dir, log, DETECTOR, steps.interrupted),
+    )
     for part, name in (('val', 'test in the same scene'), ('transfer', 'test in other scenes')):
-        steps.do(name, [metrics[part], f'{results[part]}.bbox.json'],
-                 lambda part=part: test(work_dir, log, part, metrics[part], results[part]))
+        steps.do(
+            name,
+            [metrics[part], f'{results[part]}.bbox.json'],
+            lambda part=part: test(work_dir, log, part, metrics[part], results[part]),
+        )
     steps.do('draw the detections', [image], lambda: draw(f'{results["val"]}.bbox.json', image))
 
     counts = read_json(f'{DATA}/trees.json')['counts']
     found = {part: read_json(file) for part, file in metrics.items()}
-    ap = {part: ', '.join(f'{name} {values.get(f"coco/{key}", 0):.3f}' for name, key in METRICS)
-          for part, values in found.items()}
+    ap = {
+        part: ', '.join(f'{name} {values.get(f"coco/{key}", 0):.3f}' for name, key in METRICS)
+        for part, values in found.items()
+    }
     shown = {
         'cut the tiles': ', '.join(f'{part} {c["trees"]} trees' for part, c in counts.items()),
         'pretrain the backbone': backbone,

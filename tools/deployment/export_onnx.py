@@ -4,6 +4,7 @@ The input is an RGB image, (N, 3, H, W), float32 from 0 to 255; normalisation an
 appears at its place only if every output is as PyTorch's: within 1e-4 (of numbers up to 1; of larger ones, as a share
 of them), boxes within 0.01 pixels.
 """
+
 import argparse
 import os
 import os.path as osp
@@ -41,18 +42,25 @@ kinds:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', help='file to write; default: work_dirs/<config name>/<config name>.onnx')
     parser.add_argument('--kind', choices=KINDS, default='end2end', help='what is in the graph; default: end2end')
     parser.add_argument(
-        '--shape', nargs=2, type=int, metavar=('H', 'W'),
-        help='size of the images in pixels, one image at a time; default: any size')
+        '--shape',
+        nargs=2,
+        type=int,
+        metavar=('H', 'W'),
+        help='size of the images in pixels, one image at a time; default: any size',
+    )
     parser.add_argument(
-        '--images', '--pictures', metavar='IMG|DIR', help='check with these images, resized, instead of noise')
+        '--images', '--pictures', metavar='IMG|DIR', help='check with these images, resized, instead of noise'
+    )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
+        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
+    )
     return parser.parse_args()
 
 
@@ -88,8 +96,10 @@ def main() -> None:
     print(f'{name}, {args.kind}, {size}, {len(content) / 1e6:.1f} MB; deviations from PyTorch:\n{markdown_table(rows)}')
     counts = [r.boxes for r in rows if r.output == 'boxes']
     if counts and not any(counts):
-        print('warning: no box was above score_thr, so none was compared: give --images with objects in them',
-              file=sys.stderr)
+        print(
+            'warning: no box was above score_thr, so none was compared: give --images with objects in them',
+            file=sys.stderr,
+        )
     ok = all(r.ok for r in rows)
     path = out if ok else f'{out}.failed'
     os.makedirs(osp.dirname(path) or '.', exist_ok=True)
@@ -97,8 +107,11 @@ def main() -> None:
     print(path)
     for step in resize_steps(cfg) if args.kind == 'end2end' else ():
         if step['step'] == 'unknown':
-            print(f'warning: infer_onnx.py will refuse the file, it cannot follow {step["transform"]} of the test '
-                  'pipeline', file=sys.stderr)
+            print(
+                f'warning: infer_onnx.py will refuse the file, it cannot follow {step["transform"]} of the test '
+                'pipeline',
+                file=sys.stderr,
+            )
     if not ok:
         print('error: the exported model is not the one of PyTorch; see the table', file=sys.stderr)
         sys.exit(1)

@@ -3,6 +3,7 @@
 The image gets the size that the config's test pipeline gives it (the file says how), by bilinear interpolation as
 OpenCV's, within a grey level. Boxes are those of the image as it is on the disk, in pixels.
 """
+
 import argparse
 import colorsys
 import json
@@ -28,11 +29,13 @@ class UserError(ValueError):
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('model', help='ONNX file of tools/deployment/export_onnx.py')
     parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument(
-        '--out-dir', help='folder for the drawings, <name>_onnx.png; default: work_dirs/<config name>/onnx')
+        '--out-dir', help='folder for the drawings, <name>_onnx.png; default: work_dirs/<config name>/onnx'
+    )
     parser.add_argument('--json', metavar='FILE', help='write what was found there, too')
     parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box; default: 0.3')
     parser.add_argument('--topk', type=int, default=5, help='classes named by a classifier; default: 5')
@@ -49,8 +52,9 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
         raise UserError(f'model {path!r} does not exist')
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    providers = [p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider')
-                 if p in onnxruntime.get_available_providers()]
+    providers = [
+        p for p in ('CUDAExecutionProvider', 'CPUExecutionProvider') if p in onnxruntime.get_available_providers()
+    ]
     try:
         session = onnxruntime.InferenceSession(path, options, providers=providers)
     except Exception as e:  # onnxruntime's own classes derive from Exception
@@ -60,8 +64,10 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
         raise UserError(f'model {path!r} was not made by export_onnx.py: it does not say how images get their size')
     info = json.loads(text)
     if info['kind'] != 'end2end':
-        raise UserError(f'model {path!r} was exported with --kind {info["kind"]}, and gives no '
-                        f'{"boxes" if info["task"] == "detection" else "scores"}: export it with --kind end2end')
+        raise UserError(
+            f'model {path!r} was exported with --kind {info["kind"]}, and gives no '
+            f'{"boxes" if info["task"] == "detection" else "scores"}: export it with --kind end2end'
+        )
     unknown = [s['transform'] for s in info['resize'] if s['step'] == 'unknown']
     if unknown:
         raise UserError(f'model {path!r} needs a transform of the test pipeline that is not here: {unknown[0]}')
@@ -73,8 +79,12 @@ def list_images(path: str) -> 'list[str]':
     if osp.isdir(path):
         Image.init()
         suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
-        paths = sorted(osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names
-                       if n.lower().endswith(suffixes))
+        paths = sorted(
+            osp.join(root, n)
+            for root, _, names in os.walk(path, followlinks=True)
+            for n in names
+            if n.lower().endswith(suffixes)
+        )
         if not paths:
             raise UserError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
     for p in paths:
@@ -132,11 +142,14 @@ def prepare(image: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.
         elif step['step'] == 'crop':
             crop = np.minimum(step['size'], (width, height))
             x, y = (round((whole - part) / 2) for whole, part in zip((width, height), crop))
-            image = image[y:y + crop[1], x:x + crop[0]]
+            image = image[y : y + crop[1], x : x + crop[0]]
             start = start + np.array((x, y)) / factor
         else:
-            size = step['size'] if step['step'] == 'resize' else [
-                int(side * f + 0.5) for side, f in zip((width, height), step['factor'])]
+            size = (
+                step['size']
+                if step['step'] == 'resize'
+                else [int(side * f + 0.5) for side, f in zip((width, height), step['factor'])]
+            )
             if step['keep_ratio']:
                 ratio = min(max(size) / max(height, width), min(size) / min(height, width))
                 size = int(width * ratio + 0.5), int(height * ratio + 0.5)
@@ -152,13 +165,18 @@ def prepare(image: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.
                 to_size(*(int(v * ratio + 0.5) for v in image.shape[1::-1]))
             whole = np.empty((height, width, 3), np.float32)
             whole[:] = info['fill']
-            whole[:image.shape[0], :image.shape[1]] = image
+            whole[: image.shape[0], : image.shape[1]] = image
             image = whole
     return image, factor, start
 
 
-def infer(session: 'onnxruntime.InferenceSession', info: dict, image: np.ndarray, topk: int,  # noqa: F821
-          score_thr: float) -> 'list[dict]':
+def infer(
+    session: 'onnxruntime.InferenceSession',  # noqa: F821
+    info: dict,
+    image: np.ndarray,
+    topk: int,
+    score_thr: float,
+) -> 'list[dict]':
     """What is in an RGB image (H, W, 3), uint8, best first: label, name, score and, of detectors, box."""
     ready, factor, start = prepare(image, info)
     # By its place: files of mmccd 0.1 call it 'picture'.
@@ -174,8 +192,9 @@ def infer(session: 'onnxruntime.InferenceSession', info: dict, image: np.ndarray
     boxes, scores, labels = session.run(['boxes', 'scores', 'labels'], given)
     boxes = boxes.reshape(-1, 2, 2) / factor + start
     boxes = boxes.clip(0, image.shape[1::-1]).reshape(-1, 4)
-    return [entry(label, score, box=box.tolist()) for box, score, label in zip(boxes, scores, labels)
-            if score >= score_thr]
+    return [
+        entry(label, score, box=box.tolist()) for box, score, label in zip(boxes, scores, labels) if score >= score_thr
+    ]
 
 
 def colour(label: int) -> 'tuple[int, int, int]':
@@ -205,8 +224,9 @@ def draw(pixels: np.ndarray, found: 'list[dict]') -> Image.Image:
         x = max(0, min(x, canvas.width - width))
         y = y - height if y >= height else y
         # Two classes at one place have two labels, one below the other.
-        while any(x < right and left < x + width and y < bottom and top < y + height
-                  for left, top, right, bottom in labels):
+        while any(
+            x < right and left < x + width and y < bottom and top < y + height for left, top, right, bottom in labels
+        ):
             y += height
         labels.append((x, y, x + width, y + height))
         background = colour(f['label'])

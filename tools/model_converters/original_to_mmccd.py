@@ -4,6 +4,7 @@ Takes the original ImageNet models (plain, CCD, SE, GE, CBAM, GC, SK; depths 18 
 MMDetection 0.6 on them, and timm's SE-ResNet-50, -101 and -152. What of other files is not the same, and why mmdet's
 upgrade_model_version.py does not do, stands in mmccd/checkpoints/convert.py. No code from the file is run.
 """
+
 import argparse
 import contextlib
 import os
@@ -41,13 +42,15 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('in_file', metavar='IN', help='checkpoint to convert')
     parser.add_argument('out_file', metavar='OUT', help='checkpoint to write; its folder is made')
     parser.add_argument(
         '--arch',
         help='refuse any other architecture: [<detector>_][<attention>_]r<depth>, e.g. ccd_r50 or cascade_rcnn_gc_r50. '
-        "Without it the file's own; only GE has to be told, since it has the same tensors as no attention")
+        "Without it the file's own; only GE has to be told, since it has the same tensors as no attention",
+    )
     parser.add_argument('--task', choices=TASKS, help='refuse a file for the other task')
     return parser.parse_args()
 
@@ -120,7 +123,8 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
         arch=str(found),
         converted_from=osp.basename(in_file),
         # mmdet's and mmpretrain's inferencers take the classes from here.
-        dataset_meta=dict(DATASETS.get(cfg.test_dataloader.dataset.type).METAINFO))
+        dataset_meta=dict(DATASETS.get(cfg.test_dataloader.dataset.type).METAINFO),
+    )
     if isinstance(checkpoint.get('epoch'), int):
         meta['epoch'] = checkpoint['epoch']
     os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)
@@ -133,8 +137,10 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
         with contextlib.suppress(FileNotFoundError):
             os.remove(partial)
     parameters = sum(state[k].numel() for k, _ in model.named_parameters())
-    return (f'{found} ({TASK_NAMES[found.task]}): {len(state)} tensors, {parameters:,} parameters -> {out_file}, '
-            f'fits {config}')
+    return (
+        f'{found} ({TASK_NAMES[found.task]}): {len(state)} tensors, {parameters:,} parameters -> {out_file}, '
+        f'fits {config}'
+    )
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
 """Make a checkpoint small and safe to hand on: weights and plain meta data, without optimizer and histories."""
+
 import argparse
 import hashlib
 import os
@@ -18,7 +19,8 @@ EXAMPLES = """example:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('in_file', help='checkpoint of a training')
     parser.add_argument('out_file', help='checkpoint to write; its folder is made')
     parser.add_argument('--add-hash', action='store_true', help="append -<8 digits of SHA-256>, OpenMMLab's way")

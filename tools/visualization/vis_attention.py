@@ -2,6 +2,7 @@
 
 The image goes through the test pipeline of the config, so the gates are those of the image as the network sees it.
 """
+
 import argparse
 import io
 import os
@@ -45,23 +46,34 @@ def group(text: str) -> 'int | str':
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--stages', nargs='+', type=int, metavar='N', help='stages, from 1; default: all')
     parser.add_argument('--blocks', nargs='+', type=int, metavar='N', help='blocks of a stage, from 0; default: all')
     parser.add_argument(
-        '--groups', nargs='+', type=group, default=['mean'], metavar='N|mean',
-        help='maps of a layer (in CCD, one a group): indices from 0, or their mean; default: mean')
+        '--groups',
+        nargs='+',
+        type=group,
+        default=['mean'],
+        metavar='N|mean',
+        help='maps of a layer (in CCD, one a group): indices from 0, or their mean; default: mean',
+    )
     parser.add_argument(
-        '--range', nargs=2, type=float, metavar=('LOW', 'HIGH'),
-        help='ends of the colour scale, to compare sheets; default: 1st and 99th percentile of each sheet')
+        '--range',
+        nargs=2,
+        type=float,
+        metavar=('LOW', 'HIGH'),
+        help='ends of the colour scale, to compare sheets; default: 1st and 99th percentile of each sheet',
+    )
     parser.add_argument('--out-dir', help='folder for <name>_gates.png; default: work_dirs/<config name>/gates')
     parser.add_argument('--raw', action='store_true', help='write the arrays too, all maps: <name>_gates.npz')
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
+        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
+    )
     return parser.parse_args()
 
 
@@ -95,8 +107,13 @@ def main() -> None:
     for path, name in zip(images, output_names(images, args.img)):
         try:
             seen = record_gates(model, prepare_image(cfg, path), layers)
-            sheet = draw_sheet(seen, osp.basename(path), (osp.basename(args.config), osp.basename(args.checkpoint)),
-                               args.groups, args.range)
+            sheet = draw_sheet(
+                seen,
+                osp.basename(path),
+                (osp.basename(args.config), osp.basename(args.checkpoint)),
+                args.groups,
+                args.range,
+            )
         except ValueError as e:
             raise UserError(str(e)) from e
         out = osp.join(out_dir, f'{name}_gates')

@@ -3,6 +3,7 @@
 Grad-CAM, Grad-CAM++, HiResCAM and Eigen-CAM of pytorch-grad-cam (pip install grad-cam). The map of a detection is that
 of its own score, at the very anchor or region which it came from.
 """
+
 import argparse
 import io
 import os
@@ -68,34 +69,47 @@ def factor(text: str) -> float:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser.add_argument('--method', choices=METHODS, help='default: hirescam for detectors, gradcam for classifiers')
     parser.add_argument(
-        '--method', choices=METHODS, help='default: hirescam for detectors, gradcam for classifiers')
-    parser.add_argument(
-        '--target-layers', nargs='+', metavar='NAME',
+        '--target-layers',
+        nargs='+',
+        metavar='NAME',
         help='modules of the model, e.g. backbone.layer3.1; default: FPN levels of a detector (outputs of the neck), '
-        'last stage of the backbone of a classifier')
+        'last stage of the backbone of a classifier',
+    )
     parser.add_argument(
-        '--target-category', nargs='+', metavar='CLASS',
+        '--target-category',
+        nargs='+',
+        metavar='CLASS',
         help='names or indices; a classifier: classes to explain, default: the predicted one; a detector: classes '
-        'whose detections are explained, default: all')
+        'whose detections are explained, default: all',
+    )
     parser.add_argument(
-        '--topk', type=count, metavar='N', help='at most so many detections, the highest scores first; default: 8')
+        '--topk', type=count, metavar='N', help='at most so many detections, the highest scores first; default: 8'
+    )
     parser.add_argument(
-        '--score-thr', type=share, metavar='S', help='detections have at least this score; default: 0.3')
+        '--score-thr', type=share, metavar='S', help='detections have at least this score; default: 0.3'
+    )
     parser.add_argument(
-        '--zoom', type=factor, metavar='F',
+        '--zoom',
+        type=factor,
+        metavar='F',
         help='panels show the surroundings of their detections, F times the box, for small objects; default: all of '
-        'the image')
+        'the image',
+    )
     parser.add_argument('--out-dir', help='folder for <name>_<method>.png; default: work_dirs/<config name>/cam')
     parser.add_argument(
-        '--raw', action='store_true', help="write the arrays too, of the image's size: <name>_<method>.npz")
+        '--raw', action='store_true', help="write the arrays too, of the image's size: <name>_<method>.npz"
+    )
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs')
+        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
+    )
     return parser.parse_args()
 
 
@@ -112,8 +126,10 @@ def main() -> None:
             if not detector and getattr(args, option) is not None:
                 raise UserError(f'--{option.replace("_", "-")} is for detections, and the config is of a classifier')
         if args.method == 'eigencam' and (args.zoom or (args.target_category and not detector)):
-            raise UserError(f'--{"zoom" if args.zoom else "target-category"} asks for one map of each, and eigencam '
-                            'has only one for the whole image')
+            raise UserError(
+                f'--{"zoom" if args.zoom else "target-category"} asks for one map of each, and eigencam '
+                'has only one for the whole image'
+            )
         check_layers(model, args.target_layers or ())
         classes = model.dataset_meta.get('classes') or ()
         if len(classes) != num_classes(model):
@@ -128,12 +144,18 @@ def main() -> None:
             layers = found.layers
             if not found.cams:
                 of = f' of {", ".join(args.target_category)}' if args.target_category else ''
-                print(f'{path}: no detection{of} with a score of at least {threshold:g} (the highest of all: '
-                      f'{found.best:.3g}), nothing drawn', file=sys.stderr)
+                print(
+                    f'{path}: no detection{of} with a score of at least {threshold:g} (the highest of all: '
+                    f'{found.best:.3g}), nothing drawn',
+                    file=sys.stderr,
+                )
                 continue
             drawn += 1
-            lines = (osp.basename(args.config), osp.basename(args.checkpoint), f'{found.method} of ' +
-                     ', '.join(found.layers))
+            lines = (
+                osp.basename(args.config),
+                osp.basename(args.checkpoint),
+                f'{found.method} of ' + ', '.join(found.layers),
+            )
             sheet = draw_cam_sheet(found, classes, osp.basename(path), lines, args.zoom)
             out = osp.join(out_dir, f'{name}_{found.method}')
             os.makedirs(osp.dirname(out), exist_ok=True)
@@ -147,8 +169,10 @@ def main() -> None:
     except ValueError as e:
         raise UserError(str(e)) from e
     if not drawn:
-        raise UserError(f'nothing was drawn: no detection in {len(images)} image{"s" * (len(images) > 1)}; lower '
-                        f'--score-thr ({threshold:g})')
+        raise UserError(
+            f'nothing was drawn: no detection in {len(images)} image{"s" * (len(images) > 1)}; lower '
+            f'--score-thr ({threshold:g})'
+        )
 
 
 if __name__ == '__main__':

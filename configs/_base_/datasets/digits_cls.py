@@ -28,7 +28,9 @@ train_dataloader = dict(
         data_prefix='train',
         metainfo=dict(classes=classes),
         max_broken=0.01,  # share of broken images that training skips, and stops above
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=100,
     num_workers=1,
@@ -40,9 +42,11 @@ val_dataloader = dict(
         data_root=data_root,
         data_prefix='val',
         metainfo=dict(classes=classes),
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 
-val_evaluator = dict(type='Accuracy', topk=(1, ))
+val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator
 auto_scale_lr = dict(enable=False, base_batch_size=64)

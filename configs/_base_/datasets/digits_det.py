@@ -29,7 +29,9 @@ train_dataloader = dict(
         metainfo=metainfo,
         filter_cfg=dict(filter_empty_gt=True, min_size=1),
         max_broken=0.01,  # share of broken images that training skips, and stops above
-        pipeline=train_pipeline))
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     batch_size=16,
     num_workers=1,
@@ -43,10 +45,13 @@ val_dataloader = dict(
         data_prefix=dict(img='val/'),
         metainfo=metainfo,
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 
 val_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox', format_only=False)
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox', format_only=False
+)
 test_evaluator = val_evaluator
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,7 +1,7 @@
 # Aerial photographs with 951 tree boxes: tools/dataset_converters/make_trees.py
 dataset_type = 'mmccd.CocoDataset'
 data_root = 'data/trees/'
-metainfo = dict(classes=('tree', ))
+metainfo = dict(classes=('tree',))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -38,7 +38,10 @@ train_dataloader = dict(
             metainfo=metainfo,
             filter_cfg=dict(filter_empty_gt=False, min_size=1),
             max_broken=0.01,  # share of broken images that training skips, and stops above
-            pipeline=train_pipeline)))
+            pipeline=train_pipeline,
+        ),
+    ),
+)
 val_dataloader = dict(
     batch_size=6,
     num_workers=1,
@@ -52,10 +55,13 @@ val_dataloader = dict(
         data_prefix=dict(img='val/'),
         metainfo=metainfo,
         test_mode=True,
-        pipeline=test_pipeline))
+        pipeline=test_pipeline,
+    ),
+)
 test_dataloader = val_dataloader
 
 val_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox', format_only=False)
+    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox', format_only=False
+)
 test_evaluator = val_evaluator
 auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -7,6 +7,8 @@ model = dict(
         # Width x2 - x1 + 1 in both directions; mmdet's legacy coder decodes half a pixel beyond it.
         bbox_coder=dict(type='mmccd.InclusiveBBoxCoder'),
         # 0.6's loss.
-        loss_bbox=dict(type='SmoothL1Loss', beta=0.11)),
+        loss_bbox=dict(type='SmoothL1Loss', beta=0.11),
+    ),
     # 0.6 kept boxes of one pixel, whose x2 - x1 is 0.
-    test_cfg=dict(min_bbox_size=-1))
+    test_cfg=dict(min_bbox_size=-1),
+)

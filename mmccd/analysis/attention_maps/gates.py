@@ -4,6 +4,7 @@ Any layer with a method ``gates`` (:class:`mmccd.models.layers.base.AttentionLay
 at, in :class:`mmccd.AttentionResNet` and, as a plugin, in mmdet's ResNet. They are taken from the layer's input: what
 leaves the layer may hold the shortcut and the ReLU as well.
 """
+
 from __future__ import annotations
 
 import re
@@ -81,14 +82,16 @@ def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
     """
     layers = {n: m for n, m in backbone.named_modules() if _PLACE.fullmatch(n) and hasattr(m, 'gates')}
     if not layers:
-        raise ValueError(f'there is nothing to show: no residual block of the backbone ({type(backbone).__name__}) has '
-                         'an attention with gates')
+        raise ValueError(
+            f'there is nothing to show: no residual block of the backbone ({type(backbone).__name__}) has '
+            'an attention with gates'
+        )
     return layers
 
 
-def choose_layers(layers: dict[str, nn.Module],
-                  stages: Collection[int] | None = None,
-                  blocks: Collection[int] | None = None) -> dict[str, nn.Module]:
+def choose_layers(
+    layers: dict[str, nn.Module], stages: Collection[int] | None = None, blocks: Collection[int] | None = None
+) -> dict[str, nn.Module]:
     """Those of :func:`attention_layers` in these stages and blocks; None: in all.
 
     Raises:
@@ -108,7 +111,8 @@ def choose_layers(layers: dict[str, nn.Module],
             known = '; '.join(f'stage {s}: {_listed(sorted(set(b)))}' for s, b in there.items())
             raise ValueError(f'block {block} has no attention, or does not exist; there are, in {known}')
     return {
-        name: layer for name, layer in layers.items()
+        name: layer
+        for name, layer in layers.items()
         if place(name)[0] in there and (blocks is None or place(name)[1] in blocks)
     }
 
@@ -134,7 +138,8 @@ def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.M
         labels = getattr(layer, 'gate_labels', {})
         gates[name] = [
             Gate(name, type(layer).__name__, kind, labels.get(kind, 'gate'), found[kind][0].float().cpu().numpy())
-            for kind in KINDS if kind in found
+            for kind in KINDS
+            if kind in found
         ]
 
     pixels = rgb_pixels(batch['inputs'][0])

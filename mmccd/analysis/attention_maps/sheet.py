@@ -1,4 +1,5 @@
 """Contact sheets of gates: maps as colours over the image, channels as bars, one scale a sheet."""
+
 from __future__ import annotations
 
 import io
@@ -51,11 +52,13 @@ class _Section:
         return self.kind, self.label
 
 
-def draw_sheet(seen: SeenImage,
-               title: str,
-               lines: Sequence[str] = (),
-               groups: Sequence[int | str] = ('mean', ),
-               limits: tuple[float, float] | None = None) -> bytes:
+def draw_sheet(
+    seen: SeenImage,
+    title: str,
+    lines: Sequence[str] = (),
+    groups: Sequence[int | str] = ('mean',),
+    limits: tuple[float, float] | None = None,
+) -> bytes:
     """Draw all gates of an image.
 
     Args:
@@ -200,8 +203,10 @@ def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scale
     image = [s / PANEL * SIDE for s in grid.panel]
     side = image[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
     left = SIDE + 2 * MARGIN + GAP + (AXIS if grid.has_bars else 0)
-    canvas = Canvas(left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
-                     2 * MARGIN + max(side, sum(map(grid.height, grid.rows)) - GAP))
+    canvas = Canvas(
+        left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
+        2 * MARGIN + max(side, sum(map(grid.height, grid.rows)) - GAP),
+    )
 
     axes = canvas.axes(MARGIN, MARGIN, *image)
     axes.imshow(seen.pixels)
@@ -221,9 +226,18 @@ def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scale
             x = left + column * (grid.cell + GAP)
             canvas.text(x, y + TITLE * 0.4, section.title, fontsize=8, weight='bold')
             for i, (caption, values) in enumerate(section.panels):
-                _panel(canvas, grid, seen, section, scales[section.scale], caption, values,
-                       x + i % grid.columns * (grid.cell + GAP), y + TITLE + i // grid.columns * grid.step(section),
-                       column == 0 and i % grid.columns == 0)
+                _panel(
+                    canvas,
+                    grid,
+                    seen,
+                    section,
+                    scales[section.scale],
+                    caption,
+                    values,
+                    x + i % grid.columns * (grid.cell + GAP),
+                    y + TITLE + i // grid.columns * grid.step(section),
+                    column == 0 and i % grid.columns == 0,
+                )
             column += len(section.panels)
         y += grid.height(row)
     out = io.BytesIO()
@@ -231,25 +245,48 @@ def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scale
     return out.getvalue()
 
 
-def _panel(canvas: Canvas, grid: _Grid, seen: SeenImage, section: _Section, limits: tuple[float, float],
-           caption: str, values: np.ndarray, x: float, y: float, first: bool) -> None:
+def _panel(
+    canvas: Canvas,
+    grid: _Grid,
+    seen: SeenImage,
+    section: _Section,
+    limits: tuple[float, float],
+    caption: str,
+    values: np.ndarray,
+    x: float,
+    y: float,
+    first: bool,
+) -> None:
     width = max(grid.panel[0], MIN_CELL) if section.kind == 'spatial' else grid.cell
     canvas.text(x, y + CAPTION * 0.4, caption)
-    canvas.text(x + width, y + CAPTION * 0.4, ' to '.join(distinct(values.min(), values.max())), ha='right', color=GREY,
-                fontsize=6)
+    canvas.text(
+        x + width,
+        y + CAPTION * 0.4,
+        ' to '.join(distinct(values.min(), values.max())),
+        ha='right',
+        color=GREY,
+        fontsize=6,
+    )
     if section.kind == 'spatial':
         _map(canvas.axes(x, y + CAPTION, *grid.panel), seen, values, limits)
     else:
         _bars(canvas.axes(x, y + CAPTION, grid.cell, grid.step(section) - CAPTION - GAP), values, limits, first)
 
 
-def draw_legend(canvas: Canvas, y: float, label: str, limits: tuple[float, float], colors: str | Colormap = COLORS,
-                alpha: float | None = ALPHA) -> None:
+def draw_legend(
+    canvas: Canvas,
+    y: float,
+    label: str,
+    limits: tuple[float, float],
+    colors: str | Colormap = COLORS,
+    alpha: float | None = ALPHA,
+) -> None:
     """The colour scale, in the column at the left."""
     axes = canvas.axes(MARGIN, y, SIDE, 0.12)
     axes.set_facecolor('0.7')  # as in the maps, mixed with grey
     bar = canvas.figure.colorbar(
-        ScalarMappable(Normalize(*limits), colors), cax=axes, orientation='horizontal', alpha=alpha)
+        ScalarMappable(Normalize(*limits), colors), cax=axes, orientation='horizontal', alpha=alpha
+    )
     bar.outline.set_visible(False)
     ticks = np.linspace(*limits, 3)
     bar.set_ticks(ticks, labels=distinct(*ticks))
@@ -264,8 +301,14 @@ def _map(axes: Axes, seen: SeenImage, values: np.ndarray, limits: tuple[float, f
     # Dark images in lighter greys, for the colours' sake.
     axes.imshow(seen.pixels.mean(2), cmap='gray', vmin=-170, vmax=255, extent=(0, w, h, 0))
     # Nearest: the cells are all that the network has.
-    axes.imshow(values, cmap=COLORS, norm=Normalize(*limits), alpha=ALPHA, interpolation='nearest',
-                extent=(0, seen.padded[1], seen.padded[0], 0))
+    axes.imshow(
+        values,
+        cmap=COLORS,
+        norm=Normalize(*limits),
+        alpha=ALPHA,
+        interpolation='nearest',
+        extent=(0, seen.padded[1], seen.padded[0], 0),
+    )
     axes.set(xlim=(0, w), ylim=(h, 0))
     axes.set_axis_off()
 

@@ -17,6 +17,7 @@ and NMS to the place. The map is then the gradient of that one score; thresholds
 Several layers: each map is scaled to the image and to 0..1, then they are averaged, and the mean is scaled again. A
 level of an FPN that a detection does not depend on adds nothing.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -39,7 +40,7 @@ from mmccd.data.classes import nearest
 from mmccd.errors import UserError
 
 METHODS = {'gradcam': 'GradCAM', 'gradcam++': 'GradCAMPlusPlus', 'hirescam': 'HiResCAM', 'eigencam': 'EigenCAM'}
-_FLIPS = {'horizontal': (1, ), 'vertical': (0, ), 'diagonal': (0, 1)}  # axes of an image
+_FLIPS = {'horizontal': (1,), 'vertical': (0,), 'diagonal': (0, 1)}  # axes of an image
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Explanation:
             image=self.pixels,
             maps=np.stack([cam.values for cam in self.cams]),
             labels=np.array([f.label for f in findings]),
-            scores=np.array([f.score for f in findings], np.float32))
+            scores=np.array([f.score for f in findings], np.float32),
+        )
         if findings[0].box is not None:
             arrays['boxes'] = np.stack([f.box for f in findings])
         return arrays
@@ -124,13 +126,14 @@ def class_index(text: str, names: Sequence[str]) -> int:
     found = [i for i, name in enumerate(names) if text == name]
     found = found or [i for i, name in enumerate(names) if text in name.split(', ')]
     if len(found) > 1:
-        raise ValueError(f'class {text!r} is the name of several: take one of the indices '
-                         f'{", ".join(map(str, found))}')
+        raise ValueError(f'class {text!r} is the name of several: take one of the indices {", ".join(map(str, found))}')
     if not found and text.isdecimal() and int(text) < len(names):
         return int(text)
     if not found:
-        raise ValueError(f'class {text!r} does not exist{nearest(text, names)}: it must be a name, or an index from 0 '
-                         f'to {len(names) - 1}')
+        raise ValueError(
+            f'class {text!r} does not exist{nearest(text, names)}: it must be a name, or an index from 0 '
+            f'to {len(names) - 1}'
+        )
     return found[0]
 
 
@@ -143,17 +146,21 @@ def check_layers(model: nn.Module, names: Collection[str]) -> None:
             hint = f'; nearest: {", ".join(close[:3])}' if close else ''
             raise ValueError(f'layer {name!r} does not exist in the model{hint}')
         if name.startswith('roi_head.'):
-            raise ValueError(f'layer {name!r} sees regions cut out of the maps, not the image: choose one of the '
-                             'backbone or the neck')
+            raise ValueError(
+                f'layer {name!r} sees regions cut out of the maps, not the image: choose one of the '
+                'backbone or the neck'
+            )
 
 
-def explain(model: nn.Module,
-            batch: dict[str, Any],
-            method: str | None = None,
-            layers: Sequence[str] | None = None,
-            categories: Collection[int] | None = None,
-            topk: int | None = None,
-            score_thr: float = 0.3) -> Explanation:
+def explain(
+    model: nn.Module,
+    batch: dict[str, Any],
+    method: str | None = None,
+    layers: Sequence[str] | None = None,
+    categories: Collection[int] | None = None,
+    topk: int | None = None,
+    score_thr: float = 0.3,
+) -> Explanation:
     """Compute the maps of an image.
 
     Args:
@@ -210,11 +217,11 @@ def load_cam_class(method: str) -> type:
         import pytorch_grad_cam
         from pytorch_grad_cam.utils.image import scale_cam_image
     except ImportError as e:
-        raise UserError(f'class activation maps need pytorch-grad-cam, which cannot be imported ({e}): '
-                        'pip install grad-cam') from e
+        raise UserError(
+            f'class activation maps need pytorch-grad-cam, which cannot be imported ({e}): pip install grad-cam'
+        ) from e
 
     class VisibleCam(getattr(pytorch_grad_cam, METHODS[method])):
-
         def compute_cam_per_layer(self, *args) -> list[np.ndarray]:
             self.target_layers = self.model.ran  # hooked once, they may have run several times
             # They run once for all targets; the gradients' hooks are on that run's tensors.
@@ -228,7 +235,6 @@ def load_cam_class(method: str) -> type:
         return VisibleCam
 
     class VisibleEigenCam(VisibleCam):
-
         def get_cam_image(self, input_tensor, target_layer, targets, activations, grads, eigen_smooth) -> np.ndarray:
             return np.stack([first_component(a) for a in activations])
 
@@ -261,8 +267,9 @@ class _Network(nn.Module):
         visible (tuple[int, int]): Height and width of the input without its padding.
     """
 
-    def __init__(self, model: nn.Module, run: Callable[[Tensor], Any], names: list[str],
-                 visible: tuple[int, int]) -> None:
+    def __init__(
+        self, model: nn.Module, run: Callable[[Tensor], Any], names: list[str], visible: tuple[int, int]
+    ) -> None:
         super().__init__()
         self.model, self.run, self.visible = model, run, visible
         self.layers = {model.get_submodule(name): name for name in names}
@@ -346,8 +353,7 @@ class _View:
         self.scale = np.array(meta.get('scale_factor', (1.0, 1.0)))[:2]  # of width and height
         resized = tuple(round(n * s) for n, s in zip(original, self.scale[::-1]))
         image = mmcv.imread(meta['img_path'], channel_order='rgb') if 'img_path' in meta else None
-        self.whole = (image is not None and image.shape[:2] == original and known
-                      and resized[0] <= h and resized[1] <= w)
+        self.whole = image is not None and image.shape[:2] == original and known and resized[0] <= h and resized[1] <= w
         self.visible = resized if self.whole else (h, w)
         self.pixels = image if self.whole else np.ascontiguousarray(np.flip(seen, self.axes))
 
@@ -373,9 +379,11 @@ def default_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     root = 'neck' if detector and getattr(model, 'neck', None) is not None else 'backbone'
     made, ends = {}, []
     hooks = [
-        module.register_forward_hook(lambda m, args, out, name=name: made.update({name: weakref.ref(out)})
-                                     if isinstance(out, Tensor) else None)
-        for name, module in model.named_modules() if name == root or name.startswith(f'{root}.')
+        module.register_forward_hook(
+            lambda m, args, out, name=name: made.update({name: weakref.ref(out)}) if isinstance(out, Tensor) else None
+        )
+        for name, module in model.named_modules()
+        if name == root or name.startswith(f'{root}.')
     ]
     hooks.append(model.get_submodule(root).register_forward_hook(lambda m, args, out: ends.append(out)))
     try:
@@ -389,16 +397,19 @@ def default_layers(model: nn.Module, inputs: Tensor) -> list[str]:
     found = [next((n for n in order if made[n]() is end), None) for end in (ends if detector else ends[-1:])]
     found = [name for name in found if name is not None]
     if not found:
-        raise ValueError(f'no module of the {root} ({type(model.get_submodule(root)).__name__}) gives its output: '
-                         'name layers (--target-layers)')
+        raise ValueError(
+            f'no module of the {root} ({type(model.get_submodule(root)).__name__}) gives its output: '
+            'name layers (--target-layers)'
+        )
     return found
 
 
 # ---------------------------------------------------------------------------- what is explained
 
 
-def _classes(model: nn.Module, inputs: Tensor, samples: list, categories: Collection[int] | None,
-             topk: int | None) -> tuple[list[Finding], float, Callable[[Tensor], Any]]:
+def _classes(
+    model: nn.Module, inputs: Tensor, samples: list, categories: Collection[int] | None, topk: int | None
+) -> tuple[list[Finding], float, Callable[[Tensor], Any]]:
     """Classes that a classifier sees, the highest score, and how the raw scores (1, classes) are computed."""
     with torch.no_grad():
         scores = model(inputs, samples, mode='predict')[0].pred_score
@@ -437,16 +448,23 @@ class _Region:
     def __call__(self, maps: Sequence[Tensor]) -> Tensor:
         scores = []
         for extractor, head, roi in zip(
-                _as_list(self.roi_head.bbox_roi_extractor), _as_list(self.roi_head.bbox_head), self.rois):
-            x = extractor(maps[:extractor.num_inputs], roi)
+            _as_list(self.roi_head.bbox_roi_extractor), _as_list(self.roi_head.bbox_head), self.rois
+        ):
+            x = extractor(maps[: extractor.num_inputs], roi)
             if self.roi_head.with_shared_head:
                 x = self.roi_head.shared_head(x)
             scores.append(head(x)[0][0, self.label])
         return sum(scores) / len(scores)
 
 
-def _detections(model: nn.Module, inputs: Tensor, samples: list, categories: Collection[int] | None, topk: int | None,
-                score_thr: float) -> tuple[list[Finding], float, Callable[[Tensor], Any]]:
+def _detections(
+    model: nn.Module,
+    inputs: Tensor,
+    samples: list,
+    categories: Collection[int] | None,
+    topk: int | None,
+    score_thr: float,
+) -> tuple[list[Finding], float, Callable[[Tensor], Any]]:
     """Detections with the places that they came from, the highest score of all, and how raw outputs are computed."""
     heads = _as_list(_box_heads(model))
     outputs, rois, latest = {}, {}, []
@@ -458,8 +476,10 @@ def _detections(model: nn.Module, inputs: Tensor, samples: list, categories: Col
 
     hooks = [h.register_forward_hook(lambda m, args, out, i=i: cut(i, out)) for i, h in enumerate(heads)]
     if hasattr(model, 'roi_head'):
-        hooks += [e.register_forward_pre_hook(lambda m, args: latest.append(args[1].detach()))
-                  for e in _as_list(model.roi_head.bbox_roi_extractor)]
+        hooks += [
+            e.register_forward_pre_hook(lambda m, args: latest.append(args[1].detach()))
+            for e in _as_list(model.roi_head.bbox_roi_extractor)
+        ]
     try:
         with torch.enable_grad(), _NoDetach():
             found = model(inputs, samples, mode='predict')[0].pred_instances
@@ -477,7 +497,7 @@ def _detections(model: nn.Module, inputs: Tensor, samples: list, categories: Col
         label = int(labels[i])
         if hasattr(model, 'roi_head'):
             row = _row(value, list(outputs.values()))
-            target = _Region(model.roi_head, [r[row:row + 1] for r in rois.values()], label)
+            target = _Region(model.roi_head, [r[row : row + 1] for r in rois.values()], label)
         else:
             target = _Place(_place(value, heads[0], outputs[0], label))
         findings.append(Finding(label, float(scores[i]), boxes[i], target))
@@ -517,10 +537,15 @@ def _place(value: Tensor, head: nn.Module, output: Any, label: int) -> tuple[int
     """Where the raw score of a detection stands in a dense head's output: (level, channel, y, x)."""
     scores, boxes = output[:2] if isinstance(output, tuple) and len(output) > 1 else (None, None)
     classes = getattr(head, 'cls_out_channels', None)
-    if not classes or not all(isinstance(maps, (tuple, list)) and len(maps) == len(scores) and all(
-            m.ndim == 4 and m.shape[1] % n == 0 for m in maps) for maps, n in ((scores, classes), (boxes, 4))):
-        raise ValueError(f'{type(head).__name__} has no maps of scores and boxes: its detections cannot be followed '
-                         'back to a place')
+    if not classes or not all(
+        isinstance(maps, (tuple, list))
+        and len(maps) == len(scores)
+        and all(m.ndim == 4 and m.shape[1] % n == 0 for m in maps)
+        for maps, n in ((scores, classes), (boxes, 4))
+    ):
+        raise ValueError(
+            f'{type(head).__name__} has no maps of scores and boxes: its detections cannot be followed back to a place'
+        )
     i, (_, channel, y, x) = _first_nonzero(value, [*scores, *boxes])
     level = i % len(scores)
     anchors = scores[level].shape[1] // classes

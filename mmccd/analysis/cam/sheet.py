@@ -1,4 +1,5 @@
 """Contact sheets of class activation maps: a panel for each class or detection, its box and score drawn."""
+
 from __future__ import annotations
 
 import io
@@ -38,8 +39,9 @@ NAME = 22  # letters of a class name that fit above a panel
 EDGE = [patheffects.withStroke(linewidth=2, foreground='black')]  # light lines, to be seen on every colour
 
 
-def draw_cam_sheet(explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = (),
-                   zoom: float | None = None) -> bytes:
+def draw_cam_sheet(
+    explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = (), zoom: float | None = None
+) -> bytes:
     """Draw the maps of an image.
 
     Args:
@@ -74,8 +76,9 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
     side = h * SIDE / PANEL + GAP + LINE * len(lines) + LEGEND
     step = CAPTION + GAP + h
     left = SIDE + 2 * MARGIN + GAP
-    canvas = Canvas(left + columns * (cell + GAP) - GAP + MARGIN,
-                    2 * MARGIN + max(side, step * -(-len(cams) // columns) - GAP))
+    canvas = Canvas(
+        left + columns * (cell + GAP) - GAP + MARGIN, 2 * MARGIN + max(side, step * -(-len(cams) // columns) - GAP)
+    )
 
     axes = canvas.axes(MARGIN, MARGIN, w * SIDE / PANEL, h * SIDE / PANEL)
     whole = (0, 0, size[1], size[0])
@@ -120,7 +123,7 @@ def _caption(cam: Cam, names: Sequence[str], method: str) -> tuple[str, str]:
     if method == 'eigencam':
         return 'any class' if first.box is None else f'all {len(cam.findings)} detections', ''
     name = names[first.label]
-    name = name if len(name) <= NAME else name[:NAME - 1] + '…'
+    name = name if len(name) <= NAME else name[: NAME - 1] + '…'
     score = f'{first.score:.3f}' if first.score >= 0.001 else f'{first.score:.1e}'
     return f'{name}  {score}', '' if cam.values.any() else 'nothing speaks for it'
 
@@ -142,5 +145,13 @@ def _boxes(axes: Axes, findings: Sequence[Finding]) -> None:
     for finding in findings:
         if finding.box is not None:
             x1, y1, x2, y2 = finding.box
-            axes.plot([x1, x2, x2, x1, x1], [y1, y1, y2, y2, y1], color='white', linewidth=1, path_effects=EDGE,
-                      solid_joinstyle='miter', scalex=False, scaley=False)
+            axes.plot(
+                [x1, x2, x2, x1, x1],
+                [y1, y1, y2, y2, y1],
+                color='white',
+                linewidth=1,
+                path_effects=EDGE,
+                solid_joinstyle='miter',
+                scalex=False,
+                scaley=False,
+            )

@@ -1,4 +1,5 @@
 """Predictions of a classifier: accuracy, by class and by image, and what is taken for what."""
+
 from __future__ import annotations
 
 import json
@@ -61,8 +62,9 @@ def predictions_of(run: Run, device: torch.device, limit: int | None = None) -> 
             samples = model.test_step(batch)
         for sample in samples:
             scores, classes = sample.pred_score.topk(min(TOP, len(sample.pred_score)))
-            found.append(Prediction(sample.img_path, int(sample.gt_label), tuple(classes.tolist()),
-                                    tuple(scores.tolist())))
+            found.append(
+                Prediction(sample.img_path, int(sample.gt_label), tuple(classes.tolist()), tuple(scores.tolist()))
+            )
     names = model.dataset_meta.get('classes') or [str(i) for i in range(len(sample.pred_score))]
     source = osp.basename(run.checkpoint)
     if limit is not None:
@@ -88,8 +90,10 @@ def read_predictions(path: str) -> list[Prediction]:
             content = json.load(f)
             if content['columns'] != list(COLUMNS) or not content['rows']:
                 raise ValueError('other columns, or no rows')
-            return [Prediction(str(p), int(label), tuple(map(int, classes)), tuple(map(float, scores)))
-                    for p, label, classes, scores in content['rows']]
+            return [
+                Prediction(str(p), int(label), tuple(map(int, classes)), tuple(map(float, scores)))
+                for p, label, classes, scores in content['rows']
+            ]
         except (ValueError, KeyError, TypeError, RecursionError) as e:
             raise ValueError(f'{path} holds no predictions: {type(e).__name__}: {e}') from e
 

@@ -1,4 +1,5 @@
 """Curves as inline SVG: readable without a script; ``page.js`` adds the values under a pointer or the arrow keys."""
+
 from __future__ import annotations
 
 import json
@@ -50,38 +51,62 @@ class Plot:
         left = max(LEFT, GAP + LETTER * max(map(len, y_labels)))
 
         def place(x: float, y: float) -> tuple[float, float]:
-            return (round(left + (x - x_low) / (x_high - x_low) * (WIDTH - left - RIGHT), 1),
-                    round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1))
+            return (
+                round(left + (x - x_low) / (x_high - x_low) * (WIDTH - left - RIGHT), 1),
+                round(HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM), 1),
+            )
 
         parts, data = [], []
         for y, label in zip(y_ticks, y_labels):
             py = place(x_low, y)[1]
-            parts.append(Markup('<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" '
-                                'text-anchor="end">{}</text>').format(left, WIDTH - RIGHT, py, py, left - GAP,
-                                                                      py + 4, label))
+            parts.append(
+                Markup(
+                    '<line class="grid" x1="{}" x2="{}" y1="{}" y2="{}"/><text class="tick" x="{}" y="{}" '
+                    'text-anchor="end">{}</text>'
+                ).format(left, WIDTH - RIGHT, py, py, left - GAP, py + 4, label)
+            )
         for x in (t for t in x_ticks if x_low <= t <= x_high):
             px = place(x, y_low)[0]
-            parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
-                px, HEIGHT - BOTTOM + 15, short(x)))
-        parts.append(Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
-            WIDTH - RIGHT, HEIGHT - 4, self.x_label))
+            parts.append(
+                Markup('<text class="tick" x="{}" y="{}" text-anchor="middle">{}</text>').format(
+                    px, HEIGHT - BOTTOM + 15, short(x)
+                )
+            )
+        parts.append(
+            Markup('<text class="tick" x="{}" y="{}" text-anchor="end">{}</text>').format(
+                WIDTH - RIGHT, HEIGHT - 4, self.x_label
+            )
+        )
         for c in curves:
             placed = [place(*p) for p in c.points]
             colour, dash = line_style(c.run)
             style = Markup(' stroke-dasharray="{}"').format(dash) if dash else ''
-            parts.append(Markup('<polyline class="curve run-{}"{} points="{}"/>').format(
-                colour, style, ' '.join(f'{x},{y}' for x, y in placed)))
+            parts.append(
+                Markup('<polyline class="curve run-{}"{} points="{}"/>').format(
+                    colour, style, ' '.join(f'{x},{y}' for x, y in placed)
+                )
+            )
             if len(placed) <= 12:
-                parts += [Markup('<circle class="dot run-{}" cx="{}" cy="{}" r="3"/>').format(colour, *p)
-                          for p in placed]
-            data.append(dict(run=colour, name=c.name, at=[
-                [*p, short(x), short(y)] for p, (x, y) in zip(placed, c.points)]))
+                parts += [
+                    Markup('<circle class="dot run-{}" cx="{}" cy="{}" r="3"/>').format(colour, *p) for p in placed
+                ]
+            data.append(
+                dict(run=colour, name=c.name, at=[[*p, short(x), short(y)] for p, (x, y) in zip(placed, c.points)])
+            )
         last = '; '.join(f'{c.name}: from {short(c.points[0][1])} to {short(c.points[-1][1])}' for c in curves)
         return Markup(
             '<svg class="plot" viewBox="0 0 {} {}" role="img" tabindex="0" aria-label="{}" data-curves="{}" '
-            'data-x="{}">{}<line class="cursor" y1="{}" y2="{}" hidden=""/></svg>').format(
-                WIDTH, HEIGHT, f'{self.title} by {self.x_label}. {last}', json.dumps(data), self.x_label,
-                Markup('').join(parts), TOP, HEIGHT - BOTTOM)
+            'data-x="{}">{}<line class="cursor" y1="{}" y2="{}" hidden=""/></svg>'
+        ).format(
+            WIDTH,
+            HEIGHT,
+            f'{self.title} by {self.x_label}. {last}',
+            json.dumps(data),
+            self.x_label,
+            Markup('').join(parts),
+            TOP,
+            HEIGHT - BOTTOM,
+        )
 
 
 def thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

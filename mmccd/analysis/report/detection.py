@@ -1,4 +1,5 @@
 """Detections of a run and what they are worth: COCO's average precision, by size, by class and by image."""
+
 from __future__ import annotations
 
 import contextlib
@@ -21,8 +22,16 @@ from .run import Run, annotation_file
 SHOWN_FROM = 0.3  # score from which a detection counts in an image
 COLUMNS = ('image_id', 'category_id', 'x', 'y', 'w', 'h', 'score')  # of stored detections
 METRICS = {  # name: place in COCOeval.stats
-    'AP': 0, 'AP50': 1, 'AP75': 2, 'AP small': 3, 'AP medium': 4, 'AP large': 5,
-    'AR': 8, 'AR small': 9, 'AR medium': 10, 'AR large': 11,
+    'AP': 0,
+    'AP50': 1,
+    'AP75': 2,
+    'AP small': 3,
+    'AP medium': 4,
+    'AP large': 5,
+    'AR': 8,
+    'AR small': 9,
+    'AR medium': 10,
+    'AR large': 11,
 }
 
 
@@ -95,8 +104,11 @@ class Truth:
         with contextlib.redirect_stdout(io.StringIO()):
             try:
                 self.coco = COCO(path)
-                self.categories = {c['id']: str(c['name']) for c in self.coco.loadCats(self.coco.getCatIds())
-                                   if classes is None or c['name'] in classes}
+                self.categories = {
+                    c['id']: str(c['name'])
+                    for c in self.coco.loadCats(self.coco.getCatIds())
+                    if classes is None or c['name'] in classes
+                }
                 for annotation in self.coco.anns.values():
                     annotation.setdefault('iscrowd', 0)
                     annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
@@ -110,8 +122,10 @@ class Truth:
 
     def objects(self) -> dict[str, int]:
         """Number of objects of each class."""
-        return {name: sum(not a['iscrowd'] for a in self.coco.loadAnns(self.coco.getAnnIds(catIds=[i])))
-                for i, name in self.categories.items()}
+        return {
+            name: sum(not a['iscrowd'] for a in self.coco.loadAnns(self.coco.getAnnIds(catIds=[i])))
+            for i, name in self.categories.items()
+        }
 
     def boxes(self, image_id: int) -> list[Box]:
         """Ground truth of an image, crowds left out."""
@@ -124,12 +138,14 @@ def truth_of(run: Run) -> Truth:
     dataset = run.dataset()
     prefix = dataset.get('data_prefix') or {}
     prefix = prefix.get('img', '') if isinstance(prefix, dict) else prefix
-    return Truth(annotation_file(run.cfg, run.test_part()), osp.join(dataset.get('data_root') or '', prefix),
-                 run.classes())
+    return Truth(
+        annotation_file(run.cfg, run.test_part()), osp.join(dataset.get('data_root') or '', prefix), run.classes()
+    )
 
 
-def detections_of(run: Run, truth: Truth, device: torch.device,
-                  limit: int | None = None) -> tuple[list[dict], list[int], str]:
+def detections_of(
+    run: Run, truth: Truth, device: torch.device, limit: int | None = None
+) -> tuple[list[dict], list[int], str]:
     """Detections, the ids of the images that they are of, and where they are from.
 
     Raises:
@@ -151,8 +167,10 @@ def detections_of(run: Run, truth: Truth, device: torch.device,
             p = sample.pred_instances
             boxes = p.bboxes.cpu().double().numpy()
             boxes[:, 2:] -= boxes[:, :2]
-            found += [dict(image_id=sample.img_id, category_id=order[label], bbox=box, score=score)
-                      for box, label, score in zip(boxes.tolist(), p.labels.tolist(), p.scores.tolist())]
+            found += [
+                dict(image_id=sample.img_id, category_id=order[label], bbox=box, score=score)
+                for box, label, score in zip(boxes.tolist(), p.labels.tolist(), p.scores.tolist())
+            ]
     source = osp.basename(run.checkpoint)
     if len(seen) < len(everything):
         source += f', on the first {len(seen):,} of {len(everything):,} images'
@@ -171,18 +189,28 @@ def read_detections(path: str, truth: Truth) -> list[dict]:
         except (ValueError, RecursionError) as e:
             raise ValueError(f'{path} is no JSON file: {e}') from e
     if isinstance(found, dict) and found.get('columns') == list(COLUMNS) and isinstance(found.get('rows'), list):
-        found = [dict(image_id=r[0], category_id=r[1], bbox=r[2:6], score=r[6]) for r in found['rows']
-                 if isinstance(r, list) and len(r) == len(COLUMNS)]
+        found = [
+            dict(image_id=r[0], category_id=r[1], bbox=r[2:6], score=r[6])
+            for r in found['rows']
+            if isinstance(r, list) and len(r) == len(COLUMNS)
+        ]
     if not isinstance(found, list):
         raise ValueError(f'{path} is no list of detections')
     for d in found:
-        if not (isinstance(d, dict) and isinstance(d.get('bbox'), list) and len(d['bbox']) == 4
-                and all(_is_real(v) for v in (*d['bbox'], d.get('score')))):
-            raise ValueError(f'{path}: a detection needs image_id, category_id, bbox of 4 numbers and score, got '
-                             f'{str(d)[:100]}')
+        if not (
+            isinstance(d, dict)
+            and isinstance(d.get('bbox'), list)
+            and len(d['bbox']) == 4
+            and all(_is_real(v) for v in (*d['bbox'], d.get('score')))
+        ):
+            raise ValueError(
+                f'{path}: a detection needs image_id, category_id, bbox of 4 numbers and score, got {str(d)[:100]}'
+            )
         if d.get('image_id') not in truth.coco.imgs or d.get('category_id') not in truth.coco.cats:
-            raise ValueError(f'{path} is of other images or classes than {truth.path}: image_id '
-                             f'{d.get("image_id")!r}, category_id {d.get("category_id")!r}')
+            raise ValueError(
+                f'{path} is of other images or classes than {truth.path}: image_id '
+                f'{d.get("image_id")!r}, category_id {d.get("category_id")!r}'
+            )
     return found
 
 
@@ -192,8 +220,9 @@ def _is_real(value: Any) -> bool:
 
 def pack_detections(detections: Sequence[dict]) -> bytes:
     """Detections as JSON in a third of the room: rows instead of objects, boxes to 0.1 pixel, scores to 4 digits."""
-    rows = [[d['image_id'], d['category_id'], *(round(v, 1) for v in d['bbox']), round(d['score'], 4)]
-            for d in detections]
+    rows = [
+        [d['image_id'], d['category_id'], *(round(v, 1) for v in d['bbox']), round(d['score'], 4)] for d in detections
+    ]
     lines = ',\n'.join(json.dumps(row, separators=(',', ':')) for row in rows)
     return f'{{"columns": {json.dumps(COLUMNS)}, "rows": [\n{lines}\n]}}\n'.encode()
 
@@ -212,7 +241,8 @@ def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] 
     found.dataset = dict(
         images=truth.coco.dataset['images'],
         categories=truth.coco.dataset['categories'],
-        annotations=[dict(d, id=i, area=d['bbox'][2] * d['bbox'][3], iscrowd=0) for i, d in enumerate(detections, 1)])
+        annotations=[dict(d, id=i, area=d['bbox'][2] * d['bbox'][3], iscrowd=0) for i, d in enumerate(detections, 1)],
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         found.createIndex()
         e = COCOeval(truth.coco, found, 'bbox')
@@ -245,8 +275,9 @@ def _images(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) ->
             if gt:
                 matched.add(int(gt))
             boxes.append(Box(*found.anns[id_]['bbox'], name, 'found' if gt else 'false', float(score)))
-        boxes += [Box(*truth.coco.anns[id_]['bbox'], name, 'missed')
-                  for id_, ignored in zip(part['gtIds'], part['gtIgnore']) if not ignored and id_ not in matched]
+        boxes += [
+            Box(*truth.coco.anns[id_]['bbox'], name, 'missed')
+            for id_, ignored in zip(part['gtIds'], part['gtIgnore'])
+            if not ignored and id_ not in matched
+        ]
     return images
-
-

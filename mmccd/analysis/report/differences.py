@@ -1,4 +1,5 @@
 """Where configs differ."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +33,8 @@ def _differences(values: list[Any], key: str) -> Iterator[tuple[str, list[Any]]]
         for k in sorted({k for v in values for k in v}, key=str):
             yield from _differences([v.get(k, MISSING) for v in values], f'{key}.{k}')
     elif all(isinstance(v, (list, tuple)) and len(v) == len(first) for v in values) and any(
-            isinstance(item, Mapping) for v in values for item in v):
+        isinstance(item, Mapping) for v in values for item in v
+    ):
         for i, items in enumerate(zip(*values)):
             yield from _differences(list(items), f'{key}.{i}')
     else:

@@ -1,4 +1,5 @@
 """What a model costs: counted, and timed here and now."""
+
 from __future__ import annotations
 
 import json
@@ -68,10 +69,12 @@ def _largest_annotated(cfg: Config) -> tuple[int, int]:
                 images = json.loads(Path(path).read_text(encoding='utf-8'))['images']
                 return max(((int(i['height']), int(i['width'])) for i in images), key=math.prod)
             except (ValueError, KeyError, TypeError, RecursionError) as e:
-                raise ValueError(f'annotation file {path} does not tell the size of its images: '
-                                 f'{type(e).__name__}: {e}') from e
-    raise ValueError('nothing tells the size of the images: the test pipeline makes none, and there is no COCO '
-                     'annotation file')
+                raise ValueError(
+                    f'annotation file {path} does not tell the size of its images: {type(e).__name__}: {e}'
+                ) from e
+    raise ValueError(
+        'nothing tells the size of the images: the test pipeline makes none, and there is no COCO annotation file'
+    )
 
 
 def count(cfg: Config, model: nn.Module) -> tuple[tuple[int, int], Complexity, Complexity]:
@@ -101,8 +104,9 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def speed(models: dict[str, tuple[nn.Module, tuple[int, int]]], device: torch.device,
-          seconds: float) -> dict[str, tuple[float, float, float]]:
+def speed(
+    models: dict[str, tuple[nn.Module, tuple[int, int]]], device: torch.device, seconds: float
+) -> dict[str, tuple[float, float, float]]:
     """Time one forward of one image, the models in turn: what else the machine does meets all of them alike.
 
     Backbone, neck and heads, no post-processing: as the counts have it, and whatever the weights are.
@@ -122,8 +126,10 @@ def speed(models: dict[str, tuple[nn.Module, tuple[int, int]]], device: torch.de
             ms = _milliseconds(model, inputs[name], device)
             if i >= WARMUP:
                 times[name].append(ms)
-    return {name: tuple(statistics.quantiles(t, n=10, method='inclusive')[k] for k in (1, 4, 7))
-            for name, t in times.items()}
+    return {
+        name: tuple(statistics.quantiles(t, n=10, method='inclusive')[k] for k in (1, 4, 7))
+        for name, t in times.items()
+    }
 
 
 def _rounds(seconds: float) -> Iterator[int]:

@@ -1,4 +1,5 @@
 """Comparison of runs as one HTML page, which loads nothing from elsewhere."""
+
 from __future__ import annotations
 
 import base64
@@ -152,12 +153,20 @@ class Report:
         for task in dict.fromkeys(run.task for run in usable):
             runs = [run for run in usable if run.task == task]
             sections = self._sections(task, runs)
-            tasks.append(dict(id=f'task-{task}', title=TITLES[task], short=TITLES[task].lower(), sections=sections,
-                              runs=[self._card(run) for run in runs]))
+            tasks.append(
+                dict(
+                    id=f'task-{task}',
+                    title=TITLES[task],
+                    short=TITLES[task].lower(),
+                    sections=sections,
+                    runs=[self._card(run) for run in runs],
+                )
+            )
         script = (HERE / 'page.js').read_text(encoding='utf-8')
         digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
-                                  trim_blocks=True)
+        environment = Environment(
+            loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        )
         environment.filters['soft'] = _soft
         names = [run.name for run in self.runs]
         return environment.get_template('page.html').render(
@@ -169,7 +178,8 @@ class Report:
             style=Markup((HERE / 'page.css').read_text(encoding='utf-8')),
             script=Markup(script),
             script_hash=f'sha256-{digest}',
-            command=command)
+            command=command,
+        )
 
     def _card(self, run: Run) -> dict:
         """What is said of a run at the top."""
@@ -185,8 +195,15 @@ class Report:
             known = [str(run.recorded[k]) for k in ('date', 'machine') if run.recorded.get(k)]
             badge = ', '.join(known)
         colour, dash = line_style(self.index[run.name])
-        return dict(name=run.name, colour=colour, dash=dash, facts=facts, badge=badge,
-                    command=str((run.recorded or {}).get('command', '')), notes=run.notes)
+        return dict(
+            name=run.name,
+            colour=colour,
+            dash=dash,
+            facts=facts,
+            badge=badge,
+            command=str((run.recorded or {}).get('command', '')),
+            notes=run.notes,
+        )
 
     def _on_meta(self, run: Run) -> nn.Module:
         """The model without weights, to look at and to count."""
@@ -209,8 +226,15 @@ class Report:
         _logged_metrics(metrics, runs)
         if self.options.gates and self.options.images:
             self._gates(gates, runs, shown)
-        sections = [metrics, self._curves(prefix, runs), classes, images, gates, self._cost(prefix, runs),
-                    self._differences(prefix, runs)]
+        sections = [
+            metrics,
+            self._curves(prefix, runs),
+            classes,
+            images,
+            gates,
+            self._cost(prefix, runs),
+            self._differences(prefix, runs),
+        ]
         return [s for s in sections if s.intro or s.problems or s.tables or s.plots or s.galleries or s.details]
 
     # ------------------------------------------------------------------------------------------- detection
@@ -219,6 +243,7 @@ class Report:
         truths: dict[tuple, det.Truth] = {}
         found: dict[str, tuple[det.Truth, det.Evaluation, list[int]]] = {}
         for run in runs:
+
             def evaluate(run: Run = run) -> tuple:
                 truth = det.truth_of(run)
                 truth = truths.setdefault((osp.realpath(truth.path), tuple(truth.categories.values())), truth)
@@ -251,8 +276,7 @@ class Report:
         classes.tables.append(per_class)
         return images.attempt('images', lambda: self._detection_images(images, base, same)) or []
 
-    def _detection_images(self, section: Section, truth: det.Truth,
-                            found: dict[str, det.Evaluation]) -> list[str]:
+    def _detection_images(self, section: Section, truth: det.Truth, found: dict[str, det.Evaluation]) -> list[str]:
         n = self.options.images
         if not n:
             return []
@@ -264,9 +288,11 @@ class Report:
         worst = sorted((i for i in seen if mean[i] < 1), key=lambda i: (mean[i], sure[i]))
         differ = sorted((i for i in seen if spread[i] > 0), key=lambda i: (-spread[i], sure[i]))
         best = sorted((i for i in seen if size[i]), key=lambda i: (-mean[i], -size[i], -sure[i]))
-        section.intro = (f'Judged by F1 at a score of {det.SHOWN_FROM} and an IoU of 0.5, '
-                         f'{"the mean over the runs" if len(found) > 1 else "1 if all is right"}. '
-                         'Point at a box for its class and score.')
+        section.intro = (
+            f'Judged by F1 at a score of {det.SHOWN_FROM} and an IoU of 0.5, '
+            f'{"the mean over the runs" if len(found) > 1 else "1 if all is right"}. '
+            'Point at a box for its class and score.'
+        )
         section.intro += '' if worst else ALL_RIGHT
         taken: set[int] = set()
         first = []
@@ -300,9 +326,11 @@ class Report:
     def _classification(self, runs: list[Run], metrics: Section, classes: Section, images: Section) -> list[str]:
         found: dict[str, tuple[list[cls.Prediction], list[str]]] = {}
         for run in runs:
+
             def predict(run: Run = run) -> tuple:
                 predictions, class_names, self.sources[run.name] = cls.predictions_of(
-                    run, self.device, self.options.limit)
+                    run, self.device, self.options.limit
+                )
                 if not predictions:
                     raise ValueError('there is no image in the test set')
                 return predictions, class_names
@@ -336,17 +364,22 @@ class Report:
         mistakes = {n: cls.confusions(p) for n, p in same.items()}
         total = sum(mistakes.values(), cls.Counter())
         if total:
-            confused = Table(f'What is taken for what most often ({min(CONFUSIONS, len(total))} of {len(total)} pairs)',
-                             ['class', 'taken for', *same], words={0, 1})
+            confused = Table(
+                f'What is taken for what most often ({min(CONFUSIONS, len(total))} of {len(total)} pairs)',
+                ['class', 'taken for', *same],
+                words={0, 1},
+            )
             for (label, said), _ in total.most_common(CONFUSIONS):
-                first, *row = compared(class_names[label], [m[label, said] for m in mistakes.values()], decimal(0),
-                                       'low')
+                first, *row = compared(
+                    class_names[label], [m[label, said] for m in mistakes.values()], decimal(0), 'low'
+                )
                 confused.rows.append([first, Cell(class_names[said], class_names[said]), *row])
             classes.tables.append(confused)
         return images.attempt('images', lambda: self._classified(images, truth, class_names, same)) or []
 
-    def _classified(self, section: Section, truth: dict[str, int], class_names: list[str],
-                    found: dict[str, list[cls.Prediction]]) -> list[str]:
+    def _classified(
+        self, section: Section, truth: dict[str, int], class_names: list[str], found: dict[str, list[cls.Prediction]]
+    ) -> list[str]:
         n = self.options.images
         if not n:
             return []
@@ -366,8 +399,9 @@ class Report:
             taken |= set(paths)
             items = []
             for path in paths:
-                item = section.attempt(path, lambda path=path: self._labelled(
-                    path, class_names, truth[path], dict(zip(found, said[path]))))
+                item = section.attempt(
+                    path, lambda path=path: self._labelled(path, class_names, truth[path], dict(zip(found, said[path])))
+                )
                 items += [item] if item is not None else []
             if items:
                 section.galleries.append(Gallery(title, items, 'cards'))
@@ -376,11 +410,24 @@ class Report:
 
     def _labelled(self, path: str, class_names: list[str], label: int, said: dict[str, cls.Prediction]) -> Item:
         uri, (width, height) = _data_uri(path, IMAGE_SIDE // 2)
-        panels = [Panel(f'label: {class_names[label]}', f'image of class {class_names[label]}', uri=uri, width=width,
-                        height=height)]
+        panels = [
+            Panel(
+                f'label: {class_names[label]}',
+                f'image of class {class_names[label]}',
+                uri=uri,
+                width=width,
+                height=height,
+            )
+        ]
         for name, p in said.items():
-            panels.append(Panel(name, note=f'{"right" if p.right else "wrong"}: {class_names[p.classes[0]]}, '
-                                f'{p.scores[0]:.2f}', colour=line_style(self.index[name])[0], right=p.right))
+            panels.append(
+                Panel(
+                    name,
+                    note=f'{"right" if p.right else "wrong"}: {class_names[p.classes[0]]}, {p.scores[0]:.2f}',
+                    colour=line_style(self.index[name])[0],
+                    right=p.right,
+                )
+            )
         return Item(_image_name('classification', path), panels)
 
     # -------------------------------------------------------------------------------------------- any task
@@ -393,10 +440,16 @@ class Report:
             ('epochs, as last logged', [line.get('epoch') for line in last], decimal(0)),
             ('iterations, as last logged', [line.get('iter') for line in last], decimal(0)),
             ('seconds (iterations, no validation)', [run.seconds for run in runs], decimal(0)),
-            ('ms an iteration, with its data', [
-                run.seconds and 1e3 * run.seconds / run.training[-1]['step'] for run in runs], decimal(0)),
-            ('GPU memory in MB', [max((line['memory'] for line in run.training if 'memory' in line), default=None)
-                                  for run in runs], decimal(0)),
+            (
+                'ms an iteration, with its data',
+                [run.seconds and 1e3 * run.seconds / run.training[-1]['step'] for run in runs],
+                decimal(0),
+            ),
+            (
+                'GPU memory in MB',
+                [max((line['memory'] for line in run.training if 'memory' in line), default=None) for run in runs],
+                decimal(0),
+            ),
             ('last loss', [line.get('loss') for line in last], decimal(4)),
         ):
             if any(v is not None for v in values):
@@ -404,16 +457,18 @@ class Report:
         section.tables += [table] if table.rows else []
         kinds = (
             ('training', 'iteration', lambda line: [k for k in line if 'loss' in k or k in ('lr', 'grad_norm')]),
-            ('validation', 'epoch' if all(run.by_epoch for run in runs) else 'iteration',
-             lambda line: list(metrics_of(line))),
+            (
+                'validation',
+                'epoch' if all(run.by_epoch for run in runs) else 'iteration',
+                lambda line: list(metrics_of(line)),
+            ),
         )
         for attribute, x_label, keys_of in kinds:
             keys = dict.fromkeys(k for run in runs for line in getattr(run, attribute) for k in keys_of(line))
             for key in sorted(keys, key=lambda k: (k == 'lr', k != 'loss')):
                 curves = []
                 for run in runs:
-                    points = [(line['step'], line[key]) for line in getattr(run, attribute)
-                              if key in keys_of(line)]
+                    points = [(line['step'], line[key]) for line in getattr(run, attribute) if key in keys_of(line)]
                     if points:
                         curves.append(Curve(self.index[run.name], run.name, points))
                 title = dict(lr='learning rate').get(key, key)
@@ -435,7 +490,7 @@ class Report:
             if model is None:
                 continue
             layers, items = attention_layers(model.backbone), []
-            for path in paths[:self.options.gates]:
+            for path in paths[: self.options.gates]:
                 item = section.attempt(f'{run.name}, {path}', partial(_sheet, run, model, layers, path))
                 items += [item] if item is not None else []
             if items:
@@ -449,8 +504,11 @@ class Report:
     def _cost(self, prefix: str, runs: list[Run]) -> Section:
         section = Section(f'{prefix}-cost', 'Complexity and speed')
         known = [run for run in runs if run.cfg is not None]
-        counts = {run.name: c for run in known
-                  if (c := section.attempt(run.name, lambda run=run: count(run.cfg, self._on_meta(run)))) is not None}
+        counts = {
+            run.name: c
+            for run in known
+            if (c := section.attempt(run.name, lambda run=run: count(run.cfg, self._on_meta(run)))) is not None
+        }
         names = [run.name for run in runs]
         if counts:
             table = Table('One image of the largest size of the test pipeline', ['quantity', *names])
@@ -481,25 +539,37 @@ class Report:
         if not times:
             return
         place = surroundings(self.device)
-        table = Table(f'Forward of one image, measured by this command: {_sentence(place)}, {_now()}',
-                      ['time', *names])
+        table = Table(f'Forward of one image, measured by this command: {_sentence(place)}, {_now()}', ['time', *names])
         for k, name in ((1, 'ms, median'), (0, 'ms, 20th percentile'), (2, 'ms, 80th percentile')):
-            table.rows.append(compared(name, [times[n][k] if n in times else None for n in names], decimal(2),
-                                       'low' if k == 1 else None))
+            table.rows.append(
+                compared(
+                    name, [times[n][k] if n in times else None for n in names], decimal(2), 'low' if k == 1 else None
+                )
+            )
         if names[0] in times and len(names) > 1:
             base = times[names[0]][1]
-            table.rows.append([Cell('times the first one'), *(
-                Cell(f'{times[n][1] / base:.2f}', times[n][1] / base) if n in times else Cell('–')  # noqa: RUF001
-                for n in names)])
+            table.rows.append(
+                [
+                    Cell('times the first one'),
+                    *(
+                        Cell(f'{times[n][1] / base:.2f}', times[n][1] / base) if n in times else Cell('–')  # noqa: RUF001
+                        for n in names
+                    ),
+                ]
+            )
         section.tables.append(table)
         section.intro = 'Speed: backbone, neck and heads, without post-processing, batch 1, the runs in turn. '
         if any(high > BUSY * low for low, _, high in times.values()):
-            section.problems.append('The times vary so much that the machine must have been busy with something else: '
-                                    'measure again before comparing them.')
+            section.problems.append(
+                'The times vary so much that the machine must have been busy with something else: '
+                'measure again before comparing them.'
+            )
         random = [run.name for run in runs if run.name in times and not run.checkpoint]
         if random:
-            section.intro += (f'{", ".join(random)}: without weights in the folder, the model was built with random '
-                              'ones, which take as long.')
+            section.intro += (
+                f'{", ".join(random)}: without weights in the folder, the model was built with random '
+                'ones, which take as long.'
+            )
 
     def _differences(self, prefix: str, runs: list[Run]) -> Section:
         section = Section(f'{prefix}-configs', 'Configs')
@@ -507,8 +577,9 @@ class Report:
         if len(known) > 1:
             found = config_differences([run.cfg for run in known])
             if found:
-                table = Table('Where the configs differ', ['key', *(run.name for run in known)],
-                              words=set(range(len(known) + 1)))
+                table = Table(
+                    'Where the configs differ', ['key', *(run.name for run in known)], words=set(range(len(known) + 1))
+                )
                 for key, values in found:
                     cells = [Cell(show(v), show(v), code=True) for v in values]
                     table.rows.append([Cell(key, key, code=True), *cells])
@@ -521,8 +592,12 @@ class Report:
 
 def _tell_others(section: Section, found: dict, same: dict) -> None:
     """Say which runs are left out, since they cannot be compared with the first one."""
-    section.problems += [f'{name} is tested on other images or classes than {next(iter(found))}, and is left out '
-                         'here: make it a page of its own' for name in found if name not in same]
+    section.problems += [
+        f'{name} is tested on other images or classes than {next(iter(found))}, and is left out '
+        'here: make it a page of its own'
+        for name in found
+        if name not in same
+    ]
 
 
 def _logged_metrics(section: Section, runs: list[Run]) -> None:
@@ -541,8 +616,11 @@ def _logged_metrics(section: Section, runs: list[Run]) -> None:
             last = metrics_of(run.validation[-1]).get(name) if run.validation else None
             values.append(last)
             best = (min if better == 'low' else max)(series, default=None, key=lambda v: v[0])
-            notes.append('' if last is None or best[0] == last else
-                         f'best {best[0]:.3f} at {"epoch" if run.by_epoch else "iteration"} {best[1]:,}')
+            notes.append(
+                ''
+                if last is None or best[0] == last
+                else f'best {best[0]:.3f} at {"epoch" if run.by_epoch else "iteration"} {best[1]:,}'
+            )
         table.rows.append(compared(name, values, decimal(3), better, notes))
     section.tables.append(table)
 
@@ -557,10 +635,23 @@ def _panel(title: str, image: str, size: tuple[int, int], boxes: Sequence[det.Bo
         above = b.y - 0.25 * letters
         y = above if above >= letters else min(b.y + b.h + letters, height - 0.2 * letters)
         x = min(max(b.x, 0), max(width - 0.6 * letters * len(label), 0))
-        drawn.append(dict(x=round(b.x, 1), y=round(b.y, 1), w=round(b.w, 1), h=round(b.h, 1), name=b.name,
-                          state=b.state, score=b.score, label=label, label_x=round(x, 1), label_y=round(y, 1)))
-    return Panel(title, f'{title}: {note}', note, image, width=width, height=height, letters=round(letters, 1),
-                 boxes=drawn)
+        drawn.append(
+            dict(
+                x=round(b.x, 1),
+                y=round(b.y, 1),
+                w=round(b.w, 1),
+                h=round(b.h, 1),
+                name=b.name,
+                state=b.state,
+                score=b.score,
+                label=label,
+                label_x=round(x, 1),
+                label_y=round(y, 1),
+            )
+        )
+    return Panel(
+        title, f'{title}: {note}', note, image, width=width, height=height, letters=round(letters, 1), boxes=drawn
+    )
 
 
 def _image_name(task: str | None, path: str) -> str:

@@ -1,4 +1,5 @@
 """The test set of a run, in batches."""
+
 from __future__ import annotations
 
 import copy

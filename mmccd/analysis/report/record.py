@@ -1,4 +1,5 @@
 """Store what a report needs of a run, without weights: a folder small enough for a repository."""
+
 from __future__ import annotations
 
 import datetime
@@ -35,8 +36,9 @@ def record(run: Run, folder: str, command: str, device: torch.device) -> list[st
         UserError: If the run lacks something.
     """
     if run.cfg is None or not run.training or run.task is None:
-        raise UserError(f'{run.folder} cannot be recorded: it needs a config and the log of a training. '
-                        + '; '.join(run.notes))
+        raise UserError(
+            f'{run.folder} cannot be recorded: it needs a config and the log of a training. ' + '; '.join(run.notes)
+        )
     try:
         if run.task == 'detection':
             truth = detection.truth_of(run)
@@ -48,13 +50,21 @@ def record(run: Run, folder: str, command: str, device: torch.device) -> list[st
     place = surroundings(device)
     machine = place['device'] + (f', {place["threads"]} threads' if 'threads' in place else '')
     stamp = _trained(run)
-    content = dict(command=command, machine=machine, date=stamp, iterations=int(run.training[-1]['step']),
-                   seconds=None if run.seconds is None else round(run.seconds), torch=place['torch'])
+    content = dict(
+        command=command,
+        machine=machine,
+        date=stamp,
+        iterations=int(run.training[-1]['step']),
+        seconds=None if run.seconds is None else round(run.seconds),
+        torch=place['torch'],
+    )
     name = osp.splitext(osp.basename(osp.abspath(run.folder)))[0]
     scalars = '\n'.join(json.dumps(line) for line in (*run.training, *run.validation))
-    readme = (f'# {name}\n\nA recorded run, without weights, for `tools/analysis_tools/report.py`: `{command}`, '
-              f'{machine}, {stamp}; {content["iterations"]:,} iterations in {content["seconds"] or "?"} s, validation '
-              'not counted.\n')
+    readme = (
+        f'# {name}\n\nA recorded run, without weights, for `tools/analysis_tools/report.py`: `{command}`, '
+        f'{machine}, {stamp}; {content["iterations"]:,} iterations in {content["seconds"] or "?"} s, validation '
+        'not counted.\n'
+    )
     files = {
         f'{name}.py': run.config_text,
         'scalars.json': f'{scalars}\n',

@@ -2,6 +2,7 @@
 
 Everything is optional. What is missing or damaged becomes a note; nothing here raises for it.
 """
+
 from __future__ import annotations
 
 import json
@@ -130,8 +131,10 @@ def read_runs(folders: Sequence[str]) -> list[Run]:
     used = Counter(run.results for run in runs)
     for run in runs:
         if run.results and used[run.results] > 1:
-            run.notes.append(f'{run.results} was left out: the tests of several runs wrote it (outfile_prefix), and it '
-                             'is the last one\'s')
+            run.notes.append(
+                f'{run.results} was left out: the tests of several runs wrote it (outfile_prefix), and it '
+                "is the last one's"
+            )
             run.results = None
     return runs
 
@@ -180,8 +183,13 @@ def read_run(folder: str, name: str) -> Run:
         _merge(run, found)
     if run.task is None:
         keys = {k for line in run.validation for k in line}
-        run.task = ('detection' if any('mAP' in k for k in keys) else
-                    'classification' if any(k.startswith('accuracy/') for k in keys) else None)
+        run.task = (
+            'detection'
+            if any('mAP' in k for k in keys)
+            else 'classification'
+            if any(k.startswith('accuracy/') for k in keys)
+            else None
+        )
     if not run.training:
         run.notes.append('there is no log of a training (scalars.json)')
     _find_checkpoint(run)

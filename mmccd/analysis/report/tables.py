@@ -1,4 +1,5 @@
 """Tables of the page: runs in columns, differences to the first one, the best one marked."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -35,8 +36,13 @@ def decimal(digits: int) -> Callable[[float], str]:
     return lambda value: f'{value:,.{digits}f}'
 
 
-def compared(name: str, values: Sequence[float | None], text: Callable[[float], str] = str,
-             better: str | None = 'high', extra: Sequence[str] = ()) -> list[Cell]:
+def compared(
+    name: str,
+    values: Sequence[float | None],
+    text: Callable[[float], str] = str,
+    better: str | None = 'high',
+    extra: Sequence[str] = (),
+) -> list[Cell]:
     """A row: the value of each run, with its difference to the first run's, of the numbers as they are written.
 
     So readers get the same, and tables of rounded and of exact values agree.
@@ -58,8 +64,9 @@ def compared(name: str, values: Sequence[float | None], text: Callable[[float], 
             cells.append(Cell('–'))  # noqa: RUF001
             continue
         change = '' if not i or values[0] is None else _signed(_number(text(value)) - _number(text(values[0])), text)
-        cells.append(Cell(text(value), float(value), change, extra[i] if extra else '',
-                          not alike and text(value) == best))
+        cells.append(
+            Cell(text(value), float(value), change, extra[i] if extra else '', not alike and text(value) == best)
+        )
     return cells
 
 

@@ -31,6 +31,7 @@ The environment variable ``MMCCD_MMCV_OPS`` switches it: ``auto`` (default), or 
 leaves mmcv alone. ``tests/compat/test_mmcv_ops.py`` compares with the compiled operators wherever
 they exist.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -69,7 +70,8 @@ _logger = logging.getLogger('mmccd')
 _logged = False  # in mmengine's log
 _MESSAGE = (
     "mmcv has no compiled operators: nms and roi_align run on torchvision's, sigmoid_focal_loss on "
-    f'plain PyTorch (mmccd.compat.mmcv_ops; {ENV_VAR}=off switches this off)')
+    f'plain PyTorch (mmccd.compat.mmcv_ops; {ENV_VAR}=off switches this off)'
+)
 
 # ---------------------------------------------------------------------------- finding, installing
 
@@ -193,9 +195,11 @@ def build_commands() -> str:
     # Both own the folder `mmcv`, so removing the old one afterwards would break the new one.
     remove = '' if name == source else f'pip uninstall -y {name} && '
     variable = '' if source == 'onedl-mmcv' else 'MMCV_WITH_OPS=1 '
-    return ('pip install "setuptools>=80,<82" wheel packaging\n'
-            f'{remove}{variable}pip install --no-build-isolation --no-cache-dir --no-deps '
-            f'--force-reinstall --no-binary {source} "{requirement}"')
+    return (
+        'pip install "setuptools>=80,<82" wheel packaging\n'
+        f'{remove}{variable}pip install --no-build-isolation --no-cache-dir --no-deps '
+        f'--force-reinstall --no-binary {source} "{requirement}"'
+    )
 
 
 def _unsupported(operator: str, argument: str | None = None) -> RuntimeError:
@@ -203,11 +207,12 @@ def _unsupported(operator: str, argument: str | None = None) -> RuntimeError:
     what = f'mmcv operator {operator!r}' + ('' if argument is None else f' with {argument}')
     installed = ' '.join(_mmcv_distribution() or ('mmcv',))
     return RuntimeError(
-        f"{what} is not available: {installed} was installed without its compiled operators, and "
+        f'{what} is not available: {installed} was installed without its compiled operators, and '
         f"mmccd's stand-in, which has torchvision's in their place, does not cover this. To build "
         f'the real ones (needs a C++ compiler and some minutes; for a GPU also nvcc, and '
         f'FORCE_CUDA=1 in the environment where the build cannot see the GPU):\n'
-        f'{build_commands()}')
+        f'{build_commands()}'
+    )
 
 
 def _log_first_use() -> None:
@@ -237,6 +242,7 @@ def _operator(function: Callable) -> Callable:
     def run(*args: Any, **kwargs: Any) -> Any:
         import torch
         import torchvision  # noqa: F401, registers torch.ops.torchvision
+
         _log_first_use()
         with torch.no_grad():
             return function(*args, **kwargs)
@@ -255,6 +261,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """Which boxes (N, 4) with scores (N, ) non-maximum suppression keeps: indices, best first."""
     import torch
     import torchvision
+
     if offset != 0:
         raise _unsupported('nms', f'offset={offset}')
     # In mixed precision mmdet's boxes are float32 and its scores float16; torchvision wants one.
@@ -263,33 +270,63 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
 
 @_operator
-def roi_align_forward(input: Tensor, rois: Tensor, output: Tensor, argmax_y: Tensor,
-                      argmax_x: Tensor, aligned_height: int, aligned_width: int,
-                      spatial_scale: float, sampling_ratio: int, pool_mode: int,
-                      aligned: bool) -> None:
+def roi_align_forward(
+    input: Tensor,
+    rois: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """RoIAlign of input (N, C, H, W) at rois (K, 5), written to output (K, C, height, width).
 
     The two argmax tensors belong to max pooling and stay untouched.
     """
     import torch
+
     _check_pool_mode('roi_align_forward', pool_mode)
     output.copy_(
-        torch.ops.torchvision.roi_align(input, rois, _c_float(spatial_scale), aligned_height,
-                                        aligned_width, sampling_ratio, aligned))
+        torch.ops.torchvision.roi_align(
+            input, rois, _c_float(spatial_scale), aligned_height, aligned_width, sampling_ratio, aligned
+        )
+    )
 
 
 @_operator
-def roi_align_backward(grad_output: Tensor, rois: Tensor, argmax_y: Tensor, argmax_x: Tensor,
-                       grad_input: Tensor, aligned_height: int, aligned_width: int,
-                       spatial_scale: float, sampling_ratio: int, pool_mode: int,
-                       aligned: bool) -> None:
+def roi_align_backward(
+    grad_output: Tensor,
+    rois: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    grad_input: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """Gradient of RoIAlign, added to grad_input (N, C, H, W) as the compiled kernel does."""
     import torch
+
     _check_pool_mode('roi_align_backward', pool_mode)
     grad_input.add_(
-        torch.ops.torchvision._roi_align_backward(grad_output, rois, _c_float(spatial_scale),
-                                                  aligned_height, aligned_width,
-                                                  *grad_input.shape, sampling_ratio, aligned))
+        torch.ops.torchvision._roi_align_backward(
+            grad_output,
+            rois,
+            _c_float(spatial_scale),
+            aligned_height,
+            aligned_width,
+            *grad_input.shape,
+            sampling_ratio,
+            aligned,
+        )
+    )
 
 
 def _check_pool_mode(operator: str, pool_mode: int) -> None:
@@ -298,8 +335,9 @@ def _check_pool_mode(operator: str, pool_mode: int) -> None:
 
 
 @_operator
-def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, output: Tensor,
-                               gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
     """Focal loss of logits (N, C) for labels target (N, ), written to output (N, C).
 
     With p = sigmoid(x) the element of the target's class is ``-alpha (1 - p)^gamma log p`` and any
@@ -309,20 +347,21 @@ def sigmoid_focal_loss_forward(input: Tensor, target: Tensor, weight: Tensor, ou
     """
     num_classes = input.size(1)
     if target.numel() and int(target.max()) > num_classes:
-        raise ValueError(f'target must be at most the number of classes, {num_classes}, got '
-                         f'{int(target.max())}')
+        raise ValueError(f'target must be at most the number of classes, {num_classes}, got {int(target.max())}')
     _focal_loss(input, target, weight, output, gamma, alpha, gradient=False)
 
 
 @_operator
-def sigmoid_focal_loss_backward(input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor,
-                                gamma: float, alpha: float) -> None:
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
     """Each element's derivative for its logit, written to grad_input (N, C)."""
     _focal_loss(input, target, weight, grad_input, gamma, alpha, gradient=True)
 
 
-def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float,
-                alpha: float, gradient: bool) -> None:
+def _focal_loss(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float, gradient: bool
+) -> None:
     """Focal loss or its derivative, some rows at a time.
 
     The kernel's two branches are one formula in u, the probability given to the truth, and
@@ -332,12 +371,15 @@ def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, g
         grad = -+ w v^gamma (v - gamma u log u)        w = 1 - alpha, u = 1 - p  any other
     """
     import torch
+
     num_classes = input.size(1)
     row_weight = None
     if weight.numel():
         if bool(((target < 0) | (target >= num_classes)).any()):
-            raise ValueError(f'target must be in 0..{num_classes - 1} where a weight is given: it '
-                             f'has an element for each class, none for the background')
+            raise ValueError(
+                f'target must be in 0..{num_classes - 1} where a weight is given: it '
+                f'has an element for each class, none for the background'
+            )
         row_weight = weight[target]  # (N, )
     gamma, alpha = _c_float(gamma), _c_float(alpha)
     classes = torch.arange(num_classes, device=target.device)
@@ -365,6 +407,7 @@ def _focal_loss(input: Tensor, target: Tensor, weight: Tensor, output: Tensor, g
 def get_compiler_version() -> str:
     """What mmcv's environment report prints in the place of a compiler's version."""
     import torchvision
+
     return f'none (mmccd stand-in over torchvision {torchvision.__version__})'
 
 
@@ -373,9 +416,7 @@ def get_compiling_cuda_version() -> str:
     return get_compiler_version()
 
 
-_OPERATORS.update(
-    get_compiler_version=get_compiler_version,
-    get_compiling_cuda_version=get_compiling_cuda_version)
+_OPERATORS.update(get_compiler_version=get_compiler_version, get_compiling_cuda_version=get_compiling_cuda_version)
 
 #: Names of the operators that the stand-in has.
 SUPPORTED = tuple(_OPERATORS)

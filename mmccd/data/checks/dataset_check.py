@@ -2,6 +2,7 @@
 
 Everything read here is another's, and anything may stand in it: whatever a JSON file holds becomes findings.
 """
+
 from __future__ import annotations
 
 import copy
@@ -67,9 +68,19 @@ KINDS = {
     'not-checked': ('note', 'what was not looked at'),
 }
 # Errors that write_clean leaves out with their entries.
-CLEANED = ('image-entry', 'image-id-double', 'annotation-entry', 'annotation-id-double', 'annotation-without-image',
-           'annotation-without-category', 'not-finite', 'path-outside', 'image-missing', 'image-broken',
-           'image-size')
+CLEANED = (
+    'image-entry',
+    'image-id-double',
+    'annotation-entry',
+    'annotation-id-double',
+    'annotation-without-image',
+    'annotation-without-category',
+    'not-finite',
+    'path-outside',
+    'image-missing',
+    'image-broken',
+    'image-size',
+)
 SEVERITIES = ('error', 'warning', 'note')
 Add = Callable[[str, str], None]
 UNREADABLE = object()  # None is a JSON file's content too
@@ -121,7 +132,8 @@ class Report:
             findings=[
                 dict(severity=severity, kind=kind, text=text, items=[dict(set=n, what=w) for n, w in found])
                 for severity, kind, text, found in self.sorted()
-            ])
+            ],
+        )
 
 
 @dataclass
@@ -155,22 +167,27 @@ class CocoFile:
         paths (dict[str, tuple]): Expected (width, height) of each image's path.
     """
 
-    def __init__(self,
-                 content: Any,
-                 add: Add,
-                 locate: Callable[[str], str | None] = lambda name: name,
-                 classes: list[str] | None = None,
-                 min_size: float = 0,
-                 evaluated: bool = False,
-                 name: str = 'the file') -> None:
+    def __init__(
+        self,
+        content: Any,
+        add: Add,
+        locate: Callable[[str], str | None] = lambda name: name,
+        classes: list[str] | None = None,
+        min_size: float = 0,
+        evaluated: bool = False,
+        name: str = 'the file',
+    ) -> None:
         self.content, self.add, self.name = content, add, name
         self.images: dict[Any, Mapping] = {}
         self.paths: dict[str, tuple[float, float]] = {}
         self._ids_of_path: dict[str, list] = defaultdict(list)
         self._bad_images: set[int] = set()  # positions in the lists
         self._bad_annotations: set[int] = set()
-        missing = [k for k in ('images', 'annotations', 'categories')
-                   if not isinstance(content, dict) or not isinstance(content.get(k), list)]
+        missing = [
+            k
+            for k in ('images', 'annotations', 'categories')
+            if not isinstance(content, dict) or not isinstance(content.get(k), list)
+        ]
         self.usable = not missing
         if missing:
             kind = 'a JSON object' if isinstance(content, dict) else f'{type(content).__name__} and no JSON object'
@@ -183,12 +200,17 @@ class CocoFile:
     def _check_categories(self, classes: list[str] | None) -> dict[Any, str]:
         categories: dict[Any, str] = {}
         for i, category in enumerate(self.content['categories']):
-            if not isinstance(category, dict) or not is_id(category.get('id')) or not isinstance(
-                    category.get('name'), str):
+            if (
+                not isinstance(category, dict)
+                or not is_id(category.get('id'))
+                or not isinstance(category.get('name'), str)
+            ):
                 self.add('category-entry', f'categories[{i}] must have id and name, is {short(category)}')
             elif category['id'] in categories:
-                self.add('category-entry', f'categories[{i}] has the id {category["id"]} of '
-                         f'{short(categories[category["id"]])}')
+                self.add(
+                    'category-entry',
+                    f'categories[{i}] has the id {category["id"]} of {short(categories[category["id"]])}',
+                )
             else:
                 categories[category['id']] = category['name']
         if classes is not None:
@@ -213,8 +235,11 @@ class CocoFile:
             elif not all(is_number(s) and 0 < s < 1e9 for s in size):
                 self.add('image-entry', f'{where} must have a width and height above 0, has {short(size)}')
             elif image['id'] in self.images:
-                self.add('image-id-double', f'{where} {readable(image["file_name"])} has the id of '
-                         f'{readable(self.images[image["id"]]["file_name"])}')
+                self.add(
+                    'image-id-double',
+                    f'{where} {readable(image["file_name"])} has the id of '
+                    f'{readable(self.images[image["id"]]["file_name"])}',
+                )
             elif locate(image['file_name']) is None:
                 self.add('path-outside', f'{where} {readable(image["file_name"])}')
             else:
@@ -275,8 +300,10 @@ class CocoFile:
             return 'annotation-entry', f'area must be a number, is {short(area)}'
         if not all(map(is_finite, (*box, area))):
             return 'not-finite', f'bbox {short(box)}, area {short(area)}'
-        for key, kind, known in (('image_id', 'annotation-without-image', self.images),
-                                 ('category_id', 'annotation-without-category', categories)):
+        for key, kind, known in (
+            ('image_id', 'annotation-without-image', self.images),
+            ('category_id', 'annotation-without-category', categories),
+        ):
             if not is_id(annotation.get(key)):
                 return 'annotation-entry', f'{key} must be an id, is {short(annotation.get(key))}'
             if annotation[key] not in known:
@@ -291,10 +318,14 @@ class CocoFile:
     def cleaned(self) -> dict:
         """The content without what is broken; everything else as it is."""
         kept = {id(image) for image in self.images.values()}
-        images = [image for i, image in enumerate(self.content['images'])
-                  if i not in self._bad_images and id(image) in kept]
-        annotations = [a for i, a in enumerate(self.content['annotations'])
-                       if i not in self._bad_annotations and a['image_id'] in self.images]
+        images = [
+            image for i, image in enumerate(self.content['images']) if i not in self._bad_images and id(image) in kept
+        ]
+        annotations = [
+            a
+            for i, a in enumerate(self.content['annotations'])
+            if i not in self._bad_annotations and a['image_id'] in self.images
+        ]
         return dict(self.content, images=images, annotations=annotations)
 
 
@@ -445,9 +476,15 @@ def check_built(checked: Checked, dataset: Mapping, cls: type, scope: str | None
 
 def _reads_coco(cls: type) -> bool:
     """Whether a class is MMDetection's CocoDataset, or reads its file in the same way."""
-    return is_a(cls, 'CocoDataset') and cls.parse_data_info.__qualname__ == 'CocoDataset.parse_data_info' and all(
-        base.__name__ in ('CocoDataset', 'GuardedDataset') for base in cls.__mro__
-        if 'load_data_list' in vars(base) and base.__name__ != 'BaseDataset')
+    return (
+        is_a(cls, 'CocoDataset')
+        and cls.parse_data_info.__qualname__ == 'CocoDataset.parse_data_info'
+        and all(
+            base.__name__ in ('CocoDataset', 'GuardedDataset')
+            for base in cls.__mro__
+            if 'load_data_list' in vars(base) and base.__name__ != 'BaseDataset'
+        )
+    )
 
 
 def look_at(path: str, max_pixels: int) -> tuple[ImageFile, str]:
@@ -470,8 +507,10 @@ def look_at_all(paths: list[str], max_pixels: int, workers: int) -> Iterator[tup
             for path, (image, digest) in zip(paths, tqdm(found, total=len(paths), unit='images', disable=None)):
                 yield path, image, digest
         except BrokenProcessPool as e:
-            raise UserError('a worker process died, of too little memory or of an image that kills the decoder; '
-                            '--workers 0 shows it') from e
+            raise UserError(
+                'a worker process died, of too little memory or of an image that kills the decoder; '
+                '--workers 0 shows it'
+            ) from e
 
 
 def check_images(sets: list[Checked], report: Report, max_pixels: int, workers: int) -> None:
@@ -515,8 +554,9 @@ def _image_problem(image: ImageFile, expected: tuple[float, float] | None, max_p
         return 'image-broken', f': {image.problem}'
     if expected is not None and image.size != tuple(expected):
         turned = ', turned by its EXIF orientation' if image.turned else ''
-        return 'image-size', (f' has {image.size[0]} x {image.size[1]}{turned}, the annotations say '
-                                f'{expected[0]} x {expected[1]}')
+        return 'image-size', (
+            f' has {image.size[0]} x {image.size[1]}{turned}, the annotations say {expected[0]} x {expected[1]}'
+        )
     if image.size[0] * image.size[1] > max_pixels:
         return 'image-huge', f' has {image.size[0]} x {image.size[1]}'
     return '', ''
@@ -528,8 +568,9 @@ def check_evaluators(cfg: Config, sets: tuple[str, ...], report: Report) -> None
         loader, evaluators = cfg.get(f'{name}_dataloader'), cfg.get(f'{name}_evaluator')
         if not loader or not evaluators:
             continue
-        files = [osp.join(d.get('data_root') or '', d['ann_file'])
-                 for _, d in datasets_of(loader, name) if d.get('ann_file')]
+        files = [
+            osp.join(d.get('data_root') or '', d['ann_file']) for _, d in datasets_of(loader, name) if d.get('ann_file')
+        ]
         for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
             path = evaluator.get('ann_file')
             if not path or not files or any(osp.realpath(path) == osp.realpath(f) for f in files):
@@ -541,8 +582,11 @@ def check_evaluators(cfg: Config, sets: tuple[str, ...], report: Report) -> None
             if content is not UNREADABLE:
                 other = _image_ids(content) ^ set().union(*map(_image_ids, loaded))
                 if other:
-                    add('evaluator', f'{path} and {", ".join(files)} differ in {len(other)} image ids, e.g. '
-                        f'{", ".join(short(i) for i in sorted(other, key=str)[:3])}')
+                    add(
+                        'evaluator',
+                        f'{path} and {", ".join(files)} differ in {len(other)} image ids, e.g. '
+                        f'{", ".join(short(i) for i in sorted(other, key=str)[:3])}',
+                    )
 
 
 def _image_ids(content: Any) -> set:
@@ -610,8 +654,10 @@ def write_clean(report: Report, out: str) -> dict:
     if osp.exists(out):
         raise UserError(f'--write-clean: {out} is there, and nothing is overwritten')
     if len(report.cleaned) != 1:
-        raise UserError(f'--write-clean needs one readable COCO annotation file, found {len(report.cleaned)}: '
-                        f'{", ".join(report.cleaned) or "none"}. Name its set with --sets')
+        raise UserError(
+            f'--write-clean needs one readable COCO annotation file, found {len(report.cleaned)}: '
+            f'{", ".join(report.cleaned) or "none"}. Name its set with --sets'
+        )
     content = next(iter(report.cleaned.values()))()
     os.makedirs(osp.dirname(osp.abspath(out)), exist_ok=True)
     with open(f'{out}.partial', 'w', encoding='utf-8') as f:

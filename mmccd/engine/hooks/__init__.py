@@ -1,4 +1,5 @@
 """Hooks: checkpoints that survive, endings on a signal, numbers that go wrong, images that cannot be read."""
+
 from .checkpoint import CheckpointHook
 from .finite import CheckFiniteHook
 from .interrupt import InterruptHook

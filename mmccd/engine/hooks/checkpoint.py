@@ -1,4 +1,5 @@
 """Checkpoints that appear whole or not at all, and from which training goes on as if nothing had happened."""
+
 from __future__ import annotations
 
 import json
@@ -126,8 +127,10 @@ class CheckpointHook(MMEngineCheckpointHook):
         """Processes that resumed from different checkpoints would train on without a word."""
         starts = all_gather_object((runner.epoch, runner.iter))
         if len(set(starts)) > 1:
-            raise RuntimeError('the processes resumed from different checkpoints, at (epoch, iteration) '
-                               f'{sorted(set(starts))}: is the work folder shared by all machines?')
+            raise RuntimeError(
+                'the processes resumed from different checkpoints, at (epoch, iteration) '
+                f'{sorted(set(starts))}: is the work folder shared by all machines?'
+            )
 
     def _batch_of_all(self, runner: Runner) -> int | None:
         loader = runner.train_dataloader
@@ -150,18 +153,25 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._batches.skip = min(max(samples // batch, 0), len(loader))
             self._samples = self._batches.skip * batch
             if self._batches.skip:
-                runner.logger.info(f'Epoch {runner.epoch + 1} goes on after {self._batches.skip} of {len(loader)} '
-                                   'batches, whose images are not loaded again.')
+                runner.logger.info(
+                    f'Epoch {runner.epoch + 1} goes on after {self._batches.skip} of {len(loader)} '
+                    'batches, whose images are not loaded again.'
+                )
 
     def _warn_of_changes(self, runner: Runner) -> None:
         now = self._describe(runner)
         for key, text in (('processes', 'The number of processes'), ('batch', 'The batch of all processes')):
             if self._resumed.get(key, now[key]) != now[key]:
-                runner.logger.warning(f'{text} was {self._resumed[key]} in the checkpoint and is {now[key]} now: the '
-                                      'learning rate may not fit, and the training will not be the same.')
+                runner.logger.warning(
+                    f'{text} was {self._resumed[key]} in the checkpoint and is {now[key]} now: the '
+                    'learning rate may not fit, and the training will not be the same.'
+                )
         old, new = self._resumed.get('course', now['course']), now['course']
-        changed = [f'{k}: {old.get(k, "(not there)")} -> {new.get(k, "(not there)")}'
-                   for k in dict.fromkeys((*old, *new)) if old.get(k) != new.get(k)]
+        changed = [
+            f'{k}: {old.get(k, "(not there)")} -> {new.get(k, "(not there)")}'
+            for k in dict.fromkeys((*old, *new))
+            if old.get(k) != new.get(k)
+        ]
         if changed:
             more = f'\n  ... and {len(changed) - 12} more' if len(changed) > 12 else ''
             runner.logger.warning('The config has changed since the checkpoint:\n  ' + '\n  '.join(changed[:12]) + more)
@@ -169,9 +179,14 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _make_up_for_validation(self, runner: Runner) -> None:
         """Validate the epoch of the checkpoint, if its validation was due and was cut off."""
         loop = runner.train_loop
-        due = (isinstance(loop, EpochBasedTrainLoop) and runner.val_loop is not None and self._samples == 0
-               and 'samples_of_epoch' in self._resumed and runner.epoch >= max(loop.val_begin, 1)
-               and (runner.epoch % loop.val_interval == 0 or runner.epoch == runner.max_epochs))
+        due = (
+            isinstance(loop, EpochBasedTrainLoop)
+            and runner.val_loop is not None
+            and self._samples == 0
+            and 'samples_of_epoch' in self._resumed
+            and runner.epoch >= max(loop.val_begin, 1)
+            and (runner.epoch % loop.val_interval == 0 or runner.epoch == runner.max_epochs)
+        )
         cut_off = [due and is_main_process() and self._validated_iter(runner) < runner.iter]
         broadcast_object_list(cut_off)
         if cut_off[0]:
@@ -279,7 +294,8 @@ class CheckpointHook(MMEngineCheckpointHook):
                 meta=meta,
                 by_epoch=self.by_epoch,
                 backend_args=self.backend_args,
-                **self.args)
+                **self.args,
+            )
         finally:
             self._entry = None
         self._saved = (meta['epoch'], meta['iter'])
@@ -296,7 +312,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self.max_keep_ckpts > 0 and (not self.keep_ckpt_ids or self.keep_ckpt_ids[-1] != step):
             if len(self.keep_ckpt_ids) == self.max_keep_ckpts:
                 outdated = self.file_backend.join_path(
-                    self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft()))
+                    self.out_dir, self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
+                )
             self.keep_ckpt_ids.append(step)
             runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         self._save(runner, self.filename_tmpl.format(step), meta)

@@ -1,4 +1,5 @@
 """Losses and gradients that are no numbers any more."""
+
 from __future__ import annotations
 
 import json
@@ -84,7 +85,8 @@ class CheckFiniteHook(Hook):
         for wrapper in wrappers.values() if hasattr(wrappers, 'values') else [wrappers]:
             if self._scaler(wrapper) is None:
                 self._handles.append(
-                    wrapper.optimizer.register_step_pre_hook(lambda *_: self._check_gradients(runner, interval)))
+                    wrapper.optimizer.register_step_pre_hook(lambda *_: self._check_gradients(runner, interval))
+                )
         self._handles.append(runner.model.register_forward_hook(self._keep_losses))
 
     def _remove_handles(self) -> None:
@@ -122,8 +124,12 @@ class CheckFiniteHook(Hook):
         for wrapper in wrappers.values() if hasattr(wrappers, 'values') else [wrappers]:
             scaler = self._scaler(wrapper)
             if scaler is not None and scaler.get_scale() < self.min_loss_scale:
-                self._stop(runner, 'gradient', {}, f'The loss scaler has left out one step after another: its scale is '
-                           f'{scaler.get_scale():g}.')
+                self._stop(
+                    runner,
+                    'gradient',
+                    {},
+                    f'The loss scaler has left out one step after another: its scale is {scaler.get_scale():g}.',
+                )
         self._batch, self._losses = None, {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -150,7 +156,8 @@ class CheckFiniteHook(Hook):
             losses={k: _numbers(v) for k, v in self._losses.items()},
             images=_images(self._batch),
             last_checkpoint=runner.message_hub.runtime_info.get('last_ckpt'),
-            seed=runner.seed)
+            seed=runner.seed,
+        )
         path = osp.join(runner.work_dir, 'nonfinite', f'rank_{get_rank()}.json')
         os.makedirs(osp.dirname(path), exist_ok=True)
         write_atomically(path, json.dumps(report, indent=1, default=str).encode())
@@ -158,7 +165,8 @@ class CheckFiniteHook(Hook):
         images = [str(p.get('img_path') or p.get('img_id')) for p in report['images']]
         lines = [
             f'a {what} is infinite or not a number in epoch {report["epoch"]}, iteration {report["iteration"]}'
-            + (f', first in {first}' if first and what != 'loss' else '') + f'. {remark}',
+            + (f', first in {first}' if first and what != 'loss' else '')
+            + f'. {remark}',
             *(f'  {name}: {values}' for name, values in losses.items()),
             f'  learning rates: {report["learning_rates"]}',
             f'  images: {", ".join(images) or "unknown"}',

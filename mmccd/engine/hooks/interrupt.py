@@ -1,4 +1,5 @@
 """An orderly end on the signals that clusters send before they take a machine away."""
+
 from __future__ import annotations
 
 import os
@@ -48,7 +49,7 @@ class _WorkerOutlives:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
         if hasattr(signal, 'sigwaitinfo'):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # by this thread and those it starts
-            threading.Thread(target=self._end_with, args=(parent_process().pid, ), daemon=True).start()
+            threading.Thread(target=self._end_with, args=(parent_process().pid,), daemon=True).start()
         if self.inner is not None:
             self.inner(worker_id)
 
@@ -88,8 +89,10 @@ class InterruptHook(Hook):
             return
         found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         if not found:
-            runner.logger.warning('SIGTERM and SIGUSR1 end this training without saving: mmccd.InterruptHook needs '
-                                  "default_hooks.checkpoint.type='mmccd.CheckpointHook'")
+            runner.logger.warning(
+                'SIGTERM and SIGUSR1 end this training without saving: mmccd.InterruptHook needs '
+                "default_hooks.checkpoint.type='mmccd.CheckpointHook'"
+            )
             return
         self._checkpoint = found[0]
         self._received = None
@@ -121,8 +124,12 @@ class InterruptHook(Hook):
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End within a validation, where nothing has to be saved and nobody waits for this process."""
-        if (self._received is not None and get_world_size() == 1 and self._before
-                and self._checkpoint.is_saved(runner.epoch, runner.iter)):
+        if (
+            self._received is not None
+            and get_world_size() == 1
+            and self._before
+            and self._checkpoint.is_saved(runner.epoch, runner.iter)
+        ):
             self._end(runner, runner.epoch, runner.iter)
 
     def after_val(self, runner: Runner) -> None:

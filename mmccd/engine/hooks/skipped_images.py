@@ -1,4 +1,5 @@
 """Which images a training skipped."""
+
 from __future__ import annotations
 
 import os.path as osp
@@ -19,6 +20,7 @@ FILE = 'skipped_images.txt'
 def guarded_datasets(dataset: Any) -> Iterator[Any]:
     """Every guarded data set inside a data set and its wrappers."""
     from mmccd.data import GuardedDataset  # imports both tasks' packages: not before there is a data set
+
     if isinstance(dataset, GuardedDataset):
         yield dataset
     for inner in (getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())):
@@ -59,8 +61,9 @@ class SkippedImagesHook(Hook):
         """Look, and say how many there are."""
         broken = self._look(runner)
         if broken:
-            runner.logger.warning(f'{len(broken)} broken images were skipped so far, listed in '
-                                  f'{osp.join(runner.work_dir, FILE)}')
+            runner.logger.warning(
+                f'{len(broken)} broken images were skipped so far, listed in {osp.join(runner.work_dir, FILE)}'
+            )
 
     def _look(self, runner: Runner) -> Counter:
         """How often each image was skipped, by all processes."""
@@ -73,8 +76,10 @@ class SkippedImagesHook(Hook):
         times = sum(broken.values())
         if times != self._written and runner.rank == 0:
             with open(osp.join(runner.work_dir, FILE), 'w') as f:
-                f.writelines(f'{path}\t{n}\t{why_broken(path) or "it can be read by now"}\n'
-                             for path, n in sorted(broken.items()))
+                f.writelines(
+                    f'{path}\t{n}\t{why_broken(path) or "it can be read by now"}\n'
+                    for path, n in sorted(broken.items())
+                )
             self._written = times
         for dataset, count in zip(datasets, counts):
             if count:

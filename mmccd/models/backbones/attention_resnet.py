@@ -3,6 +3,7 @@
 Extends mmdet's ``ResNet``, so every argument of that works here, and the keys are torchvision's and mmdet's plus the
 attention's. Added: ``attention``; plugins in BasicBlock (ResNet-18 and -34); a layer in place of the 3x3 convolution.
 """
+
 from __future__ import annotations
 
 import difflib
@@ -33,10 +34,14 @@ class _BlockWithAttention:
         plugins = list(plugins or ())
         for plugin in plugins:
             if plugin['position'] not in (*self.positions, REPLACE_CONV):
-                raise ValueError(f'position must be one of {self.positions} in a {type(self).__bases__[1].__name__}, '
-                                 f'got {plugin["position"]!r}')
-        return ([p for p in plugins if p['position'] != REPLACE_CONV],
-                [p for p in plugins if p['position'] == REPLACE_CONV])
+                raise ValueError(
+                    f'position must be one of {self.positions} in a {type(self).__bases__[1].__name__}, '
+                    f'got {plugin["position"]!r}'
+                )
+        return (
+            [p for p in plugins if p['position'] != REPLACE_CONV],
+            [p for p in plugins if p['position'] == REPLACE_CONV],
+        )
 
     def _replace_conv(self, name: str, norm_name: str, replacements: list[dict]) -> None:
         """Put the replacement in place of convolution ``name``, with its norm and ReLU, or leave all as it is."""
@@ -52,7 +57,9 @@ class _BlockWithAttention:
                 out_channels=conv.out_channels,
                 stride=conv.stride[0],
                 dilation=conv.dilation[0],
-                **replacements[0]['cfg']))
+                **replacements[0]['cfg'],
+            )
+        )
         setattr(self, name, layer)
         delattr(self, norm_name)
         self.replaced = name
@@ -142,8 +149,9 @@ def _resolve_attention(name: str | type) -> type:
     short = {n.rsplit('.', 1)[-1].lower(): n for n in known}
     close = [short[n] for n in difflib.get_close_matches(str(name).rsplit('.', 1)[-1].lower(), short, n=1)]
     hint = f'; did you mean {close[0]!r}?' if close else ''
-    raise ValueError(f'attention type must be one of {", ".join(known)} or another registered plugin layer, got '
-                     f'{name!r}{hint}')
+    raise ValueError(
+        f'attention type must be one of {", ".join(known)} or another registered plugin layer, got {name!r}{hint}'
+    )
 
 
 def _check_layer_options(name: str, cfg: dict, layer: type) -> None:
@@ -158,12 +166,14 @@ def _check_layer_options(name: str, cfg: dict, layer: type) -> None:
             raise TypeError(f'{name} has an option {option!r} that {layer.__name__} does not know{hint}')
 
 
-def _check_stages(num_stages: int = 4,
-                  strides: Sequence[int] = (1, 2, 2, 2),
-                  dilations: Sequence[int] = (1, 1, 1, 1),
-                  out_indices: Sequence[int] = (0, 1, 2, 3),
-                  frozen_stages: int = -1,
-                  **others) -> None:
+def _check_stages(
+    num_stages: int = 4,
+    strides: Sequence[int] = (1, 2, 2, 2),
+    dilations: Sequence[int] = (1, 1, 1, 1),
+    out_indices: Sequence[int] = (0, 1, 2, 3),
+    frozen_stages: int = -1,
+    **others,
+) -> None:
     """What mmdet's ResNet asserts without a word, or does not look at."""
     check_int('num_stages', num_stages)
     if num_stages > 4:
@@ -216,8 +226,15 @@ class AttentionResNet(ResNet):
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 256, 4, 4), (1, 512, 2, 2)]
     """
 
-    def __init__(self, depth: int, *args, attention: dict | None = None, plugins: list[dict] | None = None,
-                 fuse: bool = True, **kwargs) -> None:
+    def __init__(
+        self,
+        depth: int,
+        *args,
+        attention: dict | None = None,
+        plugins: list[dict] | None = None,
+        fuse: bool = True,
+        **kwargs,
+    ) -> None:
         if depth not in self.arch_settings:
             raise KeyError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
         positions = _BLOCKS[self.arch_settings[depth][0]].positions
@@ -226,8 +243,9 @@ class AttentionResNet(ResNet):
             if not isinstance(plugin.get('cfg'), dict) or 'type' not in plugin['cfg']:
                 raise TypeError(f"every plugin must have a dict 'cfg' with the key 'type', got {plugin!r}")
             if plugin.get('position') not in positions:
-                raise ValueError(f'position of a plugin must be one of {positions} at depth {depth}, '
-                                 f'got {plugin.get("position")!r}')
+                raise ValueError(
+                    f'position of a plugin must be one of {positions} at depth {depth}, got {plugin.get("position")!r}'
+                )
             _resolve_attention(plugin['cfg']['type'])
         if attention is not None:
             plugins.append(self._attention_plugin(attention, positions[-1], kwargs))
@@ -328,4 +346,5 @@ class AttentionResNet(ResNet):
             print_log(
                 f'frozen_stages={self.frozen_stages}: {len(trained)} tensors that start anew are trained nevertheless '
                 f'({", ".join(trained[:4])}{", ..." if len(trained) > 4 else ""})',
-                logger='current')
+                logger='current',
+            )

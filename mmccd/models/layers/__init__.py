@@ -1,4 +1,5 @@
 """One file per attention. All but SK are plugin layers in mmcv's sense; SK stands in for a 3x3 convolution."""
+
 from .cbam import CBAM
 from .ccd import CCD
 from .eca import ECA

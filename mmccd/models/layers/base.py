@@ -1,4 +1,5 @@
 """What the attention layers have in common: checks of arguments, statistics in float32, and a start of their own."""
+
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext

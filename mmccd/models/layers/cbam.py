@@ -4,6 +4,7 @@ Written from the paper and from the parameter counts of the models it is compare
 with bias over average and max pooling, then a 7x7 convolution without bias and a BatchNorm over the two channel
 poolings (maximum first).
 """
+
 from __future__ import annotations
 
 import torch
@@ -67,12 +68,14 @@ class CBAM(AttentionLayer):
 
     _abbr_ = 'cbam'
 
-    def __init__(self,
-                 in_channels: int,
-                 ratio: int = 16,
-                 kernel_size: int = 7,
-                 identity_init: bool = False,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        ratio: int = 16,
+        kernel_size: int = 7,
+        identity_init: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_ratio(ratio, in_channels)
         check_int('kernel_size', kernel_size)

@@ -2,6 +2,7 @@
 
 The definition, and where it departs from the original implementation, is in :mod:`mmccd.ops.ccd`.
 """
+
 from __future__ import annotations
 
 import math
@@ -57,15 +58,17 @@ class CCD(AttentionLayer):
     _abbr_ = 'ccd'
     takes_residual = True
 
-    def __init__(self,
-                 in_channels: int,
-                 groups: int = 64,
-                 scales: Sequence[int] = (1, 2, 4),
-                 similarity: str = 'dot',
-                 normalize: str | None = 'zscore',
-                 eps: float = 1e-7,
-                 identity_init: bool = False,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        groups: int = 64,
+        scales: Sequence[int] = (1, 2, 4),
+        similarity: str = 'dot',
+        normalize: str | None = 'zscore',
+        eps: float = 1e-7,
+        identity_init: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
         self.scales = check_ccd_options(groups, scales, similarity, normalize, eps, channels=in_channels)
@@ -102,5 +105,7 @@ class CCD(AttentionLayer):
         return (self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize, self.eps, gain)
 
     def extra_repr(self) -> str:
-        return (f'{self.in_channels}, groups={self.groups}, scales={self.scales}, similarity={self.similarity!r}, '
-                f'normalize={self.normalize!r}, identity_init={self.identity_init}')
+        return (
+            f'{self.in_channels}, groups={self.groups}, scales={self.scales}, similarity={self.similarity!r}, '
+            f'normalize={self.normalize!r}, identity_init={self.identity_init}'
+        )

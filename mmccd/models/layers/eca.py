@@ -3,6 +3,7 @@
 Written from the paper. Its kernel is the odd number nearest to (log2(C) + 1) / 2, the larger one of two: 3 from 8
 channels on, 5 from 128 on, 7 from 2,048 on. Added: ``identity_init``, and a gate computed in float32 under autocast.
 """
+
 from __future__ import annotations
 
 import math
@@ -43,11 +44,13 @@ class ECA(AttentionLayer):
 
     _abbr_ = 'eca'
 
-    def __init__(self,
-                 in_channels: int,
-                 kernel_size: int | None = None,
-                 identity_init: bool = False,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        kernel_size: int | None = None,
+        identity_init: bool = False,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
         if kernel_size is None:

@@ -4,6 +4,7 @@ The layer is mmcv's ``ContextBlock`` with attention pooling and channel addition
 here: ``ratio`` is the reduction (16), as in the other layers; it takes channels_last and any other strided input; the
 context is computed in float32 under autocast; and its start, identity, survives a backbone's ``init_cfg``.
 """
+
 from __future__ import annotations
 
 import copy

@@ -4,6 +4,7 @@ Written from the paper. Names of the variants there: GE-theta-minus gathers by a
 (the default here, with global extent: pool, sigmoid, multiply); GE-theta gathers by depthwise convolutions
 (``extra_params=True``); GE-theta-plus adds two 1x1 convolutions to that (``mlp=True`` as well).
 """
+
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -46,14 +47,16 @@ class GE(AttentionLayer):
 
     _abbr_ = 'ge'
 
-    def __init__(self,
-                 in_channels: int,
-                 extent: int = 0,
-                 extra_params: bool = False,
-                 feat_size: int | tuple[int, int] | None = None,
-                 mlp: bool = False,
-                 ratio: int = 16,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        extent: int = 0,
+        extra_params: bool = False,
+        feat_size: int | tuple[int, int] | None = None,
+        mlp: bool = False,
+        ratio: int = 16,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
         if mlp:
@@ -62,8 +65,10 @@ class GE(AttentionLayer):
         if extent not in EXTENTS:
             raise ValueError(f'extent must be one of {EXTENTS} (0: the whole map), got {extent!r}')
         if (feat_size is not None) != (extra_params and extent == 0):
-            raise ValueError('feat_size must be given for extent=0 with extra_params=True, and for nothing else; got '
-                             f'extent={extent}, extra_params={extra_params}, feat_size={feat_size}')
+            raise ValueError(
+                'feat_size must be given for extent=0 with extra_params=True, and for nothing else; got '
+                f'extent={extent}, extra_params={extra_params}, feat_size={feat_size}'
+            )
         if feat_size is not None:
             feat_size = tuple(feat_size) if isinstance(feat_size, (list, tuple)) else (feat_size, feat_size)
             if len(feat_size) != 2:
@@ -78,7 +83,8 @@ class GE(AttentionLayer):
         if mlp:
             hidden = in_channels // ratio
             self.mlp = nn.Sequential(
-                nn.Conv2d(in_channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, in_channels, 1))
+                nn.Conv2d(in_channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, in_channels, 1)
+            )
 
     def _make_gather(self, channels: int) -> nn.Sequential:
         if self.extent == 0:
@@ -114,7 +120,8 @@ class GE(AttentionLayer):
             else:
                 # Windows of 2 * extent - 1 around every extent-th position, the border's cut off at the border.
                 context = F.avg_pool2d(
-                    x.to(dtype), 2 * self.extent - 1, self.extent, padding=self.extent - 1, count_include_pad=False)
+                    x.to(dtype), 2 * self.extent - 1, self.extent, padding=self.extent - 1, count_include_pad=False
+                )
             if self.mlp is not None:
                 context = self.mlp(context.to(self.mlp[0].weight.dtype))
             if self.extent:

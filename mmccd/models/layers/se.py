@@ -4,6 +4,7 @@ The layer is mmdet's ``SELayer``: two fully connected layers with bias, as 1x1 c
 SE-ResNet checkpoints have the same keys. Added here: the ratio in the plugin contract, ``identity_init``, and a gate
 computed in float32 under autocast.
 """
+
 from __future__ import annotations
 
 from mmdet.models.layers import SELayer
@@ -34,11 +35,9 @@ class SE(AttentionLayer, SELayer):
 
     _abbr_ = 'se_layer'
 
-    def __init__(self,
-                 in_channels: int,
-                 ratio: int = 16,
-                 identity_init: bool = False,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self, in_channels: int, ratio: int = 16, identity_init: bool = False, init_cfg: dict | list[dict] | None = None
+    ) -> None:
         check_ratio(ratio, in_channels)
         SELayer.__init__(self, in_channels, ratio=ratio, init_cfg=init_cfg)
         self.global_avgpool = GlobalAvgPool()

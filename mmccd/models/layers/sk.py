@@ -3,6 +3,7 @@
 Written from the paper and from the parameter counts of the model it is compared with. That model selects between the
 block's dense 3x3 convolution and a 3x3 convolution with 32 groups (the paper: grouped ones of 3x3 and dilated 3x3).
 """
+
 from __future__ import annotations
 
 import torch
@@ -43,16 +44,18 @@ class SK(AttentionLayer):
     replaces_conv = True
     gate_labels = dict(channel='weight of the dense convolution')
 
-    def __init__(self,
-                 in_channels: int,
-                 out_channels: int | None = None,
-                 stride: int = 1,
-                 dilation: int = 1,
-                 groups: int = 32,
-                 ratio: int = 16,
-                 conv_cfg: dict | None = None,
-                 norm_cfg: dict | None = None,
-                 init_cfg: dict | list[dict] | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 32,
+        ratio: int = 16,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list[dict] | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         out_channels = in_channels if out_channels is None else out_channels
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
@@ -64,10 +67,12 @@ class SK(AttentionLayer):
             if value % groups:
                 raise ValueError(f'groups must divide {name}={value}, got groups={groups}')
         options = dict(stride=stride, padding=dilation, dilation=dilation, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
-        self.branches = nn.ModuleList([
-            ConvModule(in_channels, out_channels, 3, groups=1, **options),
-            ConvModule(in_channels, out_channels, 3, groups=groups, **options),
-        ])
+        self.branches = nn.ModuleList(
+            [
+                ConvModule(in_channels, out_channels, 3, groups=1, **options),
+                ConvModule(in_channels, out_channels, 3, groups=groups, **options),
+            ]
+        )
         self.fc1 = ConvModule(out_channels, out_channels // ratio, 1, norm_cfg=norm_cfg)
         self.fc2 = nn.Conv2d(out_channels // ratio, 2 * out_channels, 1, bias=False)
 

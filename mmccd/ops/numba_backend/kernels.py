@@ -15,6 +15,7 @@ All arrays are flat. K = channels of a group, P = H * W, S = max(scales), RS and
 (``ccd_torch.cut_axis``). Narrow maps (W < 16) are pooled by a product with a dense (P, S * S) matrix; in wide ones,
 rows are summed over segments first, which leaves a map of RS x W for the product.
 """
+
 from __future__ import annotations
 
 import math
@@ -44,7 +45,6 @@ def _llvm(dtype: types.Float) -> ir.Type:
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
-
     def __init__(self, manager, kind) -> None:
         super().__init__(manager, kind, ir.VectorType(_llvm(kind.dtype), LANES))
 
@@ -58,17 +58,21 @@ def _element(context, builder, array_type, array, index):
 @intrinsic
 def at(typingctx, array, index):
     """``array[index]``, index at least 0."""
+
     def generate(context, builder, signature, args):
         return builder.load(_element(context, builder, signature.args[0], *args))
+
     return array.dtype(array, types.intp), generate
 
 
 @intrinsic
 def put(typingctx, array, index, value):
     """``array[index] = value``, index at least 0, value of the array's dtype."""
+
     def generate(context, builder, signature, args):
         builder.store(args[2], _element(context, builder, signature.args[0], *args[:2]))
         return context.get_dummy_value()
+
     return types.void(array, types.intp, array.dtype), generate
 
 
@@ -83,18 +87,21 @@ def load(typingctx, array, index):
         value = builder.load(builder.bitcast(pointer, vector.as_pointer()))
         value.align = 4 if kind.dtype == types.float32 else 8
         return value
+
     return kind(array, types.intp), generate
 
 
 @intrinsic
 def store(typingctx, array, index, value):
     """``array[index:index + LANES] = value``."""
+
     def generate(context, builder, signature, args):
         pointer = _element(context, builder, signature.args[0], *args[:2])
         vector = ir.VectorType(_llvm(signature.args[2].dtype), LANES)
         instruction = builder.store(args[2], builder.bitcast(pointer, vector.as_pointer()))
         instruction.align = 4 if signature.args[2].dtype == types.float32 else 8
         return context.get_dummy_value()
+
     return types.void(array, types.intp, value), generate
 
 
@@ -108,70 +115,85 @@ def splat(typingctx, value):
         one = builder.insert_element(ir.Constant(vector, ir.Undefined), args[0], ir.Constant(ir.IntType(32), 0))
         mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
         return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
+
     return kind(value), generate
 
 
 @intrinsic
 def mul(typingctx, a, b):
     """a * b of vectors."""
+
     def generate(context, builder, signature, args):
         return builder.fmul(*args)
+
     return a(a, b), generate
 
 
 @intrinsic
 def add(typingctx, a, b):
     """a + b of vectors."""
+
     def generate(context, builder, signature, args):
         return builder.fadd(*args)
+
     return a(a, b), generate
 
 
 @intrinsic
 def fma(typingctx, a, b, c):
     """a * b + c of vectors, rounded once where the processor can."""
+
     def generate(context, builder, signature, args):
         kind = ir.VectorType(_llvm(signature.args[0].dtype), LANES)
         name = f'llvm.fmuladd.v{LANES}f{32 if signature.args[0].dtype == types.float32 else 64}'
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
         return builder.call(function, args)
+
     return a(a, b, c), generate
 
 
 @intrinsic
 def rounded(typingctx, v):
     """v of vectors, kept from being joined with what follows: a product and a sum stay two roundings."""
+
     def generate(context, builder, signature, args):
         kind = args[0].type
         name = f'llvm.arithmetic.fence.v{LANES}f{32 if signature.args[0].dtype == types.float32 else 64}'
         function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), name)
         return builder.call(function, args)
+
     return v(v), generate
 
 
 @intrinsic
 def relu(typingctx, v):
     """Zero where a vector is below zero; NaN stays."""
+
     def generate(context, builder, signature, args):
         zero = ir.Constant(ir.VectorType(_llvm(signature.args[0].dtype), LANES), None)
         return builder.select(builder.fcmp_ordered('<', args[0], zero), zero, args[0])
+
     return v(v), generate
 
 
 @intrinsic
 def where_positive(typingctx, y, v):
     """v of vectors, but zero where y is zero or less."""
+
     def generate(context, builder, signature, args):
         zero = ir.Constant(ir.VectorType(_llvm(signature.args[0].dtype), LANES), None)
         return builder.select(builder.fcmp_ordered('<=', args[0], zero), zero, args[1])
+
     return v(y, v), generate
 
 
 @intrinsic
 def pointer(typingctx, address, like):
     """Address in an int64 to a pointer of the type of ``like``."""
+
     def generate(context, builder, signature, args):
         return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
     return like(types.int64, like), generate
 
 
@@ -180,7 +202,9 @@ def _to_pointer(dtype):
         def generate(context, builder, signature, args):
             kind = context.get_value_type(signature.return_type)
             return (builder.bitcast if isinstance(address, types.CPointer) else builder.inttoptr)(args[0], kind)
+
         return types.CPointer(dtype)(address), generate
+
     return typed
 
 
@@ -191,25 +215,31 @@ doubles = intrinsic(_to_pointer(types.float64))  # the same to float64
 @intrinsic
 def take_next(typingctx, array):
     """Add one to ``array[0]`` (int64) as one indivisible step; the value before."""
+
     def generate(context, builder, signature, args):
         data = context.make_array(signature.args[0])(context, builder, args[0]).data
         return builder.atomic_rmw('add', data, ir.Constant(ir.IntType(64), 1), 'monotonic')
+
     return types.int64(array), generate
 
 
 @intrinsic
 def as_float(typingctx, value):
     """The float32 of these 32 bits."""
+
     def generate(context, builder, signature, args):
         return builder.bitcast(args[0], ir.FloatType())
+
     return types.float32(types.int32), generate
 
 
 @intrinsic
 def as_int(typingctx, value):
     """The bits of a float32."""
+
     def generate(context, builder, signature, args):
         return builder.bitcast(args[0], ir.IntType(32))
+
     return types.int32(types.float32), generate
 
 
@@ -238,7 +268,8 @@ def _exp_of_dtype(v):
         r = r - n * low
         p = ((((c0 * r + c1) * r + c2) * r + c3) * r + c4) * r + c5
         p = p * (r * r) + r + one
-        return p * as_float(np.int32(np.int32(as_int(t) << np.int32(23)) + np.int32(0x3f800000)))
+        return p * as_float(np.int32(np.int32(as_int(t) << np.int32(23)) + np.int32(0x3F800000)))
+
     return polynomial
 
 
@@ -558,9 +589,56 @@ def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, 
 
 
 # What a call of the callbacks needs, all in one int64 array: addresses, sizes, strides. The first is the counter.
-(NEXT, X, Y, SCALE, BIAS, CONTEXT, D, STATS, GRAD_Y, GRAD_SCALE, GRAD_BIAS, ROWS, COLS, MATRIX, MATRIX_T, CELLS_T,
- FLOATS, N, C, G, H, W, GRID, RS, CS, COSINE, NORMALIZE, KEEP, NEED_X, BLOCK, X_DIRECT,
- Y_DIRECT, GY_DIRECT, XN, XC, XH, XW, YN, YC, YH, YW, GN, GC, GH, GW, RESIDUAL, OUT, GRAD_RESIDUAL) = range(48)
+(
+    NEXT,
+    X,
+    Y,
+    SCALE,
+    BIAS,
+    CONTEXT,
+    D,
+    STATS,
+    GRAD_Y,
+    GRAD_SCALE,
+    GRAD_BIAS,
+    ROWS,
+    COLS,
+    MATRIX,
+    MATRIX_T,
+    CELLS_T,
+    FLOATS,
+    N,
+    C,
+    G,
+    H,
+    W,
+    GRID,
+    RS,
+    CS,
+    COSINE,
+    NORMALIZE,
+    KEEP,
+    NEED_X,
+    BLOCK,
+    X_DIRECT,
+    Y_DIRECT,
+    GY_DIRECT,
+    XN,
+    XC,
+    XH,
+    XW,
+    YN,
+    YC,
+    YH,
+    YW,
+    GN,
+    GC,
+    GH,
+    GW,
+    RESIDUAL,
+    OUT,
+    GRAD_RESIDUAL,
+) = range(48)
 COUNT = 48
 
 
@@ -569,21 +647,21 @@ def forward_slabs(address):
 
     With RESIDUAL, y = relu(x * gate + residual); all three contiguous then, and of at least LANES pixels.
     """
-    a = carray(integers(address), (COUNT, ), np.int64)
+    a = carray(integers(address), (COUNT,), np.int64)
     n_, c_, g_, h, w, grid = a[N], a[C], a[G], a[H], a[W], a[GRID]
     k, p, cells = c_ // g_, h * w, grid * grid
     rows, normalize = a[RS], a[NORMALIZE]
-    x = carray(pointer(a[X], address), (1, ))
-    y = carray(pointer(a[Y], address), (1, ))
-    residual = carray(pointer(a[RESIDUAL], address), (1, ))
-    scale = carray(pointer(a[SCALE], address), (g_, ))
-    bias = carray(pointer(a[BIAS], address), (g_, ))
-    context = carray(pointer(a[CONTEXT], address), (1, ))
-    d = carray(pointer(a[D], address), (1, ))
-    stats = carray(pointer(a[STATS], address), (1, ))
-    matrix = carray(pointer(a[MATRIX], address), (1, ))
-    row_bounds = carray(integers(a[ROWS]), (rows + 1, ), np.int64)
-    floats = carray(doubles(a[FLOATS]), (4, ), np.float64)
+    x = carray(pointer(a[X], address), (1,))
+    y = carray(pointer(a[Y], address), (1,))
+    residual = carray(pointer(a[RESIDUAL], address), (1,))
+    scale = carray(pointer(a[SCALE], address), (g_,))
+    bias = carray(pointer(a[BIAS], address), (g_,))
+    context = carray(pointer(a[CONTEXT], address), (1,))
+    d = carray(pointer(a[D], address), (1,))
+    stats = carray(pointer(a[STATS], address), (1,))
+    matrix = carray(pointer(a[MATRIX], address), (1,))
+    row_bounds = carray(integers(a[ROWS]), (rows + 1,), np.int64)
+    floats = carray(doubles(a[FLOATS]), (4,), np.float64)
     real = x.dtype.type
     one = real(1)
     eps, gain, tolerance, floor = floats[0], floats[1], floats[2], floats[3]
@@ -683,27 +761,27 @@ def backward_slabs(address):
 
     With OUT, the y of a forward with RESIDUAL, the gradient of y goes through the ReLU first, into GRAD_RESIDUAL.
     """
-    a = carray(integers(address), (COUNT, ), np.int64)
+    a = carray(integers(address), (COUNT,), np.int64)
     n_, c_, g_, h, w, grid = a[N], a[C], a[G], a[H], a[W], a[GRID]
     k, p, cells = c_ // g_, h * w, grid * grid
     rows, cols, normalize = a[RS], a[CS], a[NORMALIZE]
-    x = carray(pointer(a[X], address), (1, ))
-    gx = carray(pointer(a[Y], address), (1, ))
-    grad_y = carray(pointer(a[GRAD_Y], address), (1, ))
-    out = carray(pointer(a[OUT], address), (1, ))
-    gy = carray(pointer(a[GRAD_RESIDUAL] if a[OUT] != 0 else a[GRAD_Y], address), (1, ))
-    scale = carray(pointer(a[SCALE], address), (g_, ))
-    bias = carray(pointer(a[BIAS], address), (g_, ))
-    context = carray(pointer(a[CONTEXT], address), (n_ * c_ * cells, ))
-    d = carray(pointer(a[D], address), (1, ))
-    stats = carray(pointer(a[STATS], address), (1, ))
-    matrix_t = carray(pointer(a[MATRIX_T], address), (1, ))
-    cells_t = carray(pointer(a[CELLS_T], address), (1, ))
-    grad_scale = carray(doubles(a[GRAD_SCALE]), (n_ * g_, ), np.float64)
-    grad_bias = carray(doubles(a[GRAD_BIAS]), (n_ * g_, ), np.float64)
-    row_bounds = carray(integers(a[ROWS]), (rows + 1, ), np.int64)
-    col_bounds = carray(integers(a[COLS]), (cols + 1, ), np.int64)
-    floats = carray(doubles(a[FLOATS]), (4, ), np.float64)
+    x = carray(pointer(a[X], address), (1,))
+    gx = carray(pointer(a[Y], address), (1,))
+    grad_y = carray(pointer(a[GRAD_Y], address), (1,))
+    out = carray(pointer(a[OUT], address), (1,))
+    gy = carray(pointer(a[GRAD_RESIDUAL] if a[OUT] != 0 else a[GRAD_Y], address), (1,))
+    scale = carray(pointer(a[SCALE], address), (g_,))
+    bias = carray(pointer(a[BIAS], address), (g_,))
+    context = carray(pointer(a[CONTEXT], address), (n_ * c_ * cells,))
+    d = carray(pointer(a[D], address), (1,))
+    stats = carray(pointer(a[STATS], address), (1,))
+    matrix_t = carray(pointer(a[MATRIX_T], address), (1,))
+    cells_t = carray(pointer(a[CELLS_T], address), (1,))
+    grad_scale = carray(doubles(a[GRAD_SCALE]), (n_ * g_,), np.float64)
+    grad_bias = carray(doubles(a[GRAD_BIAS]), (n_ * g_,), np.float64)
+    row_bounds = carray(integers(a[ROWS]), (rows + 1,), np.int64)
+    col_bounds = carray(integers(a[COLS]), (cols + 1,), np.int64)
+    floats = carray(doubles(a[FLOATS]), (4,), np.float64)
     real = x.dtype.type
     one = real(1)
     eps, gain, floor = floats[0], floats[1], floats[3]
@@ -784,8 +862,21 @@ def backward_slabs(address):
                 factor = 0.0 if spread == 0 else 1 / (spread + eps)
             else:
                 factor = 0.0 if spread == 0 else 1 / spread
-            through_gate(q, d, slab * p, p, real(centre), real(factor), spread == 0, scale[g], bias[g], real(gain), one,
-                         gate, dhats)
+            through_gate(
+                q,
+                d,
+                slab * p,
+                p,
+                real(centre),
+                real(factor),
+                spread == 0,
+                scale[g],
+                bias[g],
+                real(gain),
+                one,
+                gate,
+                dhats,
+            )
             total, along = two_sums(q, dhats, p)
             grad_bias[slab], grad_scale[slab] = total, along
             if a[NEED_X] == 0:
@@ -816,8 +907,24 @@ def backward_slabs(address):
                 if cosine:
                     add_lengths(gu, cell_pad, per_u, context, u_base, cells, k)
                 expand(context, u_base, cells, k, grid, edges, row_cell, h, w, u_pattern, room, pad)
-                narrow_gradient(gys, gyo, gy_stride, gate, product, room, cells, gu, cell_pad, matrix_t, pad, k, p, gxs,
-                                gxo, gx_stride)
+                narrow_gradient(
+                    gys,
+                    gyo,
+                    gy_stride,
+                    gate,
+                    product,
+                    room,
+                    cells,
+                    gu,
+                    cell_pad,
+                    matrix_t,
+                    pad,
+                    k,
+                    p,
+                    gxs,
+                    gxo,
+                    gx_stride,
+                )
             else:
                 for c in range(k):
                     segment_rows(xs, xo + c * x_stride, product, True, h, w, row_edges, t, c * grid * w, grid)
@@ -830,8 +937,25 @@ def backward_slabs(address):
                         runs(v, c * seg_pad + r * cols, col_bounds, cols, v_pattern, (c * rows + r) * wide)
                     for b in range(grid):
                         runs(context, u_base + c * cells + b * grid, edges, grid, u_pattern, (c * grid + b) * wide)
-                wide_gradient(gys, gyo, gy_stride, gate, product, u_pattern, v_pattern, row_bounds, rows, grid, h, w,
-                              wide, k, gxs, gxo, gx_stride)
+                wide_gradient(
+                    gys,
+                    gyo,
+                    gy_stride,
+                    gate,
+                    product,
+                    u_pattern,
+                    v_pattern,
+                    row_bounds,
+                    rows,
+                    grid,
+                    h,
+                    w,
+                    wide,
+                    k,
+                    gxs,
+                    gxo,
+                    gx_stride,
+                )
             if cosine:
                 for c in range(k):
                     for i in range(p):
@@ -851,8 +975,9 @@ def add_lengths(gu, cell_pad, per_u, context, base, cells, k):
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
-def narrow_gradient(gy, gy_base, gy_stride, gate, product, full, cells, gu, cell_pad, matrix_t, pad, k, p, gx, gx_base,
-                    gx_stride):
+def narrow_gradient(
+    gy, gy_base, gy_stride, gate, product, full, cells, gu, cell_pad, matrix_t, pad, k, p, gx, gx_base, gx_stride
+):
     """gx = gy * gate + product * u + matrix^T gu; ``full`` is u at full size."""
     last = max(p - LANES, 0)
     for block in range(0, p, LANES):
@@ -886,8 +1011,9 @@ def narrow_gradient(gy, gy_base, gy_stride, gate, product, full, cells, gu, cell
 
 
 @njit(fastmath=_SUMS, error_model='numpy')
-def wide_gradient(gy, gy_base, gy_stride, gate, product, u, v, row_bounds, rows, grid, h, w, wide, k, gx, gx_base,
-                  gx_stride):
+def wide_gradient(
+    gy, gy_base, gy_stride, gate, product, u, v, row_bounds, rows, grid, h, w, wide, k, gx, gx_base, gx_stride
+):
     """gx = gy * gate + product * u[cell of the row] + v[segment of the row]."""
     last = w - LANES
     for r in range(rows):

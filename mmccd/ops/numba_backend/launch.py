@@ -15,6 +15,7 @@ call the loops, which hold no lock. Slabs are handed out one by one from a share
 threads at once: a call shares nothing with another one but the tables, which are only read. Results do not depend on
 the number of threads.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -76,17 +77,18 @@ def _tables(h: int, w: int, scales: tuple[int, ...], dtype: torch.dtype) -> _Tab
     by_column = np.repeat(col_pool, np.diff(cols.bounds), 2)
     if narrow:
         row_pool, col_pool = np.repeat(row_pool, np.diff(rows.bounds), 2), by_column
-    weights, back = (np.einsum('sai,sbj->abij', row_pool, pool).reshape(grid * grid, -1)
-                     for pool in (by_column, col_pool))
+    weights, back = (
+        np.einsum('sai,sbj->abij', row_pool, pool).reshape(grid * grid, -1) for pool in (by_column, col_pool)
+    )
     row_cell = np.arange(h) * grid // h if narrow else np.arange(grid)
     cell = (row_cell[:, None] * grid + np.arange(w) * grid // w).ravel()
     real = np.float64 if dtype == torch.float64 else np.float32
     padded = -(-grid * grid // _LANES) * _LANES
     matrix, cells_t = np.zeros((weights.shape[1], padded), real), np.zeros((len(cell), padded), real)
-    matrix[:, :grid * grid] = weights.T
+    matrix[:, : grid * grid] = weights.T
     cells_t[np.arange(len(cell)), cell] = 1
     matrix_t = np.zeros((grid * grid, -(-back.shape[1] // _LANES) * _LANES), real)
-    matrix_t[:, :back.shape[1]] = back
+    matrix_t[:, : back.shape[1]] = back
     return _Tables(np.array(rows.bounds), np.array(cols.bounds), matrix, matrix_t, cells_t)
 
 
@@ -94,6 +96,7 @@ def _tables(h: int, w: int, scales: tuple[int, ...], dtype: torch.dtype) -> _Tab
 def _compiled(direction: str, double: bool) -> Any:
     with _LOCK:
         from . import kernels
+
         return kernels.compile_loops(direction, double)
 
 
@@ -143,18 +146,26 @@ class _Template(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _template(shape: torch.Size, x_stride: tuple[int, ...], y_stride: tuple[int, ...], x_in_place: bool,
-              y_in_place: bool, options: CCDOptions, dtype: torch.dtype) -> _Template:
+def _template(
+    shape: torch.Size,
+    x_stride: tuple[int, ...],
+    y_stride: tuple[int, ...],
+    x_in_place: bool,
+    y_in_place: bool,
+    options: CCDOptions,
+    dtype: torch.dtype,
+) -> _Template:
     """Arguments without the addresses of tensors; y is the one written to."""
     n, c, h, w = shape
     from . import kernels as loops
+
     a = np.zeros(loops.COUNT, np.int64)
     tables = _tables(h, w, options.scales, dtype)
     for place, table in zip((loops.ROWS, loops.COLS, loops.MATRIX, loops.MATRIX_T, loops.CELLS_T), tables):
         a[place] = table.ctypes.data
     floats = np.array([options.eps, options.gain, FLATNESS * torch.finfo(dtype).eps, MIN_NORM])
     a[loops.FLOATS] = floats.ctypes.data
-    a[loops.N:loops.W + 1] = n, c, options.groups, h, w
+    a[loops.N : loops.W + 1] = n, c, options.groups, h, w
     a[loops.GRID] = max(options.scales)
     a[loops.RS], a[loops.CS] = len(tables.rows) - 1, len(tables.cols) - 1
     a[loops.COSINE] = options.similarity == 'cosine'
@@ -163,8 +174,8 @@ def _template(shape: torch.Size, x_stride: tuple[int, ...], y_stride: tuple[int,
     # A cache line of channels together, where a pixel's channels are neighbours in memory.
     line = -(-64 // (c // options.groups * dtype.itemsize))
     a[loops.BLOCK] = 1 if x_in_place else min(options.groups, line)
-    a[loops.XN:loops.XW + 1] = x_stride
-    a[loops.YN:loops.YW + 1] = y_stride
+    a[loops.XN : loops.XW + 1] = x_stride
+    a[loops.YN : loops.YW + 1] = y_stride
     slabs = n * -(-options.groups // int(a[loops.BLOCK]))
     return _Template(a, min(slabs, -(-n * c * h * w // GRAIN)), (tables, floats))
 
@@ -173,8 +184,9 @@ def _arguments(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, options: CCDOp
     """(array of the callbacks' arguments with what forward and backward share, threads); y is the one written to."""
     template = _template(x.shape, x.stride(), y.stride(), _in_place(x), _in_place(y), options, x.dtype)
     from . import kernels as loops
+
     a = template.arguments.copy()
-    a[loops.X:loops.BIAS + 1] = x.data_ptr(), y.data_ptr(), scale.data_ptr(), bias.data_ptr()
+    a[loops.X : loops.BIAS + 1] = x.data_ptr(), y.data_ptr(), scale.data_ptr(), bias.data_ptr()
     return a, min(torch.get_num_threads(), template.threads)
 
 
@@ -186,13 +198,22 @@ def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def adds_residual(x: Tensor, residual: Tensor) -> bool:
     """Whether ``forward`` can add ``residual`` and rectify in the same pass."""
-    return (unavailable(x) is None and x.dtype in (torch.float32, torch.float64) and residual.dtype == x.dtype
-            and residual.shape == x.shape and residual.device == x.device and x.is_contiguous()
-            and residual.is_contiguous() and x.shape[2] * x.shape[3] >= _LANES and x.numel() > 0)
+    return (
+        unavailable(x) is None
+        and x.dtype in (torch.float32, torch.float64)
+        and residual.dtype == x.dtype
+        and residual.shape == x.shape
+        and residual.device == x.device
+        and x.is_contiguous()
+        and residual.is_contiguous()
+        and x.shape[2] * x.shape[3] >= _LANES
+        and x.numel() > 0
+    )
 
 
-def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: bool = True,
-            residual: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def forward(
+    x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: bool = True, residual: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """See ``ccd_torch``; with a ``residual``, for which :func:`adds_residual`, y is relu(gated x + residual)."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x = _plain(x, compute)
@@ -207,6 +228,7 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: b
         return y.to(dtype), tuple(s.zero_() for s in saved)
     callback = _compiled('forward', compute == torch.float64)
     from . import kernels as loops
+
     scale, bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
     a, threads = _arguments(x, y, scale, bias, options)
     a[loops.KEEP] = keep
@@ -217,9 +239,17 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: b
     return y if dtype == compute else y.to(dtype), saved
 
 
-def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
-             options: CCDOptions, need_x: bool = True, y: Tensor | None = None,
-             grad_residual: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
+    options: CCDOptions,
+    need_x: bool = True,
+    y: Tensor | None = None,
+    grad_residual: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See ``ccd_torch``; with the ``y`` of a forward with a residual, ``grad_residual`` (contiguous) is written to."""
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x, grad_y = _plain(x, compute), _plain(grad_y, compute)
@@ -231,17 +261,21 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
         return grad_x.to(dtype), torch.zeros_like(scale), torch.zeros_like(bias)
     callback = _compiled('backward', compute == torch.float64)
     from . import kernels as loops
+
     own_scale, own_bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
     saved = tuple(s.contiguous() for s in saved)
     sums = torch.empty(2, x.shape[0], g, dtype=torch.float64)
     a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, options)
     a[loops.CONTEXT], a[loops.D], a[loops.STATS] = (s.data_ptr() for s in saved)
     a[loops.GRAD_Y], a[loops.GY_DIRECT] = grad_y.data_ptr(), _in_place(grad_y)
-    a[loops.GN:loops.GW + 1] = grad_y.stride()
+    a[loops.GN : loops.GW + 1] = grad_y.stride()
     if y is not None:
         a[loops.OUT], a[loops.GRAD_RESIDUAL] = y.data_ptr(), grad_residual.data_ptr()
     a[loops.GRAD_SCALE], a[loops.GRAD_BIAS] = sums[0].data_ptr(), sums[1].data_ptr()
     a[loops.NEED_X] = need_x
     _run(callback, a, threads)
-    return (grad_x if dtype == compute else grad_x.to(dtype), sums[0].sum(0).to(scale.dtype),
-            sums[1].sum(0).to(bias.dtype))
+    return (
+        grad_x if dtype == compute else grad_x.to(dtype),
+        sums[0].sum(0).to(scale.dtype),
+        sums[1].sum(0).to(bias.dtype),
+    )

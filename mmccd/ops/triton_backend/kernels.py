@@ -54,6 +54,7 @@ for facts with few values each: the way and its tile, whether L divides the imag
 (``UNIT``), and the power of two that divides the others (``ALIGN``, at most 16 bytes), without which no load could be a
 vector. :func:`launch_plan` is all of it, and has few values for one layer, however many sizes it sees.
 """
+
 # ruff: noqa: SIM109  (Triton's language has no `in`)
 from __future__ import annotations
 
@@ -99,8 +100,20 @@ def _bounds(i, size, s: tl.constexpr, POOLING: tl.constexpr):
 
 
 @triton.jit
-def _positions(t, tiles_h, tiles_w, height, width, cell_w, A: tl.constexpr, BH: tl.constexpr, BW: tl.constexpr,
-               L: tl.constexpr, LB: tl.constexpr, EVEN: tl.constexpr):
+def _positions(
+    t,
+    tiles_h,
+    tiles_w,
+    height,
+    width,
+    cell_w,
+    A: tl.constexpr,
+    BH: tl.constexpr,
+    BW: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    EVEN: tl.constexpr,
+):
     """Tile t's rows of cells (A,), rows (BH, A), columns (LB, BW), and which of the last two are in their cells."""
     a, b = t // (tiles_h * tiles_w) + tl.arange(0, A), tl.arange(0, LB)
     i = t // tiles_w % tiles_h * BH + tl.arange(0, BH)
@@ -143,8 +156,24 @@ def _over_channels(d):
 
 
 @triton.jit
-def _edges(x, c, a, h, w, rows, columns, height, width, s_c, s_h, s_w, CG: tl.constexpr, L: tl.constexpr,
-           LB: tl.constexpr, ACC: tl.constexpr):
+def _edges(
+    x,
+    c,
+    a,
+    h,
+    w,
+    rows,
+    columns,
+    height,
+    width,
+    s_c,
+    s_h,
+    s_w,
+    CG: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """Sums of x over what bins have besides their cells: a row, a column, a corner; each (CB, A, LB).
 
     Read once more, for these lines are few, and in a cache.
@@ -152,12 +181,21 @@ def _edges(x, c, a, h, w, rows, columns, height, width, s_c, s_h, s_w, CG: tl.co
     b = tl.arange(0, LB)
     r, q = a * height // L, b * width // L
     shared_r, shared_q = (a < L) & (a * height % L != 0), (b < L) & (b * width % L != 0)
-    row = tl.load(x + (c * s_c)[:, None, None, None] + (r * s_h)[None, :, None, None] + (w * s_w)[None, None, :, :],
-                  (c < CG)[:, None, None, None] & shared_r[None, :, None, None] & columns[None, None, :, :], 0.0)
-    column = tl.load(x + (c * s_c)[:, None, None, None] + (h * s_h)[None, :, :, None] + (q * s_w)[None, None, None, :],
-                     (c < CG)[:, None, None, None] & rows[None, :, :, None] & shared_q[None, None, None, :], 0.0)
-    corner = tl.load(x + (c * s_c)[:, None, None] + (r * s_h)[None, :, None] + (q * s_w)[None, None, :],
-                     (c < CG)[:, None, None] & shared_r[None, :, None] & shared_q[None, None, :], 0.0)
+    row = tl.load(
+        x + (c * s_c)[:, None, None, None] + (r * s_h)[None, :, None, None] + (w * s_w)[None, None, :, :],
+        (c < CG)[:, None, None, None] & shared_r[None, :, None, None] & columns[None, None, :, :],
+        0.0,
+    )
+    column = tl.load(
+        x + (c * s_c)[:, None, None, None] + (h * s_h)[None, :, :, None] + (q * s_w)[None, None, None, :],
+        (c < CG)[:, None, None, None] & rows[None, :, :, None] & shared_q[None, None, None, :],
+        0.0,
+    )
+    corner = tl.load(
+        x + (c * s_c)[:, None, None] + (r * s_h)[None, :, None] + (q * s_w)[None, None, :],
+        (c < CG)[:, None, None] & shared_r[None, :, None] & shared_q[None, None, :],
+        0.0,
+    )
     return tl.sum(row.to(ACC), 3), tl.sum(column.to(ACC), 1), corner.to(ACC)
 
 
@@ -193,8 +231,17 @@ def _blocks(v, s: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constex
 
 
 @triton.jit
-def _per_area(v, height, width, s: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr,
-              EVEN: tl.constexpr, BACK: tl.constexpr):
+def _per_area(
+    v,
+    height,
+    width,
+    s: tl.constexpr,
+    S: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    EVEN: tl.constexpr,
+    BACK: tl.constexpr,
+):
     """v (CB, LB, LB) over the pixels of the s x s bin that a cell reads; BACK: that it belongs to."""
     if EVEN:
         return v * (s * s / (height * width).to(v.dtype))
@@ -210,8 +257,19 @@ def _per_area(v, height, width, s: tl.constexpr, S: tl.constexpr, L: tl.constexp
 
 
 @triton.jit
-def _mix(cells, row, column, corner, height, width, SCALES: tl.constexpr, S: tl.constexpr, L: tl.constexpr,
-         LB: tl.constexpr, EVEN: tl.constexpr):
+def _mix(
+    cells,
+    row,
+    column,
+    corner,
+    height,
+    width,
+    SCALES: tl.constexpr,
+    S: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    EVEN: tl.constexpr,
+):
     """Context of every cell, (CB, LB, LB), from the four sums of every cell; where EVEN, the last three are unused."""
     i = tl.arange(0, LB)
     context = tl.zeros_like(cells)
@@ -226,8 +284,9 @@ def _mix(cells, row, column, corner, height, width, SCALES: tl.constexpr, S: tl.
 
 
 @triton.jit
-def _mix_back(grad, height, width, SCALES: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr,
-              EVEN: tl.constexpr):
+def _mix_back(
+    grad, height, width, SCALES: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr, EVEN: tl.constexpr
+):
     """Transpose of _mix and _edges: what the pixels of a cell get, and besides its last row, column and corner."""
     i = tl.arange(0, LB)
     cells = tl.zeros_like(grad)
@@ -328,42 +387,53 @@ def _conclude(count, first, second, NORM: tl.constexpr, FLAT: tl.constexpr):
 
 @triton.jit(do_not_specialize=[*SIZES, *X_STRIDES, *Y_STRIDES])
 def _forward_kernel(
-        x,  # (N, C, H, W), strides x_*
-        y,  # (N, C, H, W), strides y_*; written by WHOLE, APPLY
-        scale,  # (G,)
-        bias,  # (G,)
-        context,  # (N, C, S, S) contiguous, ACC; WHOLE writes it if KEEP
-        d_out,  # (N, G, H, W) contiguous, ACC; written by WHOLE, MEASURE if KEEP
-        stats,  # (N, G, 2), ACC; WHOLE writes it if KEEP
-        partial,  # POOL: (tiles_h * tiles_w, N, G, 1 if EVEN else 4, C/G, L, L); MEASURE: (N, G, tiles, 3); ACC
-        samples, groups,  # N, G
-        height, width,  # H, W
-        cell_w,  # W / L where EVEN, in units of ALIGN where a UNIT is the column
-        tiles, tiles_h, tiles_w,  # tiles of a slab; in a cell's height and width
-        x_n, x_c, x_h, x_w,  # in units of ALIGN
-        y_n, y_c, y_h, y_w,  # in units of ALIGN
-        STAGE: tl.constexpr,  # WHOLE: a program a slab; POOL, MEASURE or APPLY: a program a tile
-        KEEP: tl.constexpr,  # keep for the backward
-        CG: tl.constexpr,  # C/G
-        CB: tl.constexpr,  # C/G rounded up to a power of two
-        A: tl.constexpr,  # rows of cells in a tile: LB or 1
-        BH: tl.constexpr,  # rows of a cell in a tile, a power of two
-        BW: tl.constexpr,  # columns of a cell in a tile, a power of two
-        SCALES: tl.constexpr,
-        S: tl.constexpr,  # max(SCALES)
-        L: tl.constexpr,  # lcm(SCALES)
-        LB: tl.constexpr,  # L rounded up to a power of two
-        EVEN: tl.constexpr,  # L divides H and W
-        ALIGN: tl.constexpr,
-        X_UNIT: tl.constexpr,
-        Y_UNIT: tl.constexpr,
-        COSINE: tl.constexpr,
-        NORM: tl.constexpr,
-        EPS: tl.constexpr,
-        GAIN: tl.constexpr,
-        FLAT: tl.constexpr,  # FLATNESS times the epsilon of ACC
-        MIN: tl.constexpr,
-        ACC: tl.constexpr):
+    x,  # (N, C, H, W), strides x_*
+    y,  # (N, C, H, W), strides y_*; written by WHOLE, APPLY
+    scale,  # (G,)
+    bias,  # (G,)
+    context,  # (N, C, S, S) contiguous, ACC; WHOLE writes it if KEEP
+    d_out,  # (N, G, H, W) contiguous, ACC; written by WHOLE, MEASURE if KEEP
+    stats,  # (N, G, 2), ACC; WHOLE writes it if KEEP
+    partial,  # POOL: (tiles_h * tiles_w, N, G, 1 if EVEN else 4, C/G, L, L); MEASURE: (N, G, tiles, 3); ACC
+    samples,
+    groups,  # N, G
+    height,
+    width,  # H, W
+    cell_w,  # W / L where EVEN, in units of ALIGN where a UNIT is the column
+    tiles,
+    tiles_h,
+    tiles_w,  # tiles of a slab; in a cell's height and width
+    x_n,
+    x_c,
+    x_h,
+    x_w,  # in units of ALIGN
+    y_n,
+    y_c,
+    y_h,
+    y_w,  # in units of ALIGN
+    STAGE: tl.constexpr,  # WHOLE: a program a slab; POOL, MEASURE or APPLY: a program a tile
+    KEEP: tl.constexpr,  # keep for the backward
+    CG: tl.constexpr,  # C/G
+    CB: tl.constexpr,  # C/G rounded up to a power of two
+    A: tl.constexpr,  # rows of cells in a tile: LB or 1
+    BH: tl.constexpr,  # rows of a cell in a tile, a power of two
+    BW: tl.constexpr,  # columns of a cell in a tile, a power of two
+    SCALES: tl.constexpr,
+    S: tl.constexpr,  # max(SCALES)
+    L: tl.constexpr,  # lcm(SCALES)
+    LB: tl.constexpr,  # L rounded up to a power of two
+    EVEN: tl.constexpr,  # L divides H and W
+    ALIGN: tl.constexpr,
+    X_UNIT: tl.constexpr,
+    Y_UNIT: tl.constexpr,
+    COSINE: tl.constexpr,
+    NORM: tl.constexpr,
+    EPS: tl.constexpr,
+    GAIN: tl.constexpr,
+    FLAT: tl.constexpr,  # FLATNESS times the epsilon of ACC
+    MIN: tl.constexpr,
+    ACC: tl.constexpr,
+):
     # Neighbouring programs have neighbouring groups, which share memory sectors in channels_last.
     pid = tl.program_id(0)
     g, t, n = pid % groups, pid // groups % tiles, pid // groups // tiles
@@ -444,14 +514,23 @@ def _forward_kernel(
 
 @triton.jit(do_not_specialize=['samples', 'groups', 'parts', 'height', 'width'])
 def _mix_kernel(
-        partial,  # (parts, N, G, 1 if EVEN else 4, C/G, L, L), of _forward_kernel's POOL
-        context,  # (N, C, S, S), written
-        samples, groups, parts, height, width,
-        CG: tl.constexpr,
-        CF: tl.constexpr,  # channels of a program, a power of two
-        BLOCK: tl.constexpr,  # parts read at once, a power of two
-        SCALES: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr, EVEN: tl.constexpr,
-        ACC: tl.constexpr):
+    partial,  # (parts, N, G, 1 if EVEN else 4, C/G, L, L), of _forward_kernel's POOL
+    context,  # (N, C, S, S), written
+    samples,
+    groups,
+    parts,
+    height,
+    width,
+    CG: tl.constexpr,
+    CF: tl.constexpr,  # channels of a program, a power of two
+    BLOCK: tl.constexpr,  # parts read at once, a power of two
+    SCALES: tl.constexpr,
+    S: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    EVEN: tl.constexpr,
+    ACC: tl.constexpr,
+):
     slab = tl.program_id(0).to(tl.int64)
     c, a = tl.program_id(1) * CF + tl.arange(0, CF), tl.arange(0, LB)
     offsets, mask = _at_cells(c, a, CG, L, LB)
@@ -477,10 +556,16 @@ def _mix_kernel(
 
 @triton.jit(do_not_specialize=['tiles', 'height', 'width'])
 def _conclude_kernel(
-        partial,  # (N, G, tiles, 3), of _forward_kernel's MEASURE
-        stats,  # (N, G, 2), written
-        tiles, height, width,
-        NORM: tl.constexpr, FLAT: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr):
+    partial,  # (N, G, tiles, 3), of _forward_kernel's MEASURE
+    stats,  # (N, G, 2), written
+    tiles,
+    height,
+    width,
+    NORM: tl.constexpr,
+    FLAT: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     slab = tl.program_id(0)
     partial += slab.to(tl.int64) * tiles * 3
     count = (height * width).to(ACC)
@@ -505,16 +590,18 @@ def _conclude_kernel(
             t = start + tl.arange(0, BLOCK)
             start += BLOCK
             step = tl.load(partial + t * 3 + 1, t < tiles, 0.0) - first
-            second += tl.sum(tl.load(partial + t * 3, t < tiles, 0.0) * step * step +
-                             tl.load(partial + t * 3 + 2, t < tiles, 0.0))
+            second += tl.sum(
+                tl.load(partial + t * 3, t < tiles, 0.0) * step * step + tl.load(partial + t * 3 + 2, t < tiles, 0.0)
+            )
     shift, spread = _conclude(count, first, second, NORM, FLAT)
     tl.store(stats + slab * 2, shift)
     tl.store(stats + slab * 2 + 1, spread)
 
 
 @triton.jit
-def _slopes(v, gy, d, pixels, scale_g, bias_g, shift, spread, GAIN: tl.constexpr, NORM: tl.constexpr,
-            EPS: tl.constexpr):
+def _slopes(
+    v, gy, d, pixels, scale_g, bias_g, shift, spread, GAIN: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr
+):
     """Of every pixel of a tile, (LB, BH, A, BW): the gate, a, d^, m and m' (None: anything)."""
     if NORM == NO_NORM:
         normalized, one, two = d, d, d
@@ -545,45 +632,59 @@ def _coefficients(total, total_d, ones, twos, scale_g, spread, count, NORM: tl.c
 
 @triton.jit(do_not_specialize=[*SIZES, *X_STRIDES, *Y_STRIDES, *G_STRIDES])
 def _backward_kernel(
-        x,  # (N, C, H, W), strides x_*
-        grad_y,  # (N, C, H, W), strides g_*
-        grad_x,  # (N, C, H, W), strides y_*; written by WHOLE, APPLY
-        scale,  # (G,)
-        bias,  # (G,)
-        context,  # (N, C, S, S) contiguous, ACC
-        d_in,  # (N, G, H, W) contiguous, ACC; read for minmax, whose extremes must be met to the bit
-        stats,  # (N, G, 2), ACC
-        totals,  # (N, G, 4), ACC: sums of a (bias's gradient), a d^ (scale's), m, m'; SUMS: (tiles, N, G, 4)
-        spread_out,  # SUMS writes (tiles_h * tiles_w, N, G, 3, C/G, L, L): sums of a, m, m' times the derivative;
-                     # APPLY reads (N, G, 1 if EVEN else 4, C/G, L, L), of _mix_back; ACC
-        samples, groups,  # N, G
-        height, width,  # H, W
-        cell_w,  # W / L where EVEN, in units of ALIGN where a UNIT is the column
-        tiles, tiles_h, tiles_w,  # tiles of a slab; in a cell's height and width
-        x_n, x_c, x_h, x_w,  # in units of ALIGN
-        y_n, y_c, y_h, y_w,  # in units of ALIGN
-        g_n, g_c, g_h, g_w,  # in units of ALIGN
-        STAGE: tl.constexpr,  # WHOLE: a program a slab; SUMS or APPLY: a program a tile
-        CG: tl.constexpr,  # from here on as in _forward_kernel
-        CB: tl.constexpr,
-        A: tl.constexpr,
-        BH: tl.constexpr,
-        BW: tl.constexpr,
-        SCALES: tl.constexpr,
-        S: tl.constexpr,
-        L: tl.constexpr,
-        LB: tl.constexpr,
-        EVEN: tl.constexpr,
-        ALIGN: tl.constexpr,
-        X_UNIT: tl.constexpr,
-        Y_UNIT: tl.constexpr,
-        G_UNIT: tl.constexpr,
-        COSINE: tl.constexpr,
-        NORM: tl.constexpr,
-        EPS: tl.constexpr,
-        GAIN: tl.constexpr,
-        MIN: tl.constexpr,
-        ACC: tl.constexpr):
+    x,  # (N, C, H, W), strides x_*
+    grad_y,  # (N, C, H, W), strides g_*
+    grad_x,  # (N, C, H, W), strides y_*; written by WHOLE, APPLY
+    scale,  # (G,)
+    bias,  # (G,)
+    context,  # (N, C, S, S) contiguous, ACC
+    d_in,  # (N, G, H, W) contiguous, ACC; read for minmax, whose extremes must be met to the bit
+    stats,  # (N, G, 2), ACC
+    totals,  # (N, G, 4), ACC: sums of a (bias's gradient), a d^ (scale's), m, m'; SUMS: (tiles, N, G, 4)
+    spread_out,  # SUMS writes (tiles_h * tiles_w, N, G, 3, C/G, L, L): sums of a, m, m' times the derivative;
+    # APPLY reads (N, G, 1 if EVEN else 4, C/G, L, L), of _mix_back; ACC
+    samples,
+    groups,  # N, G
+    height,
+    width,  # H, W
+    cell_w,  # W / L where EVEN, in units of ALIGN where a UNIT is the column
+    tiles,
+    tiles_h,
+    tiles_w,  # tiles of a slab; in a cell's height and width
+    x_n,
+    x_c,
+    x_h,
+    x_w,  # in units of ALIGN
+    y_n,
+    y_c,
+    y_h,
+    y_w,  # in units of ALIGN
+    g_n,
+    g_c,
+    g_h,
+    g_w,  # in units of ALIGN
+    STAGE: tl.constexpr,  # WHOLE: a program a slab; SUMS or APPLY: a program a tile
+    CG: tl.constexpr,  # from here on as in _forward_kernel
+    CB: tl.constexpr,
+    A: tl.constexpr,
+    BH: tl.constexpr,
+    BW: tl.constexpr,
+    SCALES: tl.constexpr,
+    S: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    EVEN: tl.constexpr,
+    ALIGN: tl.constexpr,
+    X_UNIT: tl.constexpr,
+    Y_UNIT: tl.constexpr,
+    G_UNIT: tl.constexpr,
+    COSINE: tl.constexpr,
+    NORM: tl.constexpr,
+    EPS: tl.constexpr,
+    GAIN: tl.constexpr,
+    MIN: tl.constexpr,
+    ACC: tl.constexpr,
+):
     pid = tl.program_id(0)
     g, t, n = pid % groups, pid // groups % tiles, pid // groups // tiles
     slab = n * groups + g
@@ -677,24 +778,36 @@ def _backward_kernel(
 
 @triton.jit(do_not_specialize=['samples', 'groups', 'parts', 'tiles', 'height', 'width'])
 def _collect_kernel(
-        sums,  # (parts, N, G, 3, C/G, L, L), of _backward_kernel's SUMS
-        shares,  # (tiles, N, G, 4), of the same
-        scale,  # (G,)
-        stats,  # (N, G, 2)
-        totals,  # (N, G, 4), written
-        spread_out,  # (N, G, 1 if EVEN else 4, C/G, L, L), written
-        samples, groups, parts, tiles, height, width,
-        CG: tl.constexpr,
-        CF: tl.constexpr,  # channels of a program, a power of two
-        BLOCK: tl.constexpr,  # parts and tiles read at once, a power of two
-        SCALES: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr, EVEN: tl.constexpr,
-        NORM: tl.constexpr, EPS: tl.constexpr, ACC: tl.constexpr):
+    sums,  # (parts, N, G, 3, C/G, L, L), of _backward_kernel's SUMS
+    shares,  # (tiles, N, G, 4), of the same
+    scale,  # (G,)
+    stats,  # (N, G, 2)
+    totals,  # (N, G, 4), written
+    spread_out,  # (N, G, 1 if EVEN else 4, C/G, L, L), written
+    samples,
+    groups,
+    parts,
+    tiles,
+    height,
+    width,
+    CG: tl.constexpr,
+    CF: tl.constexpr,  # channels of a program, a power of two
+    BLOCK: tl.constexpr,  # parts and tiles read at once, a power of two
+    SCALES: tl.constexpr,
+    S: tl.constexpr,
+    L: tl.constexpr,
+    LB: tl.constexpr,
+    EVEN: tl.constexpr,
+    NORM: tl.constexpr,
+    EPS: tl.constexpr,
+    ACC: tl.constexpr,
+):
     slab = tl.program_id(0).to(tl.int64)
     c, a, k = tl.program_id(1) * CF + tl.arange(0, CF), tl.arange(0, LB), tl.arange(0, 4)
     offsets, mask = _at_cells(c, a, CG, L, LB)
     size: tl.constexpr = CG * L * L
 
-    four = tl.zeros((4, ), ACC)
+    four = tl.zeros((4,), ACC)
     start = tl.zeros((), tl.int32)
     while start < tiles:
         t = start + tl.arange(0, BLOCK)
@@ -724,8 +837,9 @@ def _collect_kernel(
         spread = tl.load(stats + slab * 2 + 1)
     count = (height * width).to(ACC)
     alpha, beta, gamma = _coefficients(total, total_d, ones, twos, scale_g, spread, count, NORM, EPS)
-    cells, row, column, corner = _mix_back(alpha * by_slope - beta * by_one - gamma * by_two, height, width, SCALES, S,
-                                           L, LB, EVEN)
+    cells, row, column, corner = _mix_back(
+        alpha * by_slope - beta * by_one - gamma * by_two, height, width, SCALES, S, L, LB, EVEN
+    )
     spread_out += slab * ((1 if EVEN else 4) * size)
     tl.store(spread_out + offsets, cells, mask)
     if not EVEN:
@@ -762,7 +876,7 @@ def launch_plan(tensors: tuple[Tensor, ...], options: CCDOptions) -> Plan:
     even = height % cells == 0 and width % cells == 0
     cell_h, cell_w = _largest_cell(height, cells), _largest_cell(width, cells)
     side = triton.next_power_of_2(max(cell_h, cell_w))
-    whole = block_c * (block_l * side)**2 <= WHOLE_LIMIT
+    whole = block_c * (block_l * side) ** 2 <= WHOLE_LIMIT
     if whole:
         rows = columns = side
     else:
@@ -794,9 +908,15 @@ def _sizes(x: Tensor, plan: Plan, cells: int) -> dict[str, int]:
     cell_w = width // cells if plan.even else 0
     tiles_h = triton.cdiv(_largest_cell(height, cells), plan.rows)
     tiles_w = triton.cdiv(_largest_cell(width, cells), plan.columns)
-    return dict(samples=samples, height=height, width=width,
-                cell_w=cell_w // plan.align if UNIT_COLUMN.value in plan.units else cell_w,
-                tiles=1 if plan.whole else cells * tiles_h * tiles_w, tiles_h=tiles_h, tiles_w=tiles_w)
+    return dict(
+        samples=samples,
+        height=height,
+        width=width,
+        cell_w=cell_w // plan.align if UNIT_COLUMN.value in plan.units else cell_w,
+        tiles=1 if plan.whole else cells * tiles_h * tiles_w,
+        tiles_h=tiles_h,
+        tiles_w=tiles_w,
+    )
 
 
 def _named_strides(names: list[str], t: Tensor, unit: int, align: int) -> dict[str, int]:
@@ -813,11 +933,24 @@ def _switches(x: Tensor, options: CCDOptions, plan: Plan) -> dict[str, object]:
     per_group, cells = x.shape[1] // options.groups, math.lcm(*options.scales)
     block_l = triton.next_power_of_2(cells)
     return dict(
-        CG=per_group, CB=triton.next_power_of_2(per_group), A=block_l if plan.whole else 1, BH=plan.rows,
-        BW=plan.columns, SCALES=tuple(options.scales), S=max(options.scales), L=cells, LB=block_l, EVEN=plan.even,
-        ALIGN=plan.align, COSINE=options.similarity == 'cosine', NORM=NORMALIZE[options.normalize],
-        EPS=float(options.eps), GAIN=float(options.gain), MIN=MIN_NORM,
-        ACC=tl.float64 if x.dtype == torch.float64 else tl.float32)
+        CG=per_group,
+        CB=triton.next_power_of_2(per_group),
+        A=block_l if plan.whole else 1,
+        BH=plan.rows,
+        BW=plan.columns,
+        SCALES=tuple(options.scales),
+        S=max(options.scales),
+        L=cells,
+        LB=block_l,
+        EVEN=plan.even,
+        ALIGN=plan.align,
+        COSINE=options.similarity == 'cosine',
+        NORM=NORMALIZE[options.normalize],
+        EPS=float(options.eps),
+        GAIN=float(options.gain),
+        MIN=MIN_NORM,
+        ACC=tl.float64 if x.dtype == torch.float64 else tl.float32,
+    )
 
 
 def _warps(switches: dict[str, object], per_thread: int) -> int:
@@ -827,11 +960,12 @@ def _warps(switches: dict[str, object], per_thread: int) -> int:
 
 def _sum_launch(switches: dict[str, object], slabs: int, wanted: tuple[str, ...]) -> tuple[tuple[int, int], dict]:
     """Grid and compile-time arguments of the kernels that add up parts and mix scales."""
-    block, table = 8, switches['LB']**2
+    block, table = 8, switches['LB'] ** 2
     channels = min(switches['CB'], max(1, TILE_ELEMENTS // (max(block, switches['LB']) * table)))
     names = ('CG', 'SCALES', 'S', 'L', 'LB', 'EVEN', 'ACC', *wanted)
-    return (slabs, triton.cdiv(switches['CG'], channels)), dict(CF=channels, BLOCK=block, num_warps=4,
-                                                                **{k: switches[k] for k in names})
+    return (slabs, triton.cdiv(switches['CG'], channels)), dict(
+        CF=channels, BLOCK=block, num_warps=4, **{k: switches[k] for k in names}
+    )
 
 
 def _too_fine(x: Tensor, options: CCDOptions) -> bool:
@@ -840,8 +974,9 @@ def _too_fine(x: Tensor, options: CCDOptions) -> bool:
     return block_c * block_l**3 > MIX_LIMIT
 
 
-def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
-            keep: bool = True) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+def forward(
+    x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions, keep: bool = True
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """See ``ccd_torch``; y has the strides of ``torch.empty_like(x)``."""
     if _too_fine(x, options):
         return ccd_torch.forward(x, scale, bias, options, keep)
@@ -867,17 +1002,32 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
     flat = FLATNESS * torch.finfo(compute).eps
     slabs, tiles = samples * groups, sizes['tiles']
     arguments = dict(
-        x=x, y=y, scale=scale.contiguous(), bias=bias.contiguous(), context=context, d_out=d, stats=stats,
-        partial=nothing, groups=groups, **sizes, **switches, KEEP=keep, X_UNIT=plan.units[0], Y_UNIT=plan.units[1],
-        FLAT=flat, **_named_strides(X_STRIDES, x, plan.units[0], plan.align),
-        **_named_strides(Y_STRIDES, y, plan.units[1], plan.align), num_warps=_warps(switches, 32))
-    launch = _forward_kernel[(slabs * tiles, )]
+        x=x,
+        y=y,
+        scale=scale.contiguous(),
+        bias=bias.contiguous(),
+        context=context,
+        d_out=d,
+        stats=stats,
+        partial=nothing,
+        groups=groups,
+        **sizes,
+        **switches,
+        KEEP=keep,
+        X_UNIT=plan.units[0],
+        Y_UNIT=plan.units[1],
+        FLAT=flat,
+        **_named_strides(X_STRIDES, x, plan.units[0], plan.align),
+        **_named_strides(Y_STRIDES, y, plan.units[1], plan.align),
+        num_warps=_warps(switches, 32),
+    )
+    launch = _forward_kernel[(slabs * tiles,)]
     with torch.cuda.device_of(x):
         if plan.whole:
             launch(STAGE=WHOLE.value, **arguments)
             return y, saved
         parts = sizes['tiles_h'] * sizes['tiles_w']
-        partial = x.new_empty((parts, slabs, 1 if plan.even else 4, switches['CG'] * switches['L']**2), dtype=compute)
+        partial = x.new_empty((parts, slabs, 1 if plan.even else 4, switches['CG'] * switches['L'] ** 2), dtype=compute)
         launch(STAGE=POOL.value, **{**arguments, 'partial': partial})
         mixing, mix_switches = _sum_launch(switches, slabs, ())
         _mix_kernel[mixing](partial, context, samples, groups, parts, height, width, **mix_switches)
@@ -885,14 +1035,31 @@ def forward(x: Tensor, scale: Tensor, bias: Tensor, options: CCDOptions,
             partial = x.new_empty((slabs, tiles, 3), dtype=compute)
             launch(STAGE=MEASURE.value, **{**arguments, 'partial': partial})
         if options.normalize is not None:
-            _conclude_kernel[(slabs, )](partial, stats, tiles, height, width, NORM=switches['NORM'], FLAT=flat,
-                                        ACC=switches['ACC'], BLOCK=128, num_warps=1)
+            _conclude_kernel[(slabs,)](
+                partial,
+                stats,
+                tiles,
+                height,
+                width,
+                NORM=switches['NORM'],
+                FLAT=flat,
+                ACC=switches['ACC'],
+                BLOCK=128,
+                num_warps=1,
+            )
         launch(STAGE=APPLY.value, **arguments)
     return y, saved
 
 
-def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, Tensor, Tensor],
-             options: CCDOptions, need_x: bool = True) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    grad_y: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    saved: tuple[Tensor, Tensor, Tensor],
+    options: CCDOptions,
+    need_x: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See ``ccd_torch``; grad_x has the strides of ``torch.empty_like(x)``."""
     if _too_fine(x, options):
         return ccd_torch.backward(grad_y, x, scale, bias, saved, options, need_x)
@@ -909,23 +1076,52 @@ def backward(grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: tupl
     scale_in = scale.contiguous()
     totals = context.new_empty((samples, groups, 4))
     arguments = dict(
-        x=x, grad_y=grad_y, grad_x=grad_x, scale=scale_in, bias=bias.contiguous(), context=context, d_in=d,
-        stats=stats, totals=totals, spread_out=totals, groups=groups, **sizes, **switches, X_UNIT=plan.units[0],
-        Y_UNIT=plan.units[1], G_UNIT=plan.units[2], **_named_strides(X_STRIDES, x, plan.units[0], plan.align),
+        x=x,
+        grad_y=grad_y,
+        grad_x=grad_x,
+        scale=scale_in,
+        bias=bias.contiguous(),
+        context=context,
+        d_in=d,
+        stats=stats,
+        totals=totals,
+        spread_out=totals,
+        groups=groups,
+        **sizes,
+        **switches,
+        X_UNIT=plan.units[0],
+        Y_UNIT=plan.units[1],
+        G_UNIT=plan.units[2],
+        **_named_strides(X_STRIDES, x, plan.units[0], plan.align),
         **_named_strides(Y_STRIDES, grad_x, plan.units[1], plan.align),
-        **_named_strides(G_STRIDES, grad_y, plan.units[2], plan.align), num_warps=_warps(switches, 16))
-    launch = _backward_kernel[(slabs * tiles, )]
+        **_named_strides(G_STRIDES, grad_y, plan.units[2], plan.align),
+        num_warps=_warps(switches, 16),
+    )
+    launch = _backward_kernel[(slabs * tiles,)]
     with torch.cuda.device_of(x):
         if plan.whole:
             launch(STAGE=WHOLE.value, **arguments)
         else:
-            parts, size = sizes['tiles_h'] * sizes['tiles_w'], switches['CG'] * switches['L']**2
+            parts, size = sizes['tiles_h'] * sizes['tiles_w'], switches['CG'] * switches['L'] ** 2
             shares, sums = context.new_empty((tiles, slabs, 4)), context.new_empty((parts, slabs, 3, size))
             spread = context.new_empty((slabs, 1 if plan.even else 4, size))
             launch(STAGE=SUMS.value, **{**arguments, 'totals': shares, 'spread_out': sums})
             mixing, mix_switches = _sum_launch(switches, slabs, ('NORM', 'EPS'))
-            _collect_kernel[mixing](sums, shares, scale_in, stats, totals, spread, samples, groups, parts, tiles,
-                                    height, width, **mix_switches)
+            _collect_kernel[mixing](
+                sums,
+                shares,
+                scale_in,
+                stats,
+                totals,
+                spread,
+                samples,
+                groups,
+                parts,
+                tiles,
+                height,
+                width,
+                **mix_switches,
+            )
             if need_x:
                 launch(STAGE=APPLY.value, **{**arguments, 'spread_out': spread})
     # Two sums: a custom operator's results must not share memory.

@@ -1,4 +1,5 @@
 """Gates of whole networks: places, values, choices."""
+
 import numpy as np
 import pytest
 import torch
@@ -14,8 +15,12 @@ def classifier(attention, **backbone):
     backbone = dict(type='mmccd.AttentionResNet', depth=18, attention=attention, **backbone)
     torch.manual_seed(0)
     model = MODELS.build(
-        dict(type='mmpretrain.ImageClassifier', backbone=backbone,
-             data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3))).eval()
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=backbone,
+            data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor', mean=[100.0] * 3, std=[50.0] * 3),
+        )
+    ).eval()
     for p in model.parameters():
         p.data += 0.1 * torch.randn_like(p)  # gates that differ from place to place
     return model
@@ -36,7 +41,8 @@ def test_recorded_gates_are_those_that_the_network_applies(fuse):
     found = record_gates(model, data, attention_layers(model.backbone))
 
     assert [(g.name, g.stage, g.block, g.layer, g.kind) for g in found.gates] == [
-        (f'layer{s}.{b}.ccd', s, b, 'CCD', 'spatial') for s in (1, 2, 3, 4) for b in (0, 1)]
+        (f'layer{s}.{b}.ccd', s, b, 'CCD', 'spatial') for s in (1, 2, 3, 4) for b in (0, 1)
+    ]
     assert [g.values.shape for g in found.gates][::2] == [(8, 10, 14), (8, 5, 7), (8, 3, 4), (8, 2, 2)]
     gate = torch.from_numpy(found.arrays()['layer2.1.ccd.spatial'])
     assert gate.std() > 0.01
@@ -56,24 +62,28 @@ def test_image_is_rgb_and_padding_is_told(root):
     assert np.array_equal(found.pixels, data['inputs'][0].flip(0).permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize(('attention', 'keys'), [
-    (dict(type='mmccd.CBAM', stages=(False, False, True, False)), {'spatial': (1, 3, 4), 'channel': (256, )}),
-    (dict(type='mmccd.GC', stages=(False, False, True, False)), {'spatial': (1, 3, 4), 'channel': (256, )}),
-    (dict(type='mmccd.SE', stages=(False, False, True, False)), {'channel': (256, )}),
-    (dict(type='mmccd.SK', stages=(False, False, True, False)), {'channel': (256, )}),
-    (dict(type='mmccd.GE', stages=(False, False, True, False)), {'channel': (256, )}),
-    (dict(type='mmccd.GE', extent=2, stages=(False, False, True, False)), {'spatial': (256, 3, 4)}),
-])
+@pytest.mark.parametrize(
+    ('attention', 'keys'),
+    [
+        (dict(type='mmccd.CBAM', stages=(False, False, True, False)), {'spatial': (1, 3, 4), 'channel': (256,)}),
+        (dict(type='mmccd.GC', stages=(False, False, True, False)), {'spatial': (1, 3, 4), 'channel': (256,)}),
+        (dict(type='mmccd.SE', stages=(False, False, True, False)), {'channel': (256,)}),
+        (dict(type='mmccd.SK', stages=(False, False, True, False)), {'channel': (256,)}),
+        (dict(type='mmccd.GE', stages=(False, False, True, False)), {'channel': (256,)}),
+        (dict(type='mmccd.GE', extent=2, stages=(False, False, True, False)), {'spatial': (256, 3, 4)}),
+    ],
+)
 def test_all_attentions(attention, keys):
     model = classifier(attention)
     found = record_gates(model, batch(), attention_layers(model.backbone))
     assert [(g.stage, g.block, g.kind, g.values.shape) for g in found.gates] == [
-        (3, b, kind, shape) for b in (0, 1) for kind, shape in keys.items()]
+        (3, b, kind, shape) for b in (0, 1) for kind, shape in keys.items()
+    ]
     assert all(np.isfinite(g.values).all() for g in found.gates)
 
 
 def test_plugins_of_mmdets_resnet():
-    plugins = [dict(cfg=dict(type='mmccd.CCD'), stages=(True, ) * 4, position='after_conv3')]
+    plugins = [dict(cfg=dict(type='mmccd.CCD'), stages=(True,) * 4, position='after_conv3')]
     assert list(attention_layers(ResNet(50, plugins=plugins)))[3:5] == ['layer2.0.ccd', 'layer2.1.ccd']
 
 

@@ -1,4 +1,5 @@
 """Contact sheets: sizes, colours and numbers that can be worked out by hand."""
+
 import io
 
 import numpy as np
@@ -48,8 +49,13 @@ def test_two_stages_stand_side_by_side_and_share_a_scale():
         return sheet[round((0.15 + 0.24 + 0.17 + 1.5 * y) * DPI), round((LEFT + CELL * column + 1.5 * x) * DPI)] / 255
 
     low, high = (ALPHA * np.array(colormaps[COLORS](v)[:3]) + 1 - ALPHA for v in (0.0, 1.0))  # over a white image
-    for column, x, y, expected in ((0, 0.25, 0.25, low), (0, 0.75, 0.25, high), (0, 0.75, 0.75, low),
-                                   (1, 0.5, 0.4, high), (2, 0.5, 0.4, high)):
+    for column, x, y, expected in (
+        (0, 0.25, 0.25, low),
+        (0, 0.75, 0.25, high),
+        (0, 0.75, 0.75, low),
+        (1, 0.5, 0.4, high),
+        (2, 0.5, 0.4, high),
+    ):
         assert np.allclose(color(column, x, y), expected, atol=0.01), (column, x, y)
 
 
@@ -58,11 +64,11 @@ def test_padding_is_cut_off_and_the_aspect_kept():
     image = SeenImage(np.full((16, 32, 3), 255, np.uint8), (16, 64), [gate])
     sheet = draw(image, 'a.png', limits=(0, 1))
     y = round((0.15 + 0.24 + 0.17 + 0.375) * DPI)
-    row = sheet[y, round(LEFT * DPI):round((LEFT + 1.5) * DPI)].astype(float)
+    row = sheet[y, round(LEFT * DPI) : round((LEFT + 1.5) * DPI)].astype(float)
     assert abs(row[:100] - row[50]).max() < 3
     assert abs(row[125:] - row[-30]).max() < 3
     assert abs(row[50] - row[-30]).max() > 60  # a border in the middle of the panel, 0.75 inches high
-    assert (sheet[round((0.56 + 0.8) * DPI), round(LEFT * DPI):] == 255).all()
+    assert (sheet[round((0.56 + 0.8) * DPI), round(LEFT * DPI) :] == 255).all()
 
 
 def test_groups_of_a_layer_and_their_mean():
@@ -83,7 +89,7 @@ def test_many_panels_wrap():
 def test_bars_are_as_high_as_the_numbers():
     values = np.repeat([0.25, 1.0], 50)
     sheet = draw(seen(maps('layer1.0.se_layer', values, 'channel')), 'a.png')
-    blue = (sheet == (0x45, 0x75, 0xb4)).all(-1)
+    blue = (sheet == (0x45, 0x75, 0xB4)).all(-1)
     columns = blue.sum(0)
     full, quarter = columns[columns > 0].max(), np.median(columns[columns > 0][-50:])
     assert abs(full - 0.8 * DPI) <= 3
@@ -113,14 +119,17 @@ def test_ends_of_a_range_differ():
 
 
 def test_names_may_look_like_formulas():
-    draw(seen(maps('layer1.0.ccd', np.random.rand(2, 2, 2))), 'price_$5_^{.png', lines=('a' * 100, ))
+    draw(seen(maps('layer1.0.ccd', np.random.rand(2, 2, 2))), 'price_$5_^{.png', lines=('a' * 100,))
 
 
-@pytest.mark.parametrize(('kind', 'groups', 'limits', 'message'), [
-    ('spatial', [0, 4], None, r'group 4 does not exist: layer1\.0\.ccd \(CCD\) has groups 0 to 3$'),
-    ('channel', [1], None, 'there are no groups to choose from: CCD gates channels alone'),
-    ('channel', ['mean'], (0, 1), 'there are no maps to colour: CCD gates channels alone'),
-])
+@pytest.mark.parametrize(
+    ('kind', 'groups', 'limits', 'message'),
+    [
+        ('spatial', [0, 4], None, r'group 4 does not exist: layer1\.0\.ccd \(CCD\) has groups 0 to 3$'),
+        ('channel', [1], None, 'there are no groups to choose from: CCD gates channels alone'),
+        ('channel', ['mean'], (0, 1), 'there are no maps to colour: CCD gates channels alone'),
+    ],
+)
 def test_errors(kind, groups, limits, message):
     values = np.random.rand(4, 2, 2) if kind == 'spatial' else np.random.rand(4)
     with pytest.raises(ValueError, match=message):

@@ -1,4 +1,5 @@
 """Class activation maps against formulas written out here, and detections followed back to where they came from."""
+
 import sys
 from types import SimpleNamespace
 
@@ -86,26 +87,34 @@ def test_formulas_and_padding(method, padding):
 def test_classes_and_their_scores():
     pixels = np.zeros((4, 4, 3), np.uint8)
     pixels[1, 2] = 0, 255, 0  # green speaks for class 1
-    best, = explain(Tiny(), batch(pixels)).cams
+    (best,) = explain(Tiny(), batch(pixels)).cams
     assert best.findings[0].label == 1
     assert best.findings[0].score == pytest.approx(1 / (1 + np.exp(-6 / 16)))
     assert np.array_equal(best.values > 0.5, pixels[..., 1] > 0)
-    other, = explain(Tiny(), batch(pixels), categories=[0]).cams
+    (other,) = explain(Tiny(), batch(pixels), categories=[0]).cams
     assert not other.values.any()  # it speaks against the other
 
 
-@pytest.mark.parametrize(('flip', 'x', 'y'), [(None, 20, 6), (None, 4, 9), ('horizontal', 20, 6), ('vertical', 4, 9),
-                                              ('diagonal', 4, 9)])
+@pytest.mark.parametrize(
+    ('flip', 'x', 'y'), [(None, 20, 6), (None, 4, 9), ('horizontal', 20, 6), ('vertical', 4, 9), ('diagonal', 4, 9)]
+)
 def test_back_to_the_image(tmp_path, flip, x, y):
     """Enlarged, flipped and padded by the pipeline; the map follows the bright square in the image itself."""
     image = np.zeros((12, 24, 3), np.uint8)
-    image[y - 2:y + 2, x - 2:x + 2] = 255
+    image[y - 2 : y + 2, x - 2 : x + 2] = 255
     Image.fromarray(image).save(tmp_path / 'a.png')
     axes = dict(horizontal=[1], vertical=[0], diagonal=[0, 1]).get(flip, [])
     seen = np.flip(cv2.resize(image, (72, 24)), axes)
     seen = np.pad(seen, ((0, 8), (0, 3), (0, 0)), constant_values=255)
-    data = batch(seen, img_path=str(tmp_path / 'a.png'), ori_shape=(12, 24), img_shape=(32, 75), scale_factor=(3, 2),
-                 flip=flip is not None, flip_direction=flip)
+    data = batch(
+        seen,
+        img_path=str(tmp_path / 'a.png'),
+        ori_shape=(12, 24),
+        img_shape=(32, 75),
+        scale_factor=(3, 2),
+        flip=flip is not None,
+        flip_direction=flip,
+    )
     found = explain(Tiny(), data, categories=[0])
     values = found.cams[0].values
     assert np.array_equal(found.pixels, image)
@@ -117,8 +126,9 @@ def test_back_to_the_image(tmp_path, flip, x, y):
 def test_what_a_crop_leaves_is_shown(tmp_path):
     image = noise(12, 24)
     Image.fromarray(image).save(tmp_path / 'a.png')
-    data = batch(image[:, 6:18], img_path=str(tmp_path / 'a.png'), ori_shape=(12, 24), img_shape=(12, 12),
-                 scale_factor=(1, 1))
+    data = batch(
+        image[:, 6:18], img_path=str(tmp_path / 'a.png'), ori_shape=(12, 24), img_shape=(12, 12), scale_factor=(1, 1)
+    )
     found = explain(Tiny(), data)
     assert np.array_equal(found.pixels, image[:, 6:18])
     assert found.cams[0].values.shape == (12, 12)
@@ -126,6 +136,7 @@ def test_what_a_crop_leaves_is_shown(tmp_path):
 
 def test_first_component_is_pytorch_grad_cams():
     from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+
     a = np.random.default_rng(0).normal(size=(8, 5, 6)).astype(np.float32)
     expected, found = get_2d_projection(a[None])[0], first_component(a)
     expected *= np.sign(expected.flat[0] * found.flat[0])
@@ -168,9 +179,11 @@ def image(h=100, w=120):
     """Of which the network sees the double; padded to a multiple of 32 then."""
     seen = noise(h, w)
     from mmdet.structures import DetDataSample
+
     data = batch(seen)
-    data['data_samples'] = [DetDataSample(metainfo=dict(ori_shape=(h // 2, w // 2), img_shape=(h, w),
-                                                        scale_factor=(2.0, 2.0)))]
+    data['data_samples'] = [
+        DetDataSample(metainfo=dict(ori_shape=(h // 2, w // 2), img_shape=(h, w), scale_factor=(2.0, 2.0)))
+    ]
     return data
 
 
@@ -205,7 +218,7 @@ def test_a_dense_heads_detections_are_followed_to_their_anchors(retinanet, satur
         anchor, label = divmod(channel, 10)
         assert label == f.label
         per_place = head.prior_generator.num_base_priors[level]
-        deltas = boxes[level][0, 4 * anchor:4 * anchor + 4, y, x][None]
+        deltas = boxes[level][0, 4 * anchor : 4 * anchor + 4, y, x][None]
         index = (y * scores[level].shape[3] + x) * per_place + anchor
         box = decoded(head.bbox_coder, anchors[level][index][None], deltas, data)
         assert f.box == pytest.approx(box, abs=1e-3)
@@ -243,17 +256,21 @@ def by_hand(model, data, layer, finding):
     maps = model.extract_feat(x)
     raw = finding.target(maps if hasattr(model, 'roi_head') else model.bbox_head(maps)[0])
     hook.remove()
-    g, = torch.autograd.grad(raw, made[0])
+    (g,) = torch.autograd.grad(raw, made[0])
     cam = np.maximum((g * made[0]).sum(1)[0].detach().numpy(), 0)
     h, w = data['inputs'][0].shape[1:]
     return scaled(cv2.resize(cam, tuple(x.shape[:1:-1]))[:h, :w])
 
 
-@pytest.mark.parametrize(('name', 'layer'), [
-    ('retinanet', 'backbone.layer1'), ('retinanet', 'backbone.layer2.1.ccd'),
-    ('retinanet', 'backbone.layer2.0.bn2'),  # overwritten by what comes behind it
-    ('cascade', 'backbone.layer3'),
-])
+@pytest.mark.parametrize(
+    ('name', 'layer'),
+    [
+        ('retinanet', 'backbone.layer1'),
+        ('retinanet', 'backbone.layer2.1.ccd'),
+        ('retinanet', 'backbone.layer2.0.bn2'),  # overwritten by what comes behind it
+        ('cascade', 'backbone.layer3'),
+    ],
+)
 def test_maps_of_a_detection(request, name, layer):
     model, data = request.getfixturevalue(name), image()
     trained = [p.requires_grad for p in model.parameters()]
@@ -308,9 +325,9 @@ def test_choice_of_detections(retinanet):
     label, middle = all_of_them[0].label, all_of_them[len(all_of_them) // 2].score
     scores = [f.score for f in all_of_them]
     assert scores == sorted(scores, reverse=True)
-    above, = explain(retinanet, data, score_thr=middle, **options).cams
+    (above,) = explain(retinanet, data, score_thr=middle, **options).cams
     assert [f.score for f in above.findings] == [s for s in scores if s >= middle]
-    of_class, = explain(retinanet, data, score_thr=0, categories=[label], **options).cams
+    (of_class,) = explain(retinanet, data, score_thr=0, categories=[label], **options).cams
     assert [f.score for f in of_class.findings] == [f.score for f in all_of_them if f.label == label]
     nothing = explain(retinanet, data, score_thr=1.0, **options)
     assert nothing.cams == []
@@ -335,13 +352,16 @@ def test_on_a_gpu_as_on_the_cpu(request, name):
 # ---------------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize(('layer', 'message'), [
-    ('layer4', r"layer 'layer4' does not exist in the model; nearest: backbone\.layer4$"),
-    ('neck.fpn_conv.1', r'nearest: .*neck\.fpn_convs\.1'),
-    ('backbone', r"layer 'backbone' \(AttentionResNet\) gives a tuple, no map \(N, C, H, W\)"),
-    ('roi_head.bbox_roi_extractor.0', r'sees regions cut out of the maps, not the image'),
-    ('rpn_head.rpn_conv', r"layer 'rpn_head\.rpn_conv' \(Conv2d\) has no part in the scores"),
-])
+@pytest.mark.parametrize(
+    ('layer', 'message'),
+    [
+        ('layer4', r"layer 'layer4' does not exist in the model; nearest: backbone\.layer4$"),
+        ('neck.fpn_conv.1', r'nearest: .*neck\.fpn_convs\.1'),
+        ('backbone', r"layer 'backbone' \(AttentionResNet\) gives a tuple, no map \(N, C, H, W\)"),
+        ('roi_head.bbox_roi_extractor.0', r'sees regions cut out of the maps, not the image'),
+        ('rpn_head.rpn_conv', r"layer 'rpn_head\.rpn_conv' \(Conv2d\) has no part in the scores"),
+    ],
+)
 def test_layers_that_cannot_be_shown(cascade, layer, message):
     with pytest.raises(ValueError, match=message):
         explain(cascade, image(64, 64), layers=[layer], score_thr=0, topk=1)

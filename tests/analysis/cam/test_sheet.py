@@ -1,4 +1,5 @@
 """Sheets of class activation maps: sizes, colours, boxes and windows that can be worked out by hand."""
+
 import io
 
 import numpy as np
@@ -49,11 +50,11 @@ def test_size_and_colours():
 def test_boxes_are_where_they_should_be():
     """White lines with black edges, around x from 50 to 150 of 200, y from 25 to 75 of 100."""
     sheet = draw(Cam(np.zeros((100, 200), np.float32), [found(50, 25, 150, 75)])).astype(int)
-    row = sheet[round((TOP + 0.5) * DPI), round(LEFT * DPI):].sum(1)
-    dark = np.flatnonzero(row[:2 * DPI] < 250)
+    row = sheet[round((TOP + 0.5) * DPI), round(LEFT * DPI) :].sum(1)
+    dark = np.flatnonzero(row[: 2 * DPI] < 250)
     assert dark[0] == pytest.approx(0.5 * DPI, abs=3)
     assert dark[-1] == pytest.approx(1.5 * DPI, abs=3)
-    assert (row[:2 * DPI][dark[0] + 6:dark[-1] - 6] > 250).all()
+    assert (row[: 2 * DPI][dark[0] + 6 : dark[-1] - 6] > 250).all()
 
 
 def test_zoom():
@@ -71,5 +72,6 @@ def test_zoom():
 def test_odd_shapes(size):
     values = np.random.default_rng(0).random(size, np.float32)
     for zoom in (None, 1.5):
-        draw(Cam(values, [found(0, 0, 2, 1)] * 2), Cam(values * 0, [found(0, 0, 1, 1, score=1e-9)]), size=size,
-             zoom=zoom)
+        draw(
+            Cam(values, [found(0, 0, 2, 1)] * 2), Cam(values * 0, [found(0, 0, 1, 1, score=1e-9)]), size=size, zoom=zoom
+        )

@@ -1,4 +1,5 @@
 """The environment doctor: every pair that is known to be bad, in faked environments, and the report of this one."""
+
 from __future__ import annotations
 
 import subprocess
@@ -9,12 +10,30 @@ import pytest
 from mmccd.analysis.doctor.collect_env import collect_env
 
 GOOD = {
-    'torch': '2.11.0+cu130', 'torchvision': '0.26.0', 'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6',
-    'onedl-mmdetection': '3.5.1', 'onedl-mmpretrain': '1.3.6', 'numpy': '2.4.6', 'packaging': '26.3',
-    'setuptools': '80.9.0', 'triton': '3.6.0', 'opencv-python': '4.11.0.86', 'opencv-python-headless': '4.11.0.86',
+    'torch': '2.11.0+cu130',
+    'torchvision': '0.26.0',
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'onedl-mmpretrain': '1.3.6',
+    'numpy': '2.4.6',
+    'packaging': '26.3',
+    'setuptools': '80.9.0',
+    'triton': '3.6.0',
+    'opencv-python': '4.11.0.86',
+    'opencv-python-headless': '4.11.0.86',
 }
-ORIGINAL = {'onedl-mmengine': None, 'onedl-mmcv': None, 'onedl-mmdetection': None, 'onedl-mmpretrain': None,
-            'mmengine': '0.10.7', 'mmcv-lite': '2.1.0', 'mmdet': '3.3.0', 'mmpretrain': '1.2.0', 'numpy': '1.26.4'}
+ORIGINAL = {
+    'onedl-mmengine': None,
+    'onedl-mmcv': None,
+    'onedl-mmdetection': None,
+    'onedl-mmpretrain': None,
+    'mmengine': '0.10.7',
+    'mmcv-lite': '2.1.0',
+    'mmdet': '3.3.0',
+    'mmpretrain': '1.2.0',
+    'numpy': '1.26.4',
+}
 SOURCES = {
     'mmdet': "mmcv_minimum_version = '2.0.0rc4'\nmmcv_maximum_version = '2.2.0'\nmmcv_version = digit_version('1')\n",
     'mmpretrain': "mmcv_minimum_version = '2.0.0'\nmmcv_maximum_version = '2.4.0'\n",
@@ -27,10 +46,15 @@ def problems(monkeypatch):
 
     def find(versions=(), imports=(), sources=(), operators='stand-in', driver=False):
         installed = {**GOOD, **dict(versions)}
-        required = {'torchvision': ['numpy', 'torch (==2.11.0)', "scipy ; extra == 'scipy'"],
-                    'torch': ['triton==3.6.0; platform_system == "Linux"']}
-        names = {n for n, (_, ds) in {**collect_env.REQUIRED, **collect_env.OPTIONAL}.items()
-                 if any(installed.get(d) for d in ds)}
+        required = {
+            'torchvision': ['numpy', 'torch (==2.11.0)', "scipy ; extra == 'scipy'"],
+            'torch': ['triton==3.6.0; platform_system == "Linux"'],
+        }
+        names = {
+            n
+            for n, (_, ds) in {**collect_env.REQUIRED, **collect_env.OPTIONAL}.items()
+            if any(installed.get(d) for d in ds)
+        }
         monkeypatch.setattr(collect_env, '_version', installed.get)
         monkeypatch.setattr(collect_env, '_requires', lambda d: required.get(d, []))
         monkeypatch.setattr(collect_env, '_can_be_found', lambda m: m in names)
@@ -48,43 +72,106 @@ def test_good_environments(problems, versions):
     assert problems(versions, sources=SOURCES if versions else {}) == []
 
 
-@pytest.mark.parametrize(('fake', 'text', 'command', 'broken'), [
-    (dict(versions={'onedl-mmdetection': None}), 'mmdet is not installed', 'pip install "onedl-mmdetection>=3.3.0"',
-     True),
-    (dict(versions={'onedl-mmpretrain': None}), 'mmpretrain is not installed (classification needs it)',
-     'pip install "onedl-mmpretrain>=1.2.0"', False),
-    (dict(versions={'packaging': None}), 'packaging is not installed', 'pip install packaging', True),
-    (dict(versions={'torchvision': '0.20.1'}), 'torchvision 0.20.1 is too old, 0.21.0 is the oldest that works',
-     'pip install "torchvision>=0.21.0"', True),
-    (dict(versions={'mmcv': '2.1.0'}), 'onedl-mmcv 2.3.6 and mmcv 2.1.0 share the folder mmcv/',
-     'pip uninstall -y onedl-mmcv mmcv && pip install --no-deps "onedl-mmcv==2.3.6"', True),
-    (dict(versions={'mmengine': '0.10.7'}), 'onedl-mmengine 0.10.12 and mmengine 0.10.7 share the folder mmengine/',
-     'pip uninstall -y onedl-mmengine mmengine && pip install --no-deps "onedl-mmengine==0.10.12"', True),
-    (dict(versions={**ORIGINAL, 'mmcv-lite': '2.2.0'}, sources=SOURCES),
-     'mmdet 3.3.0 accepts mmcv from 2.0.0rc4 to below 2.2.0, and mmcv-lite 2.2.0 is installed',
-     'pip install "mmcv-lite>=2.0.0rc4,<2.2.0"', True),
-    (dict(versions={'torch': '2.10.1'}), 'torchvision 0.26.0 is built for torch 2.11.0, and torch 2.10.1 is installed',
-     'pip install "torchvision==0.25.1"', True),
-    (dict(versions={'triton': '3.2.0'}), 'torch 2.11.0+cu130 wants triton 3.6.0, and triton 3.2.0 is installed',
-     'pip install "triton==3.6.0"', False),
-    (dict(versions={**ORIGINAL, 'numpy': '2.0.0'}, sources=SOURCES),
-     'mmcv-lite 2.1.0 is of the time before numpy 2, and numpy 2.0.0 is installed', 'pip install "numpy<2"', True),
-    (dict(versions={'setuptools': '82.0.0'}), 'setuptools 82.0.0 has no pkg_resources',
-     'pip install "setuptools>=80,<82"', True),
-    (dict(imports={'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}),
-     'cv2 is installed and cannot be imported: ImportError: libGL.so.1',
-     'pip install --force-reinstall --no-deps "opencv-python-headless==4.11.0.86"', True),
-    (dict(imports={'pycocotools._mask': 'ValueError: numpy.dtype size changed, may indicate binary incompatibility'}),
-     'pycocotools._mask is installed and cannot be imported',
-     'pip install --force-reinstall --no-cache-dir --no-deps pycocotools', True),
-    (dict(imports={'numba': 'ImportError: Numba needs NumPy 2.3 or less. Got NumPy 2.4.'}),
-     'numba is installed and cannot be imported', 'pip install --upgrade numba ', True),
-    (dict(imports={'mmdet': 'SyntaxError: invalid syntax'}), 'mmdet is installed and cannot be imported',
-     'pip install --force-reinstall "onedl-mmdetection==3.5.1"', True),
-    (dict(imports={'mmcv._ext': 'ImportError: undefined symbol: _ZN2at4_ops'}, operators='compiled'),
-     "mmcv's compiled operators cannot be loaded (built for another torch?)",
-     'pip install "setuptools>=80,<82" wheel packaging\n', True),
-])
+@pytest.mark.parametrize(
+    ('fake', 'text', 'command', 'broken'),
+    [
+        (
+            dict(versions={'onedl-mmdetection': None}),
+            'mmdet is not installed',
+            'pip install "onedl-mmdetection>=3.3.0"',
+            True,
+        ),
+        (
+            dict(versions={'onedl-mmpretrain': None}),
+            'mmpretrain is not installed (classification needs it)',
+            'pip install "onedl-mmpretrain>=1.2.0"',
+            False,
+        ),
+        (dict(versions={'packaging': None}), 'packaging is not installed', 'pip install packaging', True),
+        (
+            dict(versions={'torchvision': '0.20.1'}),
+            'torchvision 0.20.1 is too old, 0.21.0 is the oldest that works',
+            'pip install "torchvision>=0.21.0"',
+            True,
+        ),
+        (
+            dict(versions={'mmcv': '2.1.0'}),
+            'onedl-mmcv 2.3.6 and mmcv 2.1.0 share the folder mmcv/',
+            'pip uninstall -y onedl-mmcv mmcv && pip install --no-deps "onedl-mmcv==2.3.6"',
+            True,
+        ),
+        (
+            dict(versions={'mmengine': '0.10.7'}),
+            'onedl-mmengine 0.10.12 and mmengine 0.10.7 share the folder mmengine/',
+            'pip uninstall -y onedl-mmengine mmengine && pip install --no-deps "onedl-mmengine==0.10.12"',
+            True,
+        ),
+        (
+            dict(versions={**ORIGINAL, 'mmcv-lite': '2.2.0'}, sources=SOURCES),
+            'mmdet 3.3.0 accepts mmcv from 2.0.0rc4 to below 2.2.0, and mmcv-lite 2.2.0 is installed',
+            'pip install "mmcv-lite>=2.0.0rc4,<2.2.0"',
+            True,
+        ),
+        (
+            dict(versions={'torch': '2.10.1'}),
+            'torchvision 0.26.0 is built for torch 2.11.0, and torch 2.10.1 is installed',
+            'pip install "torchvision==0.25.1"',
+            True,
+        ),
+        (
+            dict(versions={'triton': '3.2.0'}),
+            'torch 2.11.0+cu130 wants triton 3.6.0, and triton 3.2.0 is installed',
+            'pip install "triton==3.6.0"',
+            False,
+        ),
+        (
+            dict(versions={**ORIGINAL, 'numpy': '2.0.0'}, sources=SOURCES),
+            'mmcv-lite 2.1.0 is of the time before numpy 2, and numpy 2.0.0 is installed',
+            'pip install "numpy<2"',
+            True,
+        ),
+        (
+            dict(versions={'setuptools': '82.0.0'}),
+            'setuptools 82.0.0 has no pkg_resources',
+            'pip install "setuptools>=80,<82"',
+            True,
+        ),
+        (
+            dict(imports={'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}),
+            'cv2 is installed and cannot be imported: ImportError: libGL.so.1',
+            'pip install --force-reinstall --no-deps "opencv-python-headless==4.11.0.86"',
+            True,
+        ),
+        (
+            dict(
+                imports={
+                    'pycocotools._mask': 'ValueError: numpy.dtype size changed, may indicate binary incompatibility'
+                }
+            ),
+            'pycocotools._mask is installed and cannot be imported',
+            'pip install --force-reinstall --no-cache-dir --no-deps pycocotools',
+            True,
+        ),
+        (
+            dict(imports={'numba': 'ImportError: Numba needs NumPy 2.3 or less. Got NumPy 2.4.'}),
+            'numba is installed and cannot be imported',
+            'pip install --upgrade numba ',
+            True,
+        ),
+        (
+            dict(imports={'mmdet': 'SyntaxError: invalid syntax'}),
+            'mmdet is installed and cannot be imported',
+            'pip install --force-reinstall "onedl-mmdetection==3.5.1"',
+            True,
+        ),
+        (
+            dict(imports={'mmcv._ext': 'ImportError: undefined symbol: _ZN2at4_ops'}, operators='compiled'),
+            "mmcv's compiled operators cannot be loaded (built for another torch?)",
+            'pip install "setuptools>=80,<82" wheel packaging\n',
+            True,
+        ),
+    ],
+)
 def test_known_bad_pairs(problems, fake, text, command, broken):
     [problem] = problems(**fake)
     assert problem.text.startswith(text)
@@ -99,10 +186,13 @@ def test_torch_that_is_too_old(problems):
     assert pair.command == 'pip install "torchvision==0.20.1"'
 
 
-@pytest.mark.parametrize(('mode', 'texts'), [
-    ('off', ['mmcv has no compiled operators, and MMCCD_MMCV_OPS=off keeps the stand-in out']),
-    ('no', ["MMCCD_MMCV_OPS='no' is none of ('auto', 'off')"]),
-])
+@pytest.mark.parametrize(
+    ('mode', 'texts'),
+    [
+        ('off', ['mmcv has no compiled operators, and MMCCD_MMCV_OPS=off keeps the stand-in out']),
+        ('no', ["MMCCD_MMCV_OPS='no' is none of ('auto', 'off')"]),
+    ],
+)
 def test_switched_off_operators(problems, monkeypatch, mode, texts):
     monkeypatch.setenv('MMCCD_MMCV_OPS', mode)
     found = problems(operators='none')
@@ -110,13 +200,17 @@ def test_switched_off_operators(problems, monkeypatch, mode, texts):
     assert found[0].command == 'unset MMCCD_MMCV_OPS'
 
 
-@pytest.mark.parametrize(('cuda', 'hidden', 'text', 'command'), [
-    (None, None, 'is built for the CPU', 'pip install --force-reinstall torch torchvision'),
-    ('13.0', None, 'is it older than CUDA 13.0?', 'nvidia-smi'),
-    ('13.0', '', "CUDA_VISIBLE_DEVICES=''", 'unset CUDA_VISIBLE_DEVICES'),
-])
+@pytest.mark.parametrize(
+    ('cuda', 'hidden', 'text', 'command'),
+    [
+        (None, None, 'is built for the CPU', 'pip install --force-reinstall torch torchvision'),
+        ('13.0', None, 'is it older than CUDA 13.0?', 'nvidia-smi'),
+        ('13.0', '', "CUDA_VISIBLE_DEVICES=''", 'unset CUDA_VISIBLE_DEVICES'),
+    ],
+)
 def test_gpu_that_torch_does_not_see(problems, monkeypatch, cuda, hidden, text, command):
     import torch
+
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.version, 'cuda', cuda)
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
@@ -137,8 +231,11 @@ def test_what_is_broken_comes_first(problems):
 def test_exit_codes_and_output(monkeypatch, capsys):
     monkeypatch.setattr(collect_env, 'collect_env', lambda: {'Python': '3.11'})
     bad, warning = collect_env.Problem('a', 'do\nthis'), collect_env.Problem('b', 'do that', broken=False)
-    for found, code, last in (([], 0, 'No problem found.'), ([warning], 0, '  mend with:  do that'),
-                              ([bad, warning], 1, '  mend with:  do that')):
+    for found, code, last in (
+        ([], 0, 'No problem found.'),
+        ([warning], 0, '  mend with:  do that'),
+        ([bad, warning], 1, '  mend with:  do that'),
+    ):
         monkeypatch.setattr(collect_env, 'find_problems', lambda found=found: found)
         assert collect_env.main() == code
         lines = capsys.readouterr().out.splitlines()
@@ -156,8 +253,13 @@ def test_versions_are_compared_as_numbers():
 @pytest.mark.slow
 def test_report_of_this_environment(root):
     """As a user runs it; this environment trains and tests, so nothing in it may be called broken."""
-    done = subprocess.run([sys.executable, '-m', 'mmccd.analysis.doctor.collect_env'], cwd=root, capture_output=True, text=True,
-                          timeout=300)
+    done = subprocess.run(
+        [sys.executable, '-m', 'mmccd.analysis.doctor.collect_env'],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     report = dict(line.split(': ', 1) for line in done.stdout.splitlines() if ': ' in line)
     assert report['mmcv operators'] in ('stand-in', 'compiled')
@@ -169,11 +271,20 @@ def test_report_of_this_environment(root):
 def test_check_env_without_torch_mmcv_and_mmdet(root, tmp_path):
     """Where `import mmccd` raises, the tool reports instead; nothing is installed here but the standard library."""
     assert subprocess.run([sys.executable, '-S', '-c', 'import mmccd'], cwd=root, capture_output=True).returncode == 1
-    done = subprocess.run([sys.executable, '-S', root / 'tools/checks/check_env.py'], cwd=tmp_path, capture_output=True,
-                          text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, '-S', root / 'tools/checks/check_env.py'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr == ''
-    for name, command in (('torch', 'torch>=2.6.0'), ('mmcv', 'onedl-mmcv>=2.1.0'),
-                          ('mmdet', 'onedl-mmdetection>=3.3.0'), ('mmengine', 'onedl-mmengine>=0.10.7')):
+    for name, command in (
+        ('torch', 'torch>=2.6.0'),
+        ('mmcv', 'onedl-mmcv>=2.1.0'),
+        ('mmdet', 'onedl-mmdetection>=3.3.0'),
+        ('mmengine', 'onedl-mmengine>=0.10.7'),
+    ):
         assert f'BROKEN: {name} is not installed\n  mend with:  pip install "{command}"\n' in done.stdout
     assert 'BROKEN: packaging is not installed\n  mend with:  pip install packaging\n' in done.stdout

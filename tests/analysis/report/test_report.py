@@ -1,4 +1,5 @@
 """Reports of runs: what is read from work folders, what is made of it, and what the page says."""
+
 from __future__ import annotations
 
 import io
@@ -34,16 +35,29 @@ PLAIN, CCD = 'retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'
 def test_resumed_run(made_up, tmp_path):
     """Stopped in epoch 2, resumed after epoch 1: what was done again replaces the first time. Tested afterwards."""
     run = tmp_path / 'run'
-    made_up.write_lines(run / '20260101_000000', [
-        *made_up.training(range(10, 21, 10), 20), {'coco/bbox_mAP': 0.1, 'time': 0.3, 'step': 1},
-        *made_up.training(range(30, 51, 10), 20), {'coco/bbox_mAP': 0.2, 'step': 2},
-        '{"lr": 0.01, "loss": 0.', '[1]', '{"loss": NaN, "lr": 0.01, "iter": 50, "step": 50, "time": 0.5}'])
-    made_up.write_lines(run / '20260101_000100', [
-        *made_up.training(range(30, 41, 10), 20, loss=2.0), {'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_l': -1.0, 'step': 2}])
+    made_up.write_lines(
+        run / '20260101_000000',
+        [
+            *made_up.training(range(10, 21, 10), 20),
+            {'coco/bbox_mAP': 0.1, 'time': 0.3, 'step': 1},
+            *made_up.training(range(30, 51, 10), 20),
+            {'coco/bbox_mAP': 0.2, 'step': 2},
+            '{"lr": 0.01, "loss": 0.',
+            '[1]',
+            '{"loss": NaN, "lr": 0.01, "iter": 50, "step": 50, "time": 0.5}',
+        ],
+    )
+    made_up.write_lines(
+        run / '20260101_000100',
+        [
+            *made_up.training(range(30, 41, 10), 20, loss=2.0),
+            {'coco/bbox_mAP': 0.3, 'coco/bbox_mAP_l': -1.0, 'step': 2},
+        ],
+    )
     made_up.write_lines(run / '20260101_000200', [])
     for name, lr in (('20260101_000000', 1), ('20260101_000100', 2), ('20260101_000200', 3)):
         (run / name / 'vis_data' / 'config.py').write_text(f"default_scope = 'mmdet'\nlr = {lr}")
-    read, = read_runs([str(run)])
+    (read,) = read_runs([str(run)])
     assert [(line['step'], line['loss']) for line in read.training] == [(10, 0.1), (20, 0.05), (30, 2 / 30), (40, 0.05)]
     assert [(line['step'], line['coco/bbox_mAP']) for line in read.validation] == [(1, 0.1), (2, 0.3)]
     assert read.cfg.lr == 2, "the newest training's, not the test's"
@@ -54,11 +68,15 @@ def test_resumed_run(made_up, tmp_path):
 
 def test_validations_by_iteration(made_up, tmp_path):
     for start, steps in (('20260101_000000', range(10, 41, 10)), ('20260101_000100', range(30, 41, 10))):
-        made_up.write_lines(tmp_path / start, [
-            *({k: v for k, v in line.items() if k != 'epoch'} for line in made_up.training(steps, 20)),
-            *({'accuracy/top1': float(s), 'step': s} for s in steps if s != 40 or start.endswith('000000'))])
+        made_up.write_lines(
+            tmp_path / start,
+            [
+                *({k: v for k, v in line.items() if k != 'epoch'} for line in made_up.training(steps, 20)),
+                *({'accuracy/top1': float(s), 'step': s} for s in steps if s != 40 or start.endswith('000000')),
+            ],
+        )
         (tmp_path / start / 'vis_data' / 'config.py').write_text('train_cfg = dict(by_epoch=False)')
-    read, = read_runs([str(tmp_path)])
+    (read,) = read_runs([str(tmp_path)])
     assert [line['step'] for line in read.validation] == [10, 20, 30]
     assert read.task == 'classification', 'by its metrics'
 
@@ -74,8 +92,10 @@ def test_nothing_there(tmp_path):
     assert none.notes == ['there is no such folder']
     assert empty.notes == ['there is no config that can be read', 'there is no log of a training (scalars.json)']
     assert bad.notes[0].startswith(f'{tmp_path}/bad/config.py cannot be read: SyntaxError: ')
-    assert bad.notes[-2:] == ['last_checkpoint names epoch_7.pth, which is not there',
-                              f'{tmp_path}/bad/recorded.json cannot be read: it is no object']
+    assert bad.notes[-2:] == [
+        'last_checkpoint names epoch_7.pth, which is not there',
+        f'{tmp_path}/bad/recorded.json cannot be read: it is no object',
+    ]
 
 
 def test_names_checkpoints_and_results(tmp_path):
@@ -162,8 +182,12 @@ def test_annotation_file_that_is_none(tmp_path):
 
 
 def test_accuracy(tmp_path):
-    p = [cls.Prediction('a', 0, (0, 1, 2), (0.7, 0.2, 0.1)), cls.Prediction('b', 0, (1, 0, 2), (0.6, 0.3, 0.1)),
-         cls.Prediction('c', 2, (1, 2, 0), (0.5, 0.4, 0.1)), cls.Prediction('d', 2, (1, 0, 2), (0.5, 0.3, 0.2))]
+    p = [
+        cls.Prediction('a', 0, (0, 1, 2), (0.7, 0.2, 0.1)),
+        cls.Prediction('b', 0, (1, 0, 2), (0.6, 0.3, 0.1)),
+        cls.Prediction('c', 2, (1, 2, 0), (0.5, 0.4, 0.1)),
+        cls.Prediction('d', 2, (1, 0, 2), (0.5, 0.3, 0.2)),
+    ]
     assert [cls.accuracy(p, n) for n in (1, 2, 3)] == [25, 75, 100]
     assert cls.class_accuracy(p, ['x', 'y', 'z']) == {'x': 50, 'y': None, 'z': 0}
     assert cls.confusions(p) == {(0, 1): 1, (2, 1): 2}
@@ -180,22 +204,35 @@ def test_accuracy(tmp_path):
 
 
 def test_config_differences():
-    a = Config(dict(
-        model=dict(type='A', depth=18, heads=[dict(n=1), dict(n=2)], sizes=[1, 2]), variable=1, work_dir='a',
-        val_dataloader=dict(batch_size=1), test_dataloader=dict(batch_size=1, workers=1), resume=False))
-    b = Config(dict(
-        model=dict(type='A', depth=50, heads=[dict(n=1), dict(n=3)], sizes=[1], extra=dict(x=(1, ))), variable=2,
-        val_dataloader=dict(batch_size=2), test_dataloader=dict(batch_size=2, workers=2), work_dir='b'))
+    a = Config(
+        dict(
+            model=dict(type='A', depth=18, heads=[dict(n=1), dict(n=2)], sizes=[1, 2]),
+            variable=1,
+            work_dir='a',
+            val_dataloader=dict(batch_size=1),
+            test_dataloader=dict(batch_size=1, workers=1),
+            resume=False,
+        )
+    )
+    b = Config(
+        dict(
+            model=dict(type='A', depth=50, heads=[dict(n=1), dict(n=3)], sizes=[1], extra=dict(x=(1,))),
+            variable=2,
+            val_dataloader=dict(batch_size=2),
+            test_dataloader=dict(batch_size=2, workers=2),
+            work_dir='b',
+        )
+    )
     assert config_differences([a, a, b]) == [
         ('model.depth', [18, 18, 50]),
-        ('model.extra', [MISSING, MISSING, dict(x=(1, ))]),
+        ('model.extra', [MISSING, MISSING, dict(x=(1,))]),
         ('model.heads.1.n', [2, 2, 3]),
         ('model.sizes', [[1, 2], [1, 2], [1]]),
         ('test_dataloader.workers', [1, 1, 2]),
         ('val_dataloader.batch_size', [1, 1, 2]),
     ]
     assert config_differences([a, a]) == []
-    assert [show(v) for v in (MISSING, dict(x=(1, ), y=[None]), 'a')] == ['not set', 'dict(x=(1,), y=[None])', "'a'"]
+    assert [show(v) for v in (MISSING, dict(x=(1,), y=[None]), 'a')] == ['not set', 'dict(x=(1,), y=[None])', "'a'"]
 
 
 def test_rows():
@@ -251,19 +288,26 @@ def test_numbers_of_an_axis_are_not_cut_off():
 
 def test_test_size(tmp_path):
     def size(*steps, scope='mmdet', divisor=1, ann_file=None):
-        return measure.test_size(Config(dict(
-            default_scope=scope, model=dict(data_preprocessor=dict(pad_size_divisor=divisor)),
-            test_dataloader=dict(dataset=dict(pipeline=[dict(type='Load'), *steps], ann_file=ann_file)))))
+        return measure.test_size(
+            Config(
+                dict(
+                    default_scope=scope,
+                    model=dict(data_preprocessor=dict(pad_size_divisor=divisor)),
+                    test_dataloader=dict(dataset=dict(pipeline=[dict(type='Load'), *steps], ann_file=ann_file)),
+                )
+            )
+        )
 
     assert size(dict(type='Resize', scale=(1333, 800), keep_ratio=True), divisor=32) == (800, 1344)
     assert size(dict(type='Resize', scale=(128, 128))) == (128, 128)
     assert size(dict(type='ResizeEdge', scale=256), dict(type='CenterCrop', crop_size=224), scope='mmpretrain') == (
-        224, 224)
+        224,
+        224,
+    )
     assert size(dict(type='Resize', scale=64), scope='mmpretrain') == (64, 64)
     # The image with most pixels, where the pipeline starts from what it gets.
     path = tmp_path / 'val.json'
-    path.write_text(json.dumps(dict(images=[
-        dict(height=h, width=w) for h, w in ((100, 300), (250, 190), (240, 180))])))
+    path.write_text(json.dumps(dict(images=[dict(height=h, width=w) for h, w in ((100, 300), (250, 190), (240, 180))])))
     as_it_is = dict(type='Resize', scale=None, scale_factor=1.0, keep_ratio=True)
     assert size(as_it_is, divisor=32, ann_file=str(path)) == (256, 192)
     assert size(ann_file=str(path)) == (250, 190)
@@ -281,7 +325,8 @@ def test_page_has_the_size_of_unscaled_images(made_up, toy_coco, tmp_path):
     cfg = made_up.detection_config(toy_coco)
     cfg.test_dataloader.dataset.pipeline = [
         dict(t, scale=None, scale_factor=1.0) if t['type'] == 'Resize' else t
-        for t in cfg.test_dataloader.dataset.pipeline]
+        for t in cfg.test_dataloader.dataset.pipeline
+    ]
     run = str(made_up.detection_run(tmp_path / 'run', cfg))
     html = Report(read_runs([run]), CPU, NOTHING).html()
     counted = made_up.tables(html)['One image of the largest size of the test pipeline']
@@ -317,8 +362,9 @@ def test_busy_machine_is_told(made_up, toy_coco, tmp_path, monkeypatch):
 @pytest.fixture
 def two_runs(made_up, toy_coco, tmp_path):
     """The plain one finds nothing but a dog."""
-    plain = made_up.detection_run(tmp_path / 'plain', made_up.detection_config(toy_coco, PLAIN),
-                                  made_up.DETECTIONS[3:4], 0.3)
+    plain = made_up.detection_run(
+        tmp_path / 'plain', made_up.detection_config(toy_coco, PLAIN), made_up.DETECTIONS[3:4], 0.3
+    )
     ccd = made_up.detection_run(tmp_path / 'ccd', made_up.detection_config(toy_coco, CCD))
     return [str(plain), str(ccd)]
 
@@ -331,22 +377,27 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
     # The one dog: recall 1/3 at 4 of 10 thresholds.
     plain, ccd = round(0.4 * 34 / 101 / 2, 3), round((made_up.AP_CAT + made_up.AP_DOG) / 2, 3)
     dog = round(0.4 * 34 / 101, 3)
-    assert metrics[:2] == [['metric', 'plain', 'ccd'],
-                           ['AP', f'{plain:.3f}', f'+{ccd - plain:.3f} ★ {ccd:.3f}']]
+    assert metrics[:2] == [['metric', 'plain', 'ccd'], ['AP', f'{plain:.3f}', f'+{ccd - plain:.3f} ★ {ccd:.3f}']]
     assert [row[0] for row in metrics] == ['metric', 'AP', 'AP50', 'AP75', 'AP small', 'AR', 'AR small']
     assert found['AP of each class'] == [
-        ['class', 'objects', 'plain', 'ccd'], ['cat', '3', '0.000', '+0.663 ★ 0.663'],
-        ['dog', '3', f'{dog:.3f}', f'+{0.4 - dog:.3f} ★ 0.400']]
+        ['class', 'objects', 'plain', 'ccd'],
+        ['cat', '3', '0.000', '+0.663 ★ 0.663'],
+        ['dog', '3', f'{dog:.3f}', f'+{0.4 - dog:.3f} ★ 0.400'],
+    ]
     assert found['Validation during training: the last one'] == [
         ['metric', 'plain', 'ccd'],
-        ['coco/bbox_mAP', '0.200 best 0.300 at epoch 1', '+0.200 ★ 0.400 best 0.500 at epoch 1']]
+        ['coco/bbox_mAP', '0.200 best 0.300 at epoch 1', '+0.200 ★ 0.400 best 0.500 at epoch 1'],
+    ]
     assert ['seconds (iterations, no validation)', '20', '20'] in found['Training, from the logs']
     # The digits' 11,715,902, with 2 classes instead of 10: 8 * 9 anchors * (64 * 9 weights + 1 bias) less.
     assert ['parameters', '11,674,358', '+1,024 11,675,382'] in found[
-        'One image of the largest size of the test pipeline']
+        'One image of the largest size of the test pipeline'
+    ]
     assert found['Where the configs differ'] == [
-        ['key', 'plain', 'ccd'], ['model.backbone.attention', 'not set', "dict(type='mmccd.CCD')"],
-        ['model.backbone.init_cfg.checkpoint', "'checkpoints/r18_digits.pth'", "'checkpoints/ccd_r18_digits.pth'"]]
+        ['key', 'plain', 'ccd'],
+        ['model.backbone.attention', 'not set', "dict(type='mmccd.CCD')"],
+        ['model.backbone.init_cfg.checkpoint', "'checkpoints/r18_digits.pth'", "'checkpoints/ccd_r18_digits.pth'"],
+    ]
     # F1 of plain and ccd: 0 and 0.8, 0.67 and 1, 0 and 0.67. Each image is in the page once.
     assert re.findall(r'<p class="name">(.*?)</p>', page) == ['3.jpg', '1.jpg', '2.jpg']
     assert page.count('data:image/webp;base64,') == 3
@@ -357,8 +408,7 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
 def test_page_loads_nothing(two_runs):
     page = Report(read_runs(two_runs), CPU, NOTHING).html()
     assert not re.search(r'(?:src|href|action|data|poster)="(?!data:|#)', page.split('<main')[0].split('<body')[0])
-    assert not re.search(r'https?:|url\(|@import|<link(?! rel="icon" href="data:,")', page.replace(
-        'http-equiv', ''))
+    assert not re.search(r'https?:|url\(|@import|<link(?! rel="icon" href="data:,")', page.replace('http-equiv', ''))
 
 
 def test_everything_is_escaped(made_up, toy_coco, tmp_path):
@@ -371,9 +421,13 @@ def test_everything_is_escaped(made_up, toy_coco, tmp_path):
         cfg[f'{part}_dataloader'].dataset.metainfo.classes = (evil, 'dog')
     other = made_up.detection_config(toy_coco)
     other.model.backbone.attention.type = evil
-    runs = read_runs([str(made_up.detection_run(tmp_path / name, c)) for name, c in (
-        ('<script>alert(1)', cfg), ('"><img src=x onerror=alert(1)>', other))])
-    runs[0].recorded = dict(date=evil, command=evil, machine="'\"><b>")
+    runs = read_runs(
+        [
+            str(made_up.detection_run(tmp_path / name, c))
+            for name, c in (('<script>alert(1)', cfg), ('"><img src=x onerror=alert(1)>', other))
+        ]
+    )
+    runs[0].recorded = dict(date=evil, command=evil, machine='\'"><b>')
     runs[0].notes.append(evil)
     for line in runs[0].validation:
         line[evil] = 1.0
@@ -391,16 +445,34 @@ def test_what_cannot_be_made_says_why(made_up, toy_coco, tmp_path, capsys):
     broken = made_up.detection_config(toy_coco)
     broken.model.backbone.type = 'NoSuchBackbone'
     logs = tmp_path / 'logs'
-    made_up.write_lines(logs / '20260101_000000', [*made_up.training(range(10, 21, 10), 20),
-                                                   {'coco/bbox_mAP': 0.25, 'step': 1}])
-    runs = read_runs([*(str(made_up.detection_run(tmp_path / name, c, d)) for name, c, d in (
-        ('good', cfg, made_up.DETECTIONS), ('unannotated', none, made_up.DETECTIONS), ('broken', broken, None),
-        ('other', cfg, [dict(made_up.DETECTIONS[0], image_id=99)]))), str(logs)])
+    made_up.write_lines(
+        logs / '20260101_000000', [*made_up.training(range(10, 21, 10), 20), {'coco/bbox_mAP': 0.25, 'step': 1}]
+    )
+    runs = read_runs(
+        [
+            *(
+                str(made_up.detection_run(tmp_path / name, c, d))
+                for name, c, d in (
+                    ('good', cfg, made_up.DETECTIONS),
+                    ('unannotated', none, made_up.DETECTIONS),
+                    ('broken', broken, None),
+                    ('other', cfg, [dict(made_up.DETECTIONS[0], image_id=99)]),
+                )
+            ),
+            str(logs),
+        ]
+    )
     (toy_coco / 'val' / '2.jpg').unlink()
     page = Report(runs, CPU, Options(images=3, gates=0, seconds=0)).html()
     problems = re.findall(r'<p class="problem">(.*?)</p>', page)
-    for message in ('unannotated: annotation file elsewhere/val.json is not there', 'broken: there are no stored',
-                    'other: ' + str(tmp_path), 'broken: ', '2.jpg: [Errno 2]', 'logs: there is no config'):
+    for message in (
+        'unannotated: annotation file elsewhere/val.json is not there',
+        'broken: there are no stored',
+        'other: ' + str(tmp_path),
+        'broken: ',
+        '2.jpg: [Errno 2]',
+        'logs: there is no config',
+    ):
         assert any(message in p for p in problems), (message, problems)
     assert 'warning: Metrics: unannotated: annotation file elsewhere/val.json' in capsys.readouterr().err
     found = made_up.tables(page)
@@ -426,17 +498,25 @@ def test_runs_on_other_images_are_not_compared(made_up, two_runs, toy_coco, tmp_
 
 
 def test_record(made_up, two_runs, toy_coco, tmp_path):
-    run, = read_runs(two_runs[1:])
+    (run,) = read_runs(two_runs[1:])
     out = tmp_path / 'docs' / 'ccd'
     files = record(run, str(out), 'python train.py', CPU)
     assert sorted(os.path.basename(f) for f in files) == [
-        'README.md', 'ccd.py', 'predictions.json', 'recorded.json', 'scalars.json']
+        'README.md',
+        'ccd.py',
+        'predictions.json',
+        'recorded.json',
+        'scalars.json',
+    ]
     content = json.loads((out / 'recorded.json').read_text())
     assert (content['command'], content['date'], content['iterations'], content['seconds']) == (
-        'python train.py', '2026-01-02', 40, 20)
-    again, = read_runs([str(out)])
-    assert (again.training, again.validation, again.cfg.to_dict()) == (
-        run.training, run.validation, run.cfg.to_dict())
+        'python train.py',
+        '2026-01-02',
+        40,
+        20,
+    )
+    (again,) = read_runs([str(out)])
+    assert (again.training, again.validation, again.cfg.to_dict()) == (run.training, run.validation, run.cfg.to_dict())
     assert again.notes == []
     page = Report([again, run], CPU, Options(images=1, gates=0, seconds=0)).html()
     assert re.search(r'<p class="badge"><strong>recorded</strong> 2026-01-02, .*<code>python train.py</code>', page)
@@ -453,19 +533,30 @@ def classifiers(made_up, tmp_path):
     """Three runs on four images, the first two of class zero: ``a`` is right, ``b`` every other time, ``c`` never."""
     runs = []
     for i in range(4):
-        Image.new('RGB', (8, 8), (60 * i, ) * 3).save(tmp_path / f'{i}.png')
-    said = dict(a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)),
-                c=((1, 0), (1, 0), (0, 1), (0, 1)))
+        Image.new('RGB', (8, 8), (60 * i,) * 3).save(tmp_path / f'{i}.png')
+    said = dict(
+        a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)), c=((1, 0), (1, 0), (0, 1), (0, 1))
+    )
     for name, classes in said.items():
-        made_up.write_lines(tmp_path / name / '20260101_000000', [
-            *made_up.training(range(10, 21, 10), 20), {'accuracy/top1': 75.0, 'step': 1}])
-        run, = read_runs([str(tmp_path / name)])
+        made_up.write_lines(
+            tmp_path / name / '20260101_000000',
+            [*made_up.training(range(10, 21, 10), 20), {'accuracy/top1': 75.0, 'step': 1}],
+        )
+        (run,) = read_runs([str(tmp_path / name)])
         run.results = str(tmp_path / f'{name}.json')
         with open(run.results, 'wb') as f:
-            f.write(cls.pack_predictions([cls.Prediction(str(tmp_path / f'{k}.png'), k // 2, c, (0.8, 0.2))
-                                          for k, c in enumerate(classes)]))
-        run.cfg = Config(dict(default_scope='mmpretrain', model=dict(), test_dataloader=dict(dataset=dict(
-            type='CustomDataset', metainfo=dict(classes=('zero', 'one'))))))
+            f.write(
+                cls.pack_predictions(
+                    [cls.Prediction(str(tmp_path / f'{k}.png'), k // 2, c, (0.8, 0.2)) for k, c in enumerate(classes)]
+                )
+            )
+        run.cfg = Config(
+            dict(
+                default_scope='mmpretrain',
+                model=dict(),
+                test_dataloader=dict(dataset=dict(type='CustomDataset', metainfo=dict(classes=('zero', 'one')))),
+            )
+        )
         runs.append(run)
     return runs
 
@@ -480,17 +571,24 @@ def test_page_of_classifiers(made_up, classifiers):
     page = Report(classifiers[:2], CPU, Options(images=1, gates=0, seconds=0)).html()
     found = made_up.tables(page)
     assert found['Accuracy in percent on 4 images'] == [
-        ['metric', 'a', 'b'], ['top-1', '★ 100.00', '\N{MINUS SIGN}50.00 50.00']]
+        ['metric', 'a', 'b'],
+        ['top-1', '★ 100.00', '\N{MINUS SIGN}50.00 50.00'],
+    ]
     assert found['Accuracy of each class in percent'][1:] == [
-        ['zero', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0'], ['one', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0']]
+        ['zero', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0'],
+        ['one', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0'],
+    ]
     assert found['What is taken for what most often (2 of 2 pairs)'][1:] == [
-        ['zero', 'one', '★ 0', '+1 1'], ['one', 'zero', '★ 0', '+1 1']]
+        ['zero', 'one', '★ 0', '+1 1'],
+        ['one', 'zero', '★ 0', '+1 1'],
+    ]
     assert page.count('<img src="data:image/webp;base64,') == 3
     assert 'wrong: one, 0.80' in page
 
 
 def test_right_images_are_not_the_worst(classifiers, tmp_path):
     """Nor are wrong ones the best."""
+
     def shown(*runs, images=4):
         page = Report(runs, CPU, Options(images=images, gates=0, seconds=0)).html().replace('<wbr>', '')
         return galleries(page), 'All images are right' in page

@@ -1,4 +1,5 @@
 """What is written, and that training goes on from it as if nothing had happened."""
+
 from __future__ import annotations
 
 import errno
@@ -79,8 +80,9 @@ def test_validation_that_was_cut_off_is_made_up_for(make_runner, untouched, asse
     for epoch in (2, 4):
         work = tmp_path / f'work_{epoch}'
         kill_at(make_runner(work, checkpoint=dict(save_best='score', rule='greater')), 'val', epoch)
-        runner = make_runner(work, resume=work / f'epoch_{epoch}.pth',
-                             checkpoint=dict(save_best='score', rule='greater'))
+        runner = make_runner(
+            work, resume=work / f'epoch_{epoch}.pth', checkpoint=dict(save_best='score', rule='greater')
+        )
         runner.train()
         assert runner.log.scores == {e: s for e, s in untouched[1].scores.items() if e >= epoch}
         assert_same(work / 'epoch_4.pth', untouched[0] / 'epoch_4.pth')
@@ -127,8 +129,14 @@ def test_files(make_runner, tmp_path):
     make_runner(checkpoint=dict(max_keep_ckpts=2, save_best='score', rule='greater')).train()
     work = tmp_path / 'work'
     names = sorted(p.name for p in work.iterdir() if p.is_file() and 'best' not in p.name and p.suffix != '.py')
-    assert names == ['epoch_3.pth', 'epoch_3.pth.sha256', 'epoch_4.pth', 'epoch_4.pth.sha256', 'last_checkpoint',
-                     'last_validation.json']
+    assert names == [
+        'epoch_3.pth',
+        'epoch_3.pth.sha256',
+        'epoch_4.pth',
+        'epoch_4.pth.sha256',
+        'last_checkpoint',
+        'last_validation.json',
+    ]
     [best] = work.glob('best_*.pth')
     for path in (best, work / 'epoch_3.pth', work / 'epoch_4.pth'):
         text = path.with_name(path.name + '.sha256').read_text()
@@ -156,8 +164,11 @@ def test_full_disk(make_runner, tmp_path, best):
     runner.log.at['iter', 7] = lambda r: resource.setrlimit(resource.RLIMIT_FSIZE, (12000, limits[1]))
     runner.logger.handlers.clear()  # the log would reach the limit, too
     try:
-        with pytest.raises(OSError, match=r'epoch_2\.pth could not be written: File too large\. It takes [0-9.]+ MB, '
-                           r'and [0-9.]+ MB are free there\. Earlier checkpoints are as they were') as caught:
+        with pytest.raises(
+            OSError,
+            match=r'epoch_2\.pth could not be written: File too large\. It takes [0-9.]+ MB, '
+            r'and [0-9.]+ MB are free there\. Earlier checkpoints are as they were',
+        ) as caught:
             runner.train()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -175,6 +186,7 @@ def test_full_disk(make_runner, tmp_path, best):
 def test_the_old_one_goes_last(make_runner, tmp_path, monkeypatch):
     """When a checkpoint is removed, the one that takes its place has its checksum already."""
     from mmccd.checkpoints import files
+
     removed = []
 
     def remove(path):
@@ -188,7 +200,7 @@ def test_the_old_one_goes_last(make_runner, tmp_path, monkeypatch):
         os.remove(path)
 
     monkeypatch.setattr(files, 'remove_with_checksum', remove)
-    scores = iter([1., 2., 3., 4.])
+    scores = iter([1.0, 2.0, 3.0, 4.0])
     runner = make_runner(checkpoint=dict(max_keep_ckpts=1, save_best='score', rule='greater'))
     original = runner.log.after_val_epoch
 
@@ -203,16 +215,24 @@ def test_the_old_one_goes_last(make_runner, tmp_path, monkeypatch):
 
 def test_changes_are_named(make_runner, tmp_path, caplog):
     make_runner(epochs=1).train()
-    runner = make_runner(resume=tmp_path / 'work' / 'epoch_1.pth', epochs=2, batch=5, workers=2,
-                         optimizer=dict(type='SGD', lr=0.01, momentum=0.9))
+    runner = make_runner(
+        resume=tmp_path / 'work' / 'epoch_1.pth',
+        epochs=2,
+        batch=5,
+        workers=2,
+        optimizer=dict(type='SGD', lr=0.01, momentum=0.9),
+    )
     messages = []
     runner.logger.warning = messages.append
     runner.train()
     text = '\n'.join(m for m in messages if 'checkpoint' in m)
     assert 'The batch of all processes was 4 in the checkpoint and is 5 now: the learning rate may not fit' in text
     assert 'The config has changed since the checkpoint:' in text
-    for line in ('  train_dataloader.batch_size: 4 -> 5', '  train_cfg.max_epochs: 1 -> 2',
-                 '  optim_wrapper.optimizer.lr: 0.05 -> 0.01'):
+    for line in (
+        '  train_dataloader.batch_size: 4 -> 5',
+        '  train_cfg.max_epochs: 1 -> 2',
+        '  optim_wrapper.optimizer.lr: 0.05 -> 0.01',
+    ):
         assert line in text.splitlines()
     assert 'workers' not in text
     assert 'The number of processes was' not in text
@@ -230,11 +250,20 @@ def test_nothing_to_name(make_runner, tmp_path):
 def test_course():
     """Lists of plain values are one entry, other lists one an item; tuples count as lists."""
     cfg = dict(
-        model=dict(type='A', sizes=(1, 2), blocks=[dict(n=1), dict(n=2)]), work_dir='x',
-        train_dataloader=dict(num_workers=3, batch_size=2, dataset=dict(num_workers=1)), optim_wrapper={})
+        model=dict(type='A', sizes=(1, 2), blocks=[dict(n=1), dict(n=2)]),
+        work_dir='x',
+        train_dataloader=dict(num_workers=3, batch_size=2, dataset=dict(num_workers=1)),
+        optim_wrapper={},
+    )
     assert course_of(cfg) == {
-        'model.type': "'A'", 'model.sizes': '[1, 2]', 'model.blocks.0.n': '1', 'model.blocks.1.n': '2',
-        'train_dataloader.batch_size': '2', 'train_dataloader.dataset.num_workers': '1', 'optim_wrapper': '{}'}
+        'model.type': "'A'",
+        'model.sizes': '[1, 2]',
+        'model.blocks.0.n': '1',
+        'model.blocks.1.n': '2',
+        'train_dataloader.batch_size': '2',
+        'train_dataloader.dataset.num_workers': '1',
+        'optim_wrapper': '{}',
+    }
 
 
 def test_other_storage_is_left_to_mmengine(make_runner, tmp_path):
@@ -247,6 +276,7 @@ def test_other_storage_is_left_to_mmengine(make_runner, tmp_path):
 
 def test_from_every_scope():
     from mmengine.registry import HOOKS, DefaultScope
+
     for scope in ('mmdet', 'mmpretrain', 'mmengine'):
         with DefaultScope.overwrite_default_scope(scope):
             assert isinstance(HOOKS.build(dict(type='mmccd.CheckpointHook')), CheckpointHook)

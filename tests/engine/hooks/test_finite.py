@@ -1,4 +1,5 @@
 """Numbers that go wrong stop the training before they spoil anything."""
+
 from __future__ import annotations
 
 import json
@@ -18,8 +19,9 @@ def spoil_gradient(value):
 
     def spoil(runner):
         weight = runner.model.fc1.weight
-        handle = weight.register_hook(lambda g: (handle.remove(), g.index_put((torch.tensor(0), torch.tensor(1)),
-                                                                              torch.tensor(value)))[1])
+        handle = weight.register_hook(
+            lambda g: (handle.remove(), g.index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(value)))[1]
+        )
 
     return spoil
 
@@ -48,8 +50,10 @@ def test_gradient(make_runner, tmp_path, value):
     assert set(report['losses']) == {'loss_fit', 'loss_size'}
     assert report['learning_rates']['lr'] == [pytest.approx(0.05 * 0.8)]
     lines = str(caught.value).splitlines()
-    assert lines[0] == ('a gradient is infinite or not a number in epoch 2, iteration 8, first in fc1.weight. '
-                        'The parameters are as they were before this iteration.')
+    assert lines[0] == (
+        'a gradient is infinite or not a number in epoch 2, iteration 8, first in fc1.weight. '
+        'The parameters are as they were before this iteration.'
+    )
     assert any(line.startswith('Likely causes') for line in lines)
     assert str(tmp_path / 'work' / 'nonfinite' / 'rank_0.json') in str(caught.value)
 
@@ -79,11 +83,16 @@ def test_images_of_the_batch(tmp_path):
     """Ids and paths, from detection's data samples."""
     samples = [SimpleNamespace(metainfo=dict(img_id=i, img_path=f'{i}.jpg', scale=1)) for i in (4, 7)]
     runner = SimpleNamespace(
-        epoch=0, iter=0, seed=3, work_dir=str(tmp_path / 'work'), message_hub=MessageHub.get_instance('images'),
-        optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1])))
+        epoch=0,
+        iter=0,
+        seed=3,
+        work_dir=str(tmp_path / 'work'),
+        message_hub=MessageHub.get_instance('images'),
+        optim_wrapper=SimpleNamespace(get_lr=lambda: dict(lr=[0.1])),
+    )
     hook = CheckFiniteHook()
     hook.before_train_iter(runner, 0, dict(inputs=[], data_samples=samples))
-    hook._losses = dict(loss_cls=torch.tensor([math.inf]), loss_bbox=[torch.tensor(1.), torch.tensor(math.nan)])
+    hook._losses = dict(loss_cls=torch.tensor([math.inf]), loss_bbox=[torch.tensor(1.0), torch.tensor(math.nan)])
     with pytest.raises(NonFiniteError) as caught:
         hook._stop(runner, 'loss', {}, 'x')
     assert '  images: 4.jpg, 7.jpg' in str(caught.value).splitlines()
@@ -104,7 +113,7 @@ class Scaler:
         return self.scale
 
 
-@pytest.mark.parametrize(('scale', 'stops'), [(2.**16, False), (2.**-10, False), (2.**-11, True)])
+@pytest.mark.parametrize(('scale', 'stops'), [(2.0**16, False), (2.0**-10, False), (2.0**-11, True)])
 def test_steps_that_a_scaler_leaves_out(make_runner, tmp_path, scale, stops):
     """An overflow is the scaler's business, until its scale has come down to nothing."""
     runner = make_runner(epochs=1)

@@ -1,4 +1,5 @@
 """Signals: saved, ended with the code, gone on as if nothing had happened."""
+
 from __future__ import annotations
 
 import os
@@ -123,7 +124,7 @@ def test_workers_end_with_their_process_only():
     """A worker goes on after SIGTERM and SIGUSR1 of others, and ends without complaint after SIGTERM of its own."""
     context = torch.multiprocessing.get_context('fork')
     ready = context.Queue()
-    worker = context.Process(target=work, args=(ready, ), daemon=True)
+    worker = context.Process(target=work, args=(ready,), daemon=True)
     worker.start()
     try:
         assert ready.get(timeout=60) == 3

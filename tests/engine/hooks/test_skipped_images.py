@@ -1,4 +1,5 @@
 """What the hook gathers, writes and stops."""
+
 from __future__ import annotations
 
 import logging
@@ -18,14 +19,23 @@ def dataset(toy_coco) -> CocoDataset:
     (toy_coco / 'train' / '2.jpg').unlink()
     (toy_coco / 'train' / '5.jpg').write_bytes(b'')
     return CocoDataset(
-        data_root=str(toy_coco), ann_file='train.json', data_prefix=dict(img='train/'), max_broken=0.4,
-        metainfo=dict(classes=('cat', 'dog')), pipeline=[])
+        data_root=str(toy_coco),
+        ann_file='train.json',
+        data_prefix=dict(img='train/'),
+        max_broken=0.4,
+        metainfo=dict(classes=('cat', 'dog')),
+        pipeline=[],
+    )
 
 
 def runner(dataset, work_dir, rank=0):
     return SimpleNamespace(
-        train_dataloader=SimpleNamespace(dataset=dataset), work_dir=str(work_dir), rank=rank, iter=9,
-        logger=logging.getLogger('test'))
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        work_dir=str(work_dir),
+        rank=rank,
+        iter=9,
+        logger=logging.getLogger('test'),
+    )
 
 
 @pytest.mark.parametrize('wrap', [lambda d: d, lambda d: RepeatDataset(d, 3), lambda d: ConcatDataset([d])])
@@ -36,7 +46,9 @@ def test_file_and_log(dataset, tmp_path, caplog, wrap):
     dataset.skipped[1], dataset.skipped[4] = 3, 1
     hook.after_train_iter(runner(wrap(dataset), tmp_path), 0)
     assert (tmp_path / 'skipped_images.txt').read_text().splitlines() == [
-        f'{tmp_path}/train/2.jpg\t3\tthere is no such file', f'{tmp_path}/train/5.jpg\t1\tthe file is empty']
+        f'{tmp_path}/train/2.jpg\t3\tthere is no such file',
+        f'{tmp_path}/train/5.jpg\t1\tthe file is empty',
+    ]
     hook.after_train_epoch(runner(wrap(dataset), tmp_path))
     assert caplog.messages == [f'2 broken images were skipped so far, listed in {tmp_path}/skipped_images.txt']
 
@@ -53,7 +65,10 @@ def test_other_processes_count_as_well(dataset, tmp_path, monkeypatch):
     with pytest.raises(BrokenImageError):
         hook.after_train_epoch(runner(dataset, tmp_path))
     assert [line.split('\t')[1:] for line in (tmp_path / 'skipped_images.txt').read_text().splitlines()] == [
-        ['3', 'there is no such file'], ['1', 'the file is empty'], ['1', 'it can be read by now']]
+        ['3', 'there is no such file'],
+        ['1', 'the file is empty'],
+        ['1', 'it can be read by now'],
+    ]
 
 
 def test_between_the_intervals_nothing_is_done(dataset, tmp_path):

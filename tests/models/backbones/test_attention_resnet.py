@@ -67,8 +67,10 @@ def test_stages():
 
 def test_plugins_in_basic_block():
     last = (False, False, False, True)
-    plugins = [dict(cfg=dict(type='mmccd.SE'), position='after_conv1'),
-               dict(cfg=dict(type='ContextBlock', ratio=1 / 16), position='after_conv2', stages=last)]
+    plugins = [
+        dict(cfg=dict(type='mmccd.SE'), position='after_conv1'),
+        dict(cfg=dict(type='ContextBlock', ratio=1 / 16), position='after_conv2', stages=last),
+    ]
     net = AttentionResNet(18, plugins=plugins, attention=dict(type='mmccd.CCD')).eval()
     block = randomize(net).layer4[1]
     x = torch.randn(2, 512, 4, 4)
@@ -89,7 +91,7 @@ def test_the_same_layer_twice_in_a_block():
 
 
 def test_stock_mmdet_resnet_takes_the_layer_as_plugin():
-    plugins = [dict(cfg=dict(type='mmccd.CCD'), stages=(True, ) * 4, position='after_conv3')]
+    plugins = [dict(cfg=dict(type='mmccd.CCD'), stages=(True,) * 4, position='after_conv3')]
     stock = randomize(ResNet(50, plugins=plugins))
     stock.eval()
     ours = AttentionResNet(50, attention=dict(type='mmccd.CCD')).eval()
@@ -155,9 +157,15 @@ def test_only_a_last_ccd_is_fused():
 # How detectors and classifiers are trained; and a detector whose checkpoint has no gates: those of frozen stages learn.
 RECIPES = {
     'detector': dict(frozen_stages=1, norm_eval=True),
-    'detector with new gates': dict(frozen_stages=1, norm_eval=True,
-                                    init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint='none.pth', allow_new=[
-                                        'ccd', 'se_layer', 'cbam', 'eca', 'context_block', 'branches', 'fc1', 'fc2'])),
+    'detector with new gates': dict(
+        frozen_stages=1,
+        norm_eval=True,
+        init_cfg=dict(
+            type='mmccd.PretrainedBackbone',
+            checkpoint='none.pth',
+            allow_new=['ccd', 'se_layer', 'cbam', 'eca', 'context_block', 'branches', 'fc1', 'fc2'],
+        ),
+    ),
     'classifier': dict(norm_eval=False, zero_init_residual=False),
 }
 
@@ -196,30 +204,51 @@ def test_checkpointing_and_gradients(attention):
     assert all(torch.allclose(gradients[0][n], gradients[1][n], rtol=1e-3, atol=1e-6) for n in gradients[0])
 
 
-@pytest.mark.parametrize(('options', 'error', 'message'), [
-    (dict(attention=dict(type='mmccd.CDD')), ValueError,
-     r"mmccd\.CBAM, mmccd\.CCD.*got 'mmccd\.CDD'; did you mean 'mmccd\.CCD'"),
-    (dict(attention=dict(type='Nothing')), ValueError, "got 'Nothing'"),
-    (dict(attention='mmccd.CCD'), TypeError, "attention must be a dict with the key 'type', got 'mmccd.CCD'"),
-    (dict(attention=dict(type='mmccd.CCD', groups=48)), ValueError, 'groups must divide the number of channels'),
-    (dict(attention=dict(type='mmccd.CCD', stages=(True, ))), ValueError,
-     'stages must have one entry for each of the 4'),
-    (dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv3')]), ValueError,
-     r"position of a plugin must be one of \('after_conv1', 'after_conv2'\) at depth 18, got 'after_conv3'"),
-    (dict(plugins=[dict(position='after_conv1')]), TypeError,
-     "every plugin must have a dict 'cfg' with the key 'type'"),
-    (dict(attention=dict(type='mmccd.CCD', stages=True)), TypeError, 'stages must be a sequence of bools'),
-    (dict(attention=dict(type='mmccd.SE', ration=4)), TypeError,
-     "'ration' that SE does not know; did you mean 'ratio'"),
-    (dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv1')], attention=dict(type='mmccd.CCD')),
-     ValueError, "plugins and attention have 'ccd' twice in a block: give one a 'postfix'"),
-    (dict(num_stages=3), ValueError, 'strides must have one entry for each of the 3 stages'),
-    (dict(num_stages=0), ValueError, 'num_stages must be at least 1, got 0'),
-    (dict(out_indices=(0, 4)), ValueError, r'out_indices must name stages from 0 to 3, got \(0, 4\)'),
-    (dict(out_indices=3), TypeError, 'out_indices must be a sequence of ints, got 3'),
-    (dict(frozen_stages=1.5), TypeError, r'frozen_stages must be an int, got 1\.5'),
-    (dict(depth=20), KeyError, r'depth must be one of \(18, 34, 50, 101, 152\), got 20'),
-])
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (
+            dict(attention=dict(type='mmccd.CDD')),
+            ValueError,
+            r"mmccd\.CBAM, mmccd\.CCD.*got 'mmccd\.CDD'; did you mean 'mmccd\.CCD'",
+        ),
+        (dict(attention=dict(type='Nothing')), ValueError, "got 'Nothing'"),
+        (dict(attention='mmccd.CCD'), TypeError, "attention must be a dict with the key 'type', got 'mmccd.CCD'"),
+        (dict(attention=dict(type='mmccd.CCD', groups=48)), ValueError, 'groups must divide the number of channels'),
+        (
+            dict(attention=dict(type='mmccd.CCD', stages=(True,))),
+            ValueError,
+            'stages must have one entry for each of the 4',
+        ),
+        (
+            dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv3')]),
+            ValueError,
+            r"position of a plugin must be one of \('after_conv1', 'after_conv2'\) at depth 18, got 'after_conv3'",
+        ),
+        (
+            dict(plugins=[dict(position='after_conv1')]),
+            TypeError,
+            "every plugin must have a dict 'cfg' with the key 'type'",
+        ),
+        (dict(attention=dict(type='mmccd.CCD', stages=True)), TypeError, 'stages must be a sequence of bools'),
+        (
+            dict(attention=dict(type='mmccd.SE', ration=4)),
+            TypeError,
+            "'ration' that SE does not know; did you mean 'ratio'",
+        ),
+        (
+            dict(plugins=[dict(cfg=dict(type='mmccd.CCD'), position='after_conv1')], attention=dict(type='mmccd.CCD')),
+            ValueError,
+            "plugins and attention have 'ccd' twice in a block: give one a 'postfix'",
+        ),
+        (dict(num_stages=3), ValueError, 'strides must have one entry for each of the 3 stages'),
+        (dict(num_stages=0), ValueError, 'num_stages must be at least 1, got 0'),
+        (dict(out_indices=(0, 4)), ValueError, r'out_indices must name stages from 0 to 3, got \(0, 4\)'),
+        (dict(out_indices=3), TypeError, 'out_indices must be a sequence of ints, got 3'),
+        (dict(frozen_stages=1.5), TypeError, r'frozen_stages must be an int, got 1\.5'),
+        (dict(depth=20), KeyError, r'depth must be one of \(18, 34, 50, 101, 152\), got 20'),
+    ],
+)
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         AttentionResNet(**{'depth': 18, **options})

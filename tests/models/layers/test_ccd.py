@@ -8,7 +8,7 @@ from mmccd.ops import ccd
 
 def test_parameters_and_start():
     m = CCD(256)
-    assert {k: tuple(v.shape) for k, v in m.state_dict().items()} == {'scale': (64, ), 'bias': (64, )}
+    assert {k: tuple(v.shape) for k, v in m.state_dict().items()} == {'scale': (64,), 'bias': (64,)}
     assert torch.equal(m.scale, torch.zeros(64))
     assert torch.equal(m.bias, torch.ones(64))
     x = torch.randn(2, 256, 7, 7)

@@ -1,14 +1,16 @@
 """ECA against its definition, written out in other words."""
+
 import pytest
 import torch
 
 from mmccd.models import ECA, AttentionResNet
 
 
-@pytest.mark.parametrize(('channels', 'expected'), [
-    (1, 1), (16, 3), (64, 3), (127, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)])
+@pytest.mark.parametrize(
+    ('channels', 'expected'), [(1, 1), (16, 3), (64, 3), (127, 3), (128, 5), (256, 5), (512, 5), (1024, 5), (2048, 7)]
+)
 def test_kernel_follows_the_channels(channels, expected):
-    assert ECA(channels).conv.kernel_size == (expected, )
+    assert ECA(channels).conv.kernel_size == (expected,)
     assert [p.shape for p in ECA(channels).parameters()] == [(1, 1, expected)]  # and no other parameter
 
 
@@ -17,7 +19,7 @@ def test_hand_worked():
     # below, at, above      .01*1 + .1*2   .001*1+.01*2+.1*4   .001*2 + .01*4      for the kernel (.001, .01, .1)
     layer = ECA(3, kernel_size=3).double()
     layer.conv.weight.data.copy_(torch.tensor([[[0.001, 0.01, 0.1]]]))
-    x = torch.tensor([1., 2., 4.], dtype=torch.float64)[None, :, None, None] * torch.tensor([[0.5, 1.0, 1.5]])
+    x = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)[None, :, None, None] * torch.tensor([[0.5, 1.0, 1.5]])
     gate = torch.sigmoid(torch.tensor([0.210, 0.421, 0.042], dtype=torch.float64))
     assert torch.allclose(layer(x), x * gate[None, :, None, None], atol=1e-7)
 
@@ -51,11 +53,14 @@ def test_in_a_network():
     assert extra['layer4.2.eca.conv.weight'] == 7
 
 
-@pytest.mark.parametrize(('options', 'error', 'message'), [
-    (dict(in_channels=0), ValueError, 'in_channels must be at least 1, got 0'),
-    (dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd, got 4'),
-    (dict(in_channels=64, kernel_size=3.0), TypeError, r'kernel_size must be an int, got 3\.0'),
-])
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(in_channels=0), ValueError, 'in_channels must be at least 1, got 0'),
+        (dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd, got 4'),
+        (dict(in_channels=64, kernel_size=3.0), TypeError, r'kernel_size must be an int, got 3\.0'),
+    ],
+)
 def test_bad_arguments(options, error, message):
     with pytest.raises(error, match=message):
         ECA(**options)

@@ -1,4 +1,5 @@
 """Features as large as float16 can hold them, in mixed precision: no gate overflows, and all are near to float64's."""
+
 import copy
 
 import pytest
@@ -41,8 +42,11 @@ def make(name):
 
 
 def features(kind, peak):
-    x = {'everywhere': torch.ones(2, 64, 12, 10), 'noise': torch.rand(2, 64, 12, 10) * 2 - 1,
-         'one pixel': torch.zeros(2, 64, 12, 10)}[kind]
+    x = {
+        'everywhere': torch.ones(2, 64, 12, 10),
+        'noise': torch.rand(2, 64, 12, 10) * 2 - 1,
+        'one pixel': torch.zeros(2, 64, 12, 10),
+    }[kind]
     x[:, :, 3, 4] = 1.0  # the largest stands everywhere
     return (x * peak).half()
 

@@ -1,4 +1,5 @@
 """What all attention layers have in common."""
+
 import copy
 
 import pytest
@@ -60,10 +61,10 @@ def test_own_start_survives_a_backbones_init_cfg(layer):
     options = {} if layer is GC else dict(identity_init=True)
 
     class Backbone(BaseModule):
-
         def __init__(self):
-            super().__init__([dict(type='Kaiming', layer=['Conv2d', 'Linear']), dict(type='Normal', std=1.0,
-                                                                                     layer=['_BatchNorm'])])
+            super().__init__(
+                [dict(type='Kaiming', layer=['Conv2d', 'Linear']), dict(type='Normal', std=1.0, layer=['_BatchNorm'])]
+            )
             self.inner = torch.nn.Sequential()  # as in a ResLayer: children of children
             self.attention = layer(64, **options)
 
@@ -93,32 +94,45 @@ def test_init_weights_twice_keeps_what_was_trained():
     m.init_weights()
     torch.nn.init.constant_(m.scale, 3.0)
     m.init_weights()
-    assert torch.equal(m.scale, torch.full((64, ), 3.0))
+    assert torch.equal(m.scale, torch.full((64,), 3.0))
 
 
-@pytest.mark.parametrize(('layer', 'options', 'error', 'message'), [
-    (CCD, dict(in_channels=96), ValueError, 'groups must divide the number of channels: 96 channels, got groups=64'),
-    (CCD, dict(in_channels=64, scales=(0, 2)), ValueError, 'every scale must be at least 1, got 0'),
-    (CCD, dict(in_channels=64.0), TypeError, r'in_channels must be an int, got 64\.0'),
-    (SE, dict(in_channels=8), ValueError, 'ratio must be at most in_channels=8, got 16'),
-    (SE, dict(in_channels=64, ratio=0), ValueError, 'ratio must be at least 1, got 0'),
-    (GC, dict(in_channels=64, ratio=0.5), TypeError, r'ratio must be an int, got 0\.5'),
-    (SE, dict(in_channels=64, ratio=None), TypeError, 'ratio must be an int, got None'),
-    (SK, dict(in_channels=64, ratio=None), TypeError, 'ratio must be an int, got None'),
-    (GE, dict(in_channels=64, mlp=True, ratio=None), TypeError, 'ratio must be an int, got None'),
-    (SK, dict(in_channels=64, out_channels=32, ratio=64), ValueError, 'ratio must be at most out_channels=32, got 64'),
-    (CBAM, dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd, got 4'),
-    (GE, dict(in_channels=64, extent=3), ValueError, r'extent must be one of \(0, 2, 4, 8\).*got 3'),
-    (GE, dict(in_channels=64, extra_params=True), ValueError, 'feat_size must be given for extent=0'),
-    (CBAM, dict(in_channels=64, kernel_size=(3, 3)), TypeError, r'kernel_size must be an int, got \(3, 3\)'),
-    (GE, dict(in_channels=64, extent=2.0), TypeError, r'extent must be an int, got 2\.0'),
-    (GE, dict(in_channels=64, extra_params=True, feat_size=(7, )), ValueError, 'feat_size must be one int or two'),
-    (GE, dict(in_channels=64, extra_params=True, feat_size=0), ValueError, 'feat_size must be at least 1, got 0'),
-    (SK, dict(in_channels=64, groups=0), ValueError, 'groups must be at least 1, got 0'),
-    (SK, dict(in_channels=64, stride=0), ValueError, 'stride must be at least 1, got 0'),
-    (SK, dict(in_channels=64, out_channels='64'), TypeError, "out_channels must be an int, got '64'"),
-    (SK, dict(in_channels=48), ValueError, 'groups must divide in_channels=48, got groups=32'),
-])
+@pytest.mark.parametrize(
+    ('layer', 'options', 'error', 'message'),
+    [
+        (
+            CCD,
+            dict(in_channels=96),
+            ValueError,
+            'groups must divide the number of channels: 96 channels, got groups=64',
+        ),
+        (CCD, dict(in_channels=64, scales=(0, 2)), ValueError, 'every scale must be at least 1, got 0'),
+        (CCD, dict(in_channels=64.0), TypeError, r'in_channels must be an int, got 64\.0'),
+        (SE, dict(in_channels=8), ValueError, 'ratio must be at most in_channels=8, got 16'),
+        (SE, dict(in_channels=64, ratio=0), ValueError, 'ratio must be at least 1, got 0'),
+        (GC, dict(in_channels=64, ratio=0.5), TypeError, r'ratio must be an int, got 0\.5'),
+        (SE, dict(in_channels=64, ratio=None), TypeError, 'ratio must be an int, got None'),
+        (SK, dict(in_channels=64, ratio=None), TypeError, 'ratio must be an int, got None'),
+        (GE, dict(in_channels=64, mlp=True, ratio=None), TypeError, 'ratio must be an int, got None'),
+        (
+            SK,
+            dict(in_channels=64, out_channels=32, ratio=64),
+            ValueError,
+            'ratio must be at most out_channels=32, got 64',
+        ),
+        (CBAM, dict(in_channels=64, kernel_size=4), ValueError, 'kernel_size must be odd, got 4'),
+        (GE, dict(in_channels=64, extent=3), ValueError, r'extent must be one of \(0, 2, 4, 8\).*got 3'),
+        (GE, dict(in_channels=64, extra_params=True), ValueError, 'feat_size must be given for extent=0'),
+        (CBAM, dict(in_channels=64, kernel_size=(3, 3)), TypeError, r'kernel_size must be an int, got \(3, 3\)'),
+        (GE, dict(in_channels=64, extent=2.0), TypeError, r'extent must be an int, got 2\.0'),
+        (GE, dict(in_channels=64, extra_params=True, feat_size=(7,)), ValueError, 'feat_size must be one int or two'),
+        (GE, dict(in_channels=64, extra_params=True, feat_size=0), ValueError, 'feat_size must be at least 1, got 0'),
+        (SK, dict(in_channels=64, groups=0), ValueError, 'groups must be at least 1, got 0'),
+        (SK, dict(in_channels=64, stride=0), ValueError, 'stride must be at least 1, got 0'),
+        (SK, dict(in_channels=64, out_channels='64'), TypeError, "out_channels must be an int, got '64'"),
+        (SK, dict(in_channels=48), ValueError, 'groups must divide in_channels=48, got groups=32'),
+    ],
+)
 def test_bad_arguments(layer, options, error, message):
     with pytest.raises(error, match=message):
         layer(**options)
@@ -133,18 +147,21 @@ def test_copies_and_state_dicts(layer):
     assert torch.equal(twin.eval()(x), m.eval()(x))
 
 
-@pytest.mark.parametrize(('layer', 'options'), [
-    (CCD, dict(groups=8)),
-    (CCD, dict(groups=64, identity_init=True, similarity='cosine', normalize='minmax')),
-    (SE, {}),
-    (SE, dict(identity_init=True)),
-    (GE, {}),
-    (GE, dict(extent=4, extra_params=True)),
-    (CBAM, {}),
-    (CBAM, dict(identity_init=True)),
-    (ECA, {}),
-    (ECA, dict(identity_init=True)),
-])
+@pytest.mark.parametrize(
+    ('layer', 'options'),
+    [
+        (CCD, dict(groups=8)),
+        (CCD, dict(groups=64, identity_init=True, similarity='cosine', normalize='minmax')),
+        (SE, {}),
+        (SE, dict(identity_init=True)),
+        (GE, {}),
+        (GE, dict(extent=4, extra_params=True)),
+        (CBAM, {}),
+        (CBAM, dict(identity_init=True)),
+        (ECA, {}),
+        (ECA, dict(identity_init=True)),
+    ],
+)
 def test_gates_are_what_the_layer_multiplies_by(layer, options):
     m = layer(64, **options).double().eval()
     for p in m.parameters():

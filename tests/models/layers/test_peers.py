@@ -1,4 +1,5 @@
 """SE, GE, CBAM, GC and SK against their definitions, written out in other words."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -21,15 +22,19 @@ def random_weights(m):
 
 def norm(x, bn):
     shape = (1, -1, 1, 1)
-    return ((x - bn.running_mean.view(shape)) / (bn.running_var.view(shape) + bn.eps).sqrt() * bn.weight.view(shape) +
-            bn.bias.view(shape))
+    return (x - bn.running_mean.view(shape)) / (bn.running_var.view(shape) + bn.eps).sqrt() * bn.weight.view(
+        shape
+    ) + bn.bias.view(shape)
 
 
 def test_se():
     m = random_weights(SE(32, ratio=8))
     assert {k: tuple(v.shape) for k, v in m.state_dict().items()} == {
-        'conv1.conv.weight': (4, 32, 1, 1), 'conv1.conv.bias': (4, ),
-        'conv2.conv.weight': (32, 4, 1, 1), 'conv2.conv.bias': (32, )}
+        'conv1.conv.weight': (4, 32, 1, 1),
+        'conv1.conv.bias': (4,),
+        'conv2.conv.weight': (32, 4, 1, 1),
+        'conv2.conv.bias': (32,),
+    }
     x = torch.randn(2, 32, 3, 5, **DOUBLE)
     hidden = torch.relu(x.mean((2, 3)) @ m.conv1.conv.weight.flatten(1).T + m.conv1.conv.bias)
     gate = torch.sigmoid(hidden @ m.conv2.conv.weight.flatten(1).T + m.conv2.conv.bias)
@@ -45,7 +50,7 @@ def test_ge_without_parameters():
 def test_ge_extent_hand_worked():
     # One row 1 2 3 4, extent 2: windows of 3 around positions 0 and 2, cut off at the border:
     #   mean(1, 2) = 1.5 for the first two positions, mean(2, 3, 4) = 3 for the others.
-    x = torch.tensor([[[[1., 2., 3., 4.]]]], **DOUBLE)
+    x = torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]], **DOUBLE)
     gate = torch.sigmoid(torch.tensor([1.5, 1.5, 3.0, 3.0], **DOUBLE))
     assert torch.allclose(GE(1, extent=2)(x), x * gate)
 
@@ -105,6 +110,7 @@ def test_gc():
 
 def test_gc_starts_as_identity_and_keeps_mmcvs_keys():
     from mmcv.cnn.bricks import ContextBlock
+
     m, stock = GC(64), ContextBlock(64, ratio=1 / 16)
     assert {k: v.shape for k, v in m.state_dict().items()} == {k: v.shape for k, v in stock.state_dict().items()}
     x = torch.randn(2, 64, 3, 4)
@@ -117,7 +123,8 @@ def test_sk():
     x = torch.randn(2, 32, 7, 6, **DOUBLE)
     first, second = (
         torch.relu(norm(F.conv2d(x, b.conv.weight, stride=2, padding=1, groups=n), b.bn))
-        for b, n in zip(m.branches, (1, 8)))
+        for b, n in zip(m.branches, (1, 8))
+    )
     context = first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True)
     hidden = torch.relu(norm(F.conv2d(context, m.fc1.conv.weight), m.fc1.bn))
     a, b = F.conv2d(hidden, m.fc2.weight).chunk(2, 1)

@@ -2,6 +2,7 @@
 
 The interpreter has to be asked for before Triton's kernels are defined, so a process of its own runs this file again.
 """
+
 import os
 import subprocess
 import sys
@@ -19,8 +20,10 @@ from mmccd.ops.triton_backend import kernels as ccd_triton
 
 INTERPRETING = ccd_triton.interpreting()
 DEVICE = 'cpu' if INTERPRETING else 'cuda'
-runs = pytest.mark.skipif(not (INTERPRETING or torch.cuda.is_available()),
-                          reason='no CUDA device; test_in_the_interpreter runs these in a process of its own')
+runs = pytest.mark.skipif(
+    not (INTERPRETING or torch.cuda.is_available()),
+    reason='no CUDA device; test_in_the_interpreter runs these in a process of its own',
+)
 on_cuda = pytest.mark.skipif(INTERPRETING or not torch.cuda.is_available(), reason='needs a CUDA device')
 
 # Limits that make every image here go one way; small tiles, so that there are several.
@@ -74,39 +77,54 @@ def check(x, scale, bias, grad_y, options):
 
 
 @pytest.mark.skipif(INTERPRETING, reason='this is that process')
-@pytest.mark.parametrize('chosen', [
-    pytest.param('operator or kept or empty or unavailable or (dtypes and whole) or (flat and split)', id='some'),
-    pytest.param('test', id='all', marks=pytest.mark.long),  # a minute
-])
+@pytest.mark.parametrize(
+    'chosen',
+    [
+        pytest.param('operator or kept or empty or unavailable or (dtypes and whole) or (flat and split)', id='some'),
+        pytest.param('test', id='all', marks=pytest.mark.long),  # a minute
+    ],
+)
 def test_in_the_interpreter(chosen):
     env = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
     command = [
-        sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-k', chosen, str(Path(__file__).resolve())]
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '-p',
+        'no:cacheprovider',
+        '-k',
+        chosen,
+        str(Path(__file__).resolve()),
+    ]
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert ' passed' in done.stdout
 
 
 @runs
-@pytest.mark.parametrize(('shape', 'groups', 'options'), [
-    ((2, 3, 1, 1), 1, {}),  # one pixel: flat
-    ((1, 2, 1, 9), 2, {}),  # one row, in all four rows of bins; one channel a group
-    ((1, 4, 9, 2), 1, dict(scales=(1, 4, 8))),  # fewer columns than cells
-    ((1, 32, 7, 7), 1, {}),  # the last stage's: overlapping bins, 32 channels a group
-    ((1, 3, 13, 21), 1, {}),  # primes; 3 channels a group leave one of four lanes idle
-    ((1, 4, 13, 21), 1, dict(scales=(3, 5))),  # neither scale divides the other
-    ((1, 4, 10, 7), 1, dict(scales=(2, 6))),  # not powers of two, but one divides the other
-    ((1, 4, 6, 11), 2, dict(scales=(1, ))),  # SGE
-    ((1, 4, 8, 10), 2, dict(scales=(2, 2))),
-    ((1, 8, 8, 12), 2, {}),  # the cells divide the image
-    ((1, 2, 16, 8), 2, dict(scales=(1, 4, 8))),
-    ((1, 4, 25, 42), 1, {}),  # 800 x 1344 at the last stage
-    ((1, 3, 7, 9), 1, dict(similarity='cosine')),
-    ((1, 3, 8, 4), 1, dict(similarity='cosine', normalize=None)),
-    ((1, 3, 7, 9), 1, dict(normalize='minmax')),
-    ((1, 3, 8, 4), 1, dict(normalize='minmax', similarity='cosine', gain=1.3, eps=0.1)),
-    ((1, 3, 7, 9), 1, dict(normalize=None, gain=1.3)),
-])
+@pytest.mark.parametrize(
+    ('shape', 'groups', 'options'),
+    [
+        ((2, 3, 1, 1), 1, {}),  # one pixel: flat
+        ((1, 2, 1, 9), 2, {}),  # one row, in all four rows of bins; one channel a group
+        ((1, 4, 9, 2), 1, dict(scales=(1, 4, 8))),  # fewer columns than cells
+        ((1, 32, 7, 7), 1, {}),  # the last stage's: overlapping bins, 32 channels a group
+        ((1, 3, 13, 21), 1, {}),  # primes; 3 channels a group leave one of four lanes idle
+        ((1, 4, 13, 21), 1, dict(scales=(3, 5))),  # neither scale divides the other
+        ((1, 4, 10, 7), 1, dict(scales=(2, 6))),  # not powers of two, but one divides the other
+        ((1, 4, 6, 11), 2, dict(scales=(1,))),  # SGE
+        ((1, 4, 8, 10), 2, dict(scales=(2, 2))),
+        ((1, 8, 8, 12), 2, {}),  # the cells divide the image
+        ((1, 2, 16, 8), 2, dict(scales=(1, 4, 8))),
+        ((1, 4, 25, 42), 1, {}),  # 800 x 1344 at the last stage
+        ((1, 3, 7, 9), 1, dict(similarity='cosine')),
+        ((1, 3, 8, 4), 1, dict(similarity='cosine', normalize=None)),
+        ((1, 3, 7, 9), 1, dict(normalize='minmax')),
+        ((1, 3, 8, 4), 1, dict(normalize='minmax', similarity='cosine', gain=1.3, eps=0.1)),
+        ((1, 3, 7, 9), 1, dict(normalize=None, gain=1.3)),
+    ],
+)
 def test_within_twice_the_error_of_the_textbook(shape, groups, options, way):
     check(*arguments(shape, groups), CCDOptions(groups, **options))
 
@@ -151,9 +169,10 @@ def test_a_map_too_large_for_one_tile():
 def test_flat_maps_take_no_gradient_through_the_similarity(normalize, way):
     for similarity, size in (('dot', (7, 7)), ('cosine', (8, 8))):
         x = torch.randn(1, 3, 1, 1).expand(1, 3, *size).contiguous().to(DEVICE)
-        scale, bias = torch.full((1, ), 5., device=DEVICE), torch.full((1, ), 0.3, device=DEVICE)
-        y, grad_x, grad_scale, grad_bias = by_triton(x, scale, bias, torch.ones_like(x),
-                                                     CCDOptions(1, similarity=similarity, normalize=normalize))
+        scale, bias = torch.full((1,), 5.0, device=DEVICE), torch.full((1,), 0.3, device=DEVICE)
+        y, grad_x, grad_scale, grad_bias = by_triton(
+            x, scale, bias, torch.ones_like(x), CCDOptions(1, similarity=similarity, normalize=normalize)
+        )
         gate = torch.tensor(0.3).sigmoid().to(DEVICE)
         assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
         assert torch.allclose(grad_x, gate.expand_as(x), rtol=1e-6)
@@ -166,7 +185,7 @@ def test_ties_share_the_gradient(way):
     # Columns repeat, so that every extreme is met at several pixels, in different tiles where there are several.
     x, scale, bias, grad_y = arguments((1, 2, 8, 24), 1)
     x = x[..., :3].repeat(1, 1, 1, 8)
-    check(x, scale, bias, grad_y, CCDOptions(1, scales=(1, ), normalize='minmax'))
+    check(x, scale, bias, grad_y, CCDOptions(1, scales=(1,), normalize='minmax'))
 
 
 @runs

@@ -123,8 +123,15 @@ def test_detection_set(tool, tmp_path):
 def test_training_scenes_are_fuller(tool):
     """A fair die's mean is 3.5, that of the larger of two 4.47; a few digits find no place."""
     images, _ = tool.load_digits()
-    means = {part: np.mean([len(tool.make_scene(np.random.default_rng(seed), part, images, np.arange(100), 128)[1])
-                            for seed in range(200)]) for part in ('train', 'val')}
+    means = {
+        part: np.mean(
+            [
+                len(tool.make_scene(np.random.default_rng(seed), part, images, np.arange(100), 128)[1])
+                for seed in range(200)
+            ]
+        )
+        for part in ('train', 'val')
+    }
     assert 4.0 < means['train'] < 4.7
     assert 3.1 < means['val'] < 3.8
 

@@ -2,6 +2,7 @@
 
 A small wheel of the same layout stands in for deepforest's; the real one is tried if MMCCD_DEEPFOREST_WHEEL names it.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -18,15 +19,19 @@ from PIL import Image
 # Width, height and trees (left, top, right, bottom, label) of each scene. The large one: 600 x 1300, of which the rows
 # 788 to 1300 are val and 0 to 660 train.
 SCENES = {
-    'YELL_528': (600, 1300, [
-        (10, 10, 50, 40, 'Tree'),  # in train
-        (20, 640, 60, 680, 'Tree'),  # half of it in train: kept
-        (200, 645, 240, 685, 'Tree'),  # 15 of 40 rows in train: a crowd
-        (100, 700, 140, 740, 'Tree'),  # between them
-        (300, 680, 340, 788, 'Tree'),  # the tallest, 108, reaches neither
-        (100, 770, 140, 810, 'Tree'),  # 22 of 40 rows in val: kept
-        (160, 1000, 200, 1040, 'Tree'),  # in two tiles of val: x from 0, 172, 344 and 256 wide
-    ]),
+    'YELL_528': (
+        600,
+        1300,
+        [
+            (10, 10, 50, 40, 'Tree'),  # in train
+            (20, 640, 60, 680, 'Tree'),  # half of it in train: kept
+            (200, 645, 240, 685, 'Tree'),  # 15 of 40 rows in train: a crowd
+            (100, 700, 140, 740, 'Tree'),  # between them
+            (300, 680, 340, 788, 'Tree'),  # the tallest, 108, reaches neither
+            (100, 770, 140, 810, 'Tree'),  # 22 of 40 rows in val: kept
+            (160, 1000, 200, 1040, 'Tree'),  # in two tiles of val: x from 0, 172, 344 and 256 wide
+        ],
+    ),
     'YELL_541': (256, 256, [(0, 0, 30, 30, 'Tree')]),
     'OSBS': (300, 256, [(250, 100, 320, 140, 'Tree')]),  # reaches 20 pixels out of its image
     'SOAP': (256, 256, [(5, 6, 25, 36, 'Dead'), (100, 100, 120, 120, 'Alive')]),
@@ -43,7 +48,9 @@ def content() -> dict[str, tuple[bytes, bytes]]:
         Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).save(png, 'PNG')
         objects = ''.join(
             f'<object><name>{label}</name><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin><xmax>{x2}</xmax><ymax>{y2}</ymax>'
-            '</bndbox></object>' for x1, y1, x2, y2, label in trees)
+            '</bndbox></object>'
+            for x1, y1, x2, y2, label in trees
+        )
         found[name] = png.getvalue(), f'<annotation>{objects}</annotation>'.encode()
     return found
 
@@ -51,8 +58,11 @@ def content() -> dict[str, tuple[bytes, bytes]]:
 @pytest.fixture
 def tool(load_tool, content, monkeypatch):
     module = load_tool('dataset_converters/make_trees.py')
-    monkeypatch.setattr(module, 'SCENES', {
-        name: (module.SCENES[name][0], *(hashlib.sha256(c).hexdigest() for c in content[name])) for name in SCENES})
+    monkeypatch.setattr(
+        module,
+        'SCENES',
+        {name: (module.SCENES[name][0], *(hashlib.sha256(c).hexdigest() for c in content[name])) for name in SCENES},
+    )
     return module
 
 
@@ -87,22 +97,28 @@ def test_everything(tool, wheel, content, tmp_path):
     manifest = json.loads((out / 'trees.json').read_text())
     # 660 rows: tiles of 512 from 0 and 148; 600 columns: from 0 and 88
     assert [i['file_name'] for i in read(out, 'train')['images']] == [
-        f'YELL_528_{x:04d}_{y:04d}.png' for y in (0, 148) for x in (0, 88)]
+        f'YELL_528_{x:04d}_{y:04d}.png' for y in (0, 148) for x in (0, 88)
+    ]
     assert [i['file_name'] for i in read(out, 'val')['images']] == [
-        f'YELL_528_{x:04d}_{y:04d}.png' for y in (788, 1044) for x in (0, 172, 344)]
+        f'YELL_528_{x:04d}_{y:04d}.png' for y in (788, 1044) for x in (0, 172, 344)
+    ]
     assert [i['file_name'] for i in read(out, 'transfer')['images']] == [
-        'YELL_541_0000_0000.png', 'OSBS_0000_0000.png', 'OSBS_0044_0000.png', 'SOAP_0000_0000.png']
+        'YELL_541_0000_0000.png',
+        'OSBS_0000_0000.png',
+        'OSBS_0044_0000.png',
+        'SOAP_0000_0000.png',
+    ]
     scene = np.array(Image.open(io.BytesIO(content['YELL_528'][0])))
     for part, side in (('train', 512), ('val', 256)):
         for image in read(out, part)['images']:
             assert (image['width'], image['height']) == (side, side)
             x, y = (int(v) for v in image['file_name'][:-4].split('_')[2:])
             tile = np.array(Image.open(out / part / image['file_name']))
-            assert np.array_equal(tile, scene[y:y + side, x:x + side])
+            assert np.array_equal(tile, scene[y : y + side, x : x + side])
 
     def boxes(part: str) -> set:
         coco = read(out, part)
-        places = {i['id']: i['file_name'][-len('0000_0000.png'):-len('.png')] for i in coco['images']}
+        places = {i['id']: i['file_name'][-len('0000_0000.png') : -len('.png')] for i in coco['images']}
         return {(a['tree'], places[a['image_id']], tuple(a['bbox']), a['iscrowd']) for a in coco['annotations']}
 
     assert boxes('train') == {
@@ -120,8 +136,10 @@ def test_everything(tool, wheel, content, tmp_path):
     assert (9, '0000_0000', (250, 100, 6, 40), 1) in boxes('transfer')  # 6 of the 50 columns that are in the image
     assert (9, '0044_0000', (206, 100, 50, 40), 0) in boxes('transfer')
     assert manifest['counts'] == dict(
-        train=dict(tiles=4, trees=2, boxes=2, crowd=2), val=dict(tiles=6, trees=2, boxes=3, crowd=0),
-        transfer=dict(tiles=4, trees=4, boxes=4, crowd=1))
+        train=dict(tiles=4, trees=2, boxes=2, crowd=2),
+        val=dict(tiles=6, trees=2, boxes=3, crowd=0),
+        transfer=dict(tiles=4, trees=4, boxes=4, crowd=1),
+    )
 
     before = files(out)
     assert tool.main(['--out', str(out), '--wheel', str(wheel)]) == 0  # there already
@@ -131,12 +149,15 @@ def test_everything(tool, wheel, content, tmp_path):
     assert not out.with_name('trees.partial').exists()
 
 
-@pytest.mark.parametrize(('length', 'tile', 'stride', 'expected'), [
-    (256, 256, 256, [0]),
-    (300, 256, 256, [0, 44]),
-    (2299, 256, 256, [0, 255, 511, 766, 1022, 1277, 1532, 1788, 2043]),
-    (1024, 512, 256, [0, 256, 512]),
-])
+@pytest.mark.parametrize(
+    ('length', 'tile', 'stride', 'expected'),
+    [
+        (256, 256, 256, [0]),
+        (300, 256, 256, [0, 44]),
+        (2299, 256, 256, [0, 255, 511, 766, 1022, 1277, 1532, 1788, 2043]),
+        (1024, 512, 256, [0, 256, 512]),
+    ],
+)
 def test_starts(tool, length, tile, stride, expected):
     assert tool.starts(length, tile, stride) == expected
 
@@ -157,7 +178,8 @@ def test_bad_input(tool, content, tmp_path, capsys):
     assert 'bare.whl has no LICENSE: is it the wheel of deepforest==2.1.0?' in refused('--wheel', no_licence)
     part = {k: v for k, v in content.items() if k != 'SOAP'}
     assert "There is no item named 'deepforest/data/SOAP_061.png' in the archive" in refused(
-        '--wheel', pack(tool, part, tmp_path / 'part.whl'))
+        '--wheel', pack(tool, part, tmp_path / 'part.whl')
+    )
     (tmp_path / 'trees').mkdir()
     (tmp_path / 'trees' / 'mine.txt').touch()
     assert 'was not made by this tool: move it or choose another --out' in refused('--wheel', other)
@@ -175,13 +197,15 @@ def test_download_is_asked_of_pip(tool, content, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tool.subprocess, 'run', pip)
     assert tool.main(['--out', str(tmp_path / 'trees')]) == 0
     assert tool.main(['--out', str(tmp_path / 'trees2')]) == 0
-    assert calls == [['-m', 'pip', 'download', 'deepforest==2.1.0', '--no-deps', '--only-binary', ':all:', '-d',
-                      str(tmp_path)]]
+    assert calls == [
+        ['-m', 'pip', 'download', 'deepforest==2.1.0', '--no-deps', '--only-binary', ':all:', '-d', str(tmp_path)]
+    ]
     monkeypatch.setattr(tool.subprocess, 'run', lambda command: tool.subprocess.CompletedProcess(command, 1))
     (tmp_path / 'elsewhere').mkdir()
     assert tool.main(['--out', str(tmp_path / 'elsewhere' / 'trees')]) == 2
     assert 'deepforest==2.1.0 could not be downloaded: fetch the wheel elsewhere and name it with --wheel' in (
-        capsys.readouterr().err)
+        capsys.readouterr().err
+    )
 
 
 def test_the_real_wheel(load_tool, tmp_path):
@@ -192,7 +216,8 @@ def test_the_real_wheel(load_tool, tmp_path):
     tool = load_tool('dataset_converters/make_trees.py')
     scenes, _ = tool.read_wheel(Path(wheel))
     assert {name: len(trees) for name, (_, trees) in scenes.items()} == dict(
-        YELL_528=574, YELL_541=279, OSBS=61, SOAP=37)
+        YELL_528=574, YELL_541=279, OSBS=61, SOAP=37
+    )
     assert max(t.box[3] - t.box[1] for t in scenes['YELL_528'][1]) < tool.GUARD
     assert tool.main(['--out', str(tmp_path / 'trees'), '--wheel', wheel]) == 0
     train, val = ({a['tree'] for a in read(tmp_path / 'trees', part)['annotations']} for part in ('train', 'val'))

@@ -1,4 +1,5 @@
 """Tests of tools/demo/demo.py: what is done is not done again, and the sheet of images shows the detections."""
+
 from __future__ import annotations
 
 import json
@@ -131,8 +132,9 @@ def test_only_interrupted_steps_are_told_so(demo):
     assert told == {'a': False, 'b': False}
 
 
-@pytest.mark.parametrize(('interrupted', 'checkpoint', 'resumes'), [(True, True, True), (True, False, False),
-                                                                    (False, True, False)])
+@pytest.mark.parametrize(
+    ('interrupted', 'checkpoint', 'resumes'), [(True, True, True), (True, False, False), (False, True, False)]
+)
 def test_training_goes_on_where_it_broke_off(demo, monkeypatch, interrupted, checkpoint, resumes):
     commands = []
     monkeypatch.setattr(demo, 'run', lambda *args: commands.append(args))
@@ -179,7 +181,7 @@ def scenes() -> Path:
     (folder / 'val').mkdir()
     images = [dict(id=n, file_name=f'{n:06d}.png', width=64, height=64) for n in range(1, 15)]
     for image in images:
-        Image.new('RGB', (64, 64), (10 * image['id'], ) * 3).save(folder / 'val' / image['file_name'])
+        Image.new('RGB', (64, 64), (10 * image['id'],) * 3).save(folder / 'val' / image['file_name'])
     categories = [dict(id=n + 1, name=str(n)) for n in range(10)]
     (folder / 'annotations' / 'instances_val.json').write_text(json.dumps(dict(images=images, categories=categories)))
     return folder
@@ -187,14 +189,18 @@ def scenes() -> Path:
 
 def test_contact_sheet(demo, scenes):
     """4 x 3 images at three times their size, 8 px apart; boxes from a score of 0.5 on."""
-    results = [found(1, 8, (10, 20, 30, 40), 0.5), found(2, 1, (10, 20, 30, 40), 0.49),
-               found(12, 1, (0, 0, 20, 20), 0.9), found(13, 1, (0, 0, 20, 20), 0.9)]
+    results = [
+        found(1, 8, (10, 20, 30, 40), 0.5),
+        found(2, 1, (10, 20, 30, 40), 0.49),
+        found(12, 1, (0, 0, 20, 20), 0.9),
+        found(13, 1, (0, 0, 20, 20), 0.9),
+    ]
     Path('r.json').write_text(json.dumps(results))
     demo.contact_sheet('r.json', 'sheet.png')
     sheet = np.array(Image.open('sheet.png'))
     assert sheet.shape == (3 * 200 - 8, 4 * 200 - 8, 3)
-    tiles = {n: sheet[(n - 1) // 4 * 200:, (n - 1) % 4 * 200:][:192, :192] for n in range(1, 13)}
-    yellow = {n: (tile == (0xff, 0xe0, 0)).all(axis=2) for n, tile in tiles.items()}
+    tiles = {n: sheet[(n - 1) // 4 * 200 :, (n - 1) % 4 * 200 :][:192, :192] for n in range(1, 13)}
+    yellow = {n: (tile == (0xFF, 0xE0, 0)).all(axis=2) for n, tile in tiles.items()}
     for n, tile in tiles.items():
         if n not in (1, 12):
             assert (tile == 10 * n).all()  # the plain image, no box
@@ -231,8 +237,9 @@ def tools(demo, monkeypatch):
         if tool.endswith('make_digits.py'):
             Path('data/digits').mkdir(parents=True)
             sizes = dict(images=2, boxes=3)
-            Path('data/digits/digits.json').write_text(json.dumps(dict(counts=dict(
-                cls=dict(train=4, val=1), det=dict(train=sizes, val=sizes)))))
+            Path('data/digits/digits.json').write_text(
+                json.dumps(dict(counts=dict(cls=dict(train=4, val=1), det=dict(train=sizes, val=sizes))))
+            )
         elif tool == 'train.py':
             Path(options['--work-dir']).mkdir(parents=True)
             Path(options['--work-dir'], 'last_checkpoint').write_text(f'{options["--work-dir"]}/epoch_5.pth')
@@ -262,7 +269,14 @@ def tools(demo, monkeypatch):
 def test_report_comes_last(tools, capsys):
     calls = tools()
     assert [c[0].split('/')[-1] for c in calls] == [
-        'make_digits.py', 'train.py', 'test.py', 'publish_model.py', 'train.py', 'test.py', 'report.py']
+        'make_digits.py',
+        'train.py',
+        'test.py',
+        'publish_model.py',
+        'train.py',
+        'test.py',
+        'report.py',
+    ]
     ccd, page = 'work_dirs/demo/retinanet_ccd_r18_fpn_digits', 'work_dirs/demo/report.html'
     assert calls[-1][1:4] == (ccd, '--out', page)
     assert f'{"write the report":24}     0 s   {page}: CCD alone: there is no docs/runs/' in capsys.readouterr().out
@@ -280,13 +294,24 @@ def test_plain_detector_is_trained_on_demand(tools, capsys):
     capsys.readouterr()
     calls = tools('--plain', '--record')
     assert [c[0].split('/')[-1] for c in calls] == [
-        'train.py', 'test.py', 'publish_model.py', 'train.py', 'test.py', 'report.py', 'report.py']
+        'train.py',
+        'test.py',
+        'publish_model.py',
+        'train.py',
+        'test.py',
+        'report.py',
+        'report.py',
+    ]
     assert [c[1] for c in calls[:2] + calls[3:5]] == [
-        f'configs/{n}.py' for n in ('r18_digits', 'r18_digits', 'retinanet_r18_fpn_digits', 'retinanet_r18_fpn_digits')]
+        f'configs/{n}.py' for n in ('r18_digits', 'r18_digits', 'retinanet_r18_fpn_digits', 'retinanet_r18_fpn_digits')
+    ]
     assert calls[2][2] == 'checkpoints/r18_digits.pth'
     assert calls[5][1:3] == ('work_dirs/demo/retinanet_r18_fpn_digits', 'work_dirs/demo/retinanet_ccd_r18_fpn_digits')
-    assert calls[6][1:4] == ('work_dirs/demo/retinanet_r18_fpn_digits', '--record',
-                             'docs/runs/retinanet_r18_fpn_digits')
+    assert calls[6][1:4] == (
+        'work_dirs/demo/retinanet_r18_fpn_digits',
+        '--record',
+        'docs/runs/retinanet_r18_fpn_digits',
+    )
     out = capsys.readouterr().out
     assert f'{"plain: pretrain the backbone":30}     0 s' in out
     assert f'{"plain: test the detector":30}     0 s   bbox mAP 0.800' in out
@@ -312,6 +337,8 @@ def test_report_of_a_demo(demo, call_tool, made_up, toy_coco, monkeypatch):
         Path('report.html').unlink()
     assert [code for code, _ in done] == [0, 0]
     assert pages[0][metrics][:2] == [['metric', 'retinanet_ccd_r18_fpn_digits'], ['AP', '0.532']]
-    assert pages[1][metrics][:2] == [['metric', 'retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'],
-                                     ['AP', '0.532', '0.532']]
+    assert pages[1][metrics][:2] == [
+        ['metric', 'retinanet_r18_fpn_digits', 'retinanet_ccd_r18_fpn_digits'],
+        ['AP', '0.532', '0.532'],
+    ]
     assert any(caption.startswith('Forward of one image') for caption in pages[1])

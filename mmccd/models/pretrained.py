@@ -5,8 +5,9 @@ from __future__ import annotations
 import os.path as osp
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
@@ -62,6 +63,11 @@ def missing_checkpoint_message(checkpoint: str) -> str:
 def as_names(names: str | Sequence[str]) -> tuple[str, ...]:
     """``allow_new`` and ``allow_unused`` as a tuple."""
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def allowed_missing(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names in ``allow_missing`` of an ``init_cfg``, and in ``allow_new``, as it was called before."""
+    return (*as_names(cfg.get('allow_missing') or ()), *as_names(cfg.get('allow_new') or ()))
 
 
 def is_named(key: str, names: Sequence[str]) -> bool:

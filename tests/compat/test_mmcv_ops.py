@@ -30,14 +30,16 @@ def ext():
 
 
 def run_python(code, path=(), **env):
-    """Run code in a fresh Python, with the module under test loaded from its file as `mmcv_ops`.
+    """Run code in a fresh Python, with the package under test loaded from its files as `mmcv_ops`.
 
-    From its file, since `import mmccd` calls install() and imports a good deal more.
+    From its files, since `import mmccd` calls install() and imports a good deal more.
     """
     code = textwrap.dedent(f"""
         import importlib.util, sys
-        spec = importlib.util.spec_from_file_location('mmcv_ops', {mmcv_ops.__file__!r})
-        mmcv_ops = importlib.util.module_from_spec(spec)
+        folder = [{os.path.dirname(mmcv_ops.__file__)!r}]
+        spec = importlib.util.spec_from_file_location(
+            'mmcv_ops', {mmcv_ops.__file__!r}, submodule_search_locations=folder)
+        mmcv_ops = sys.modules['mmcv_ops'] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(mmcv_ops)
     """) + textwrap.dedent(code)
     inherited = {k: v for k, v in os.environ.items() if k != mmcv_ops.ENV_VAR}
@@ -477,7 +479,7 @@ def test_focal_loss_in_parts(ext, monkeypatch):
     torch.manual_seed(0)
     logits, target, weight = torch.randn(11, 3), torch.randint(3, (11,)), torch.rand(3)
     whole = focal_loss(ext, logits, target, weight)
-    monkeypatch.setattr(mmcv_ops, '_FOCAL_CHUNK', 13)  # 4 rows at a time, then 3
+    monkeypatch.setattr(mmcv_ops.focal_loss, 'CHUNK', 13)  # 4 rows at a time, then 3
     parts = focal_loss(ext, logits, target, weight)
     torch.testing.assert_close(parts, whole)
 

@@ -1,0 +1,83 @@
+"""Sigmoid focal loss in plain PyTorch, as mmcv's ``sigmoid_focal_loss_cuda_kernel.cuh`` computes it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .operators import c_float, operator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_FLT_MIN = 2.0**-126  # C's FLT_MIN, which the kernel uses for every dtype
+CHUNK = 2**22  # elements at a time, 16 MiB a temporary: the kernel needs no memory at all
+
+
+@operator
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Focal loss of logits (N, C) for labels target (N, ), written to output (N, C).
+
+    With p = sigmoid(x) the element of the target's class is ``-alpha (1 - p)^gamma log p`` and any
+    other ``-(1 - alpha) p^gamma log(1 - p)``, logarithms being taken of at least FLT_MIN. Label C
+    is the background, for which all C classes are others. weight: empty, or (C, ), whose element
+    at the target multiplies the whole row.
+    """
+    num_classes = input.size(1)
+    if target.numel() and int(target.max()) > num_classes:
+        raise ValueError(f'target must be at most the number of classes, {num_classes}, got {int(target.max())}')
+    _focal_loss(input, target, weight, output, gamma, alpha, gradient=False)
+
+
+@operator
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Each element's derivative for its logit, written to grad_input (N, C)."""
+    _focal_loss(input, target, weight, grad_input, gamma, alpha, gradient=True)
+
+
+def _focal_loss(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float, gradient: bool
+) -> None:
+    """Focal loss or its derivative, some rows at a time.
+
+    The kernel's two branches are one formula in u, the probability given to the truth, and
+    v = 1 - u::
+
+        loss = -w v^gamma log u                        w = alpha,     u = p      target's class
+        grad = -+ w v^gamma (v - gamma u log u)        w = 1 - alpha, u = 1 - p  any other
+    """
+    import torch
+
+    num_classes = input.size(1)
+    row_weight = None
+    if weight.numel():
+        if bool(((target < 0) | (target >= num_classes)).any()):
+            raise ValueError(
+                f'target must be in 0..{num_classes - 1} where a weight is given: it '
+                f'has an element for each class, none for the background'
+            )
+        row_weight = weight[target]  # (N, )
+    gamma, alpha = c_float(gamma), c_float(alpha)
+    classes = torch.arange(num_classes, device=target.device)
+    rows = max(1, CHUNK // max(1, num_classes))
+    for start in range(0, input.size(0), rows):
+        chunk = slice(start, start + rows)
+        x = input[chunk]  # (n, C)
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()
+        hit = target[chunk, None] == classes  # (n, C)
+        p = x.sigmoid()
+        q = 1 - p  # not 1 - v below: that would round twice
+        u, v = torch.where(hit, p, q), torch.where(hit, q, p)
+        w = torch.where(hit, x.new_full((), -alpha), x.new_full((), alpha - 1))
+        value = u.clamp(min=_FLT_MIN).log_()
+        if gradient:
+            value = value.mul_(u).mul_(-gamma).add_(v)
+            w = torch.where(hit, w, -w)
+        value = value.mul_(v.pow_(gamma)).mul_(w)
+        if row_weight is not None:
+            value *= row_weight[chunk, None]
+        output[chunk] = value

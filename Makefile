@@ -2,30 +2,35 @@
 PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
+TEST_REQUIREMENTS ?= $(REQUIREMENTS:.txt=-test.txt)
 WORKERS ?= 2
 FAULTS ?= 150
 SEED ?= 0
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TEST_READY := $(VENV)/.test-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env demo demo-trees test test-long torture lint docs smoke smoke-openmmlab bench clean
+.PHONY: help env env-test demo demo-trees test test-long torture lint docs smoke smoke-openmmlab bench clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (ten minutes on 2 cores)'
 	@echo 'make demo-trees      the same on tree crowns in aerial photographs (seven minutes more)'
-	@echo 'make test            fast and slow tests'
+	@echo 'make test            fast and slow tests (five minutes on 2 cores)'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
-	@echo 'make lint            style and common mistakes'
+	@echo 'make lint            style, format, common mistakes and types'
 	@echo 'make docs            the documentation, into docs/_build/html'
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
 	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
-	@echo 'make env             the virtual environment $(VENV) alone'
+	@echo 'make env             the virtual environment $(VENV) alone: what runs'
+	@echo 'make env-test        the same with what tests and make lint need'
 	@echo 'make clean           remove the environments, the demo data and what tests leave (not work_dirs)'
 
 env: $(READY)
+
+env-test: $(TEST_READY)
 
 # opencv-python wants libGL, which a bare machine lacks; the headless build is the same without windows.
 $(READY): $(REQUIREMENTS) pyproject.toml
@@ -38,6 +43,10 @@ $(READY): $(REQUIREMENTS) pyproject.toml
 	$(BIN)/python -c 'import mmccd; print("mmccd", mmccd.__version__, "is ready in $(VENV)")'
 	@touch $(READY)
 
+$(TEST_READY): $(READY) $(TEST_REQUIREMENTS)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r $(TEST_REQUIREMENTS)
+	@touch $(TEST_READY)
+
 demo: env
 	$(BIN)/python tools/demo/demo.py
 
@@ -45,17 +54,19 @@ demo-trees: env
 	$(BIN)/python tools/demo/demo_trees.py
 
 # Two tests at a time, each on one thread.
-test: env
+test: env-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not long"
 
-test-long: env
+test-long: env-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 
-torture: env
+torture: env-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --faults $(FAULTS) --seed $(SEED)
 
-lint: env
+lint: env-test
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # -E: with what is left of an earlier build, changed titles would stay in other pages.
 docs: env $(DOCS_READY)
@@ -66,7 +77,7 @@ $(DOCS_READY): $(READY) docs/requirements.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r docs/requirements.txt
 	@touch $(DOCS_READY)
 
-smoke: env
+smoke: env-test
 	OMP_NUM_THREADS=2 $(BIN)/python -m pytest -m smoke
 
 smoke-openmmlab:
@@ -80,5 +91,5 @@ bench: env
 	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv
 
 clean:
-	rm -rf .venv .venv-openmmlab data/digits data/digits.partial data/trees build dist docs/_build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-openmmlab data/digits data/digits.partial data/trees build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -67,6 +67,44 @@ def test_metrics_are_the_authors_as_in_the_readme(root, entries):
     assert found == published
 
 
+def pins(root, name):
+    """Distribution -> version of a requirements file, without the file that it starts from."""
+    lines = [line for line in (root / name).read_text().splitlines() if line and not line.startswith(('#', '-r '))]
+    found = dict(line.split('==') for line in lines)
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.mark.parametrize('name', ['requirements', 'requirements-openmmlab'])
+def test_what_runs_needs_nothing_of_what_tests(root, name):
+    run, test = pins(root, f'{name}.txt'), pins(root, f'{name}-test.txt')
+    assert f'-r {name}.txt' in (root / f'{name}-test.txt').read_text().splitlines()
+    assert not set(run) & set(test)
+    assert {'pytest', 'pytest-xdist', 'hypothesis'} <= set(test)
+    assert not set(run) & {'pytest', 'hypothesis', 'playwright', 'ruff', 'mypy', 'Sphinx'}
+    if name == 'requirements':
+        tomllib = pytest.importorskip('tomllib')  # Python 3.11
+        extras = tomllib.loads((root / 'pyproject.toml').read_text())['project']['optional-dependencies']
+        assert set(extras.pop('dev')) <= set(test)
+        assert {package for packages in extras.values() for package in packages} <= set(run)
+
+
+@pytest.mark.parametrize(
+    ('target', 'files'),
+    [
+        ('demo', ['requirements.txt']),
+        ('test', ['requirements.txt', 'requirements-test.txt']),
+        ('lint', ['requirements.txt', 'requirements-test.txt']),
+        ('docs', ['requirements.txt', 'docs/requirements.txt']),
+    ],
+)
+def test_a_target_installs_what_it_needs(root, tmp_path, target, files):
+    if shutil.which('make') is None:
+        pytest.skip('no make here')
+    planned = run('make', '-n', target, f'VENV={tmp_path}/venv', cwd=root)
+    assert re.findall(r'-r (\S+)', planned) == files
+
+
 def test_links_of_the_checkout(root):
     mim = root / 'mmccd' / '.mim'
     assert {p.name: p.resolve() for p in mim.iterdir()} == {

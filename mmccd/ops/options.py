@@ -1,0 +1,127 @@
+"""The options of CCD as one value, checked once: what the operator, the layer and every backend hand on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import NamedTuple
+
+SIMILARITIES = ('dot', 'cosine')
+NORMALIZERS = ('zscore', 'minmax', None)
+
+
+class Options(NamedTuple):
+    """Options of the operator, in the order in which :func:`mmccd.ops.ccd` takes them. :func:`make_options` checks.
+
+    A plain tuple, because torch.compile, torch.export and torch.fx know tuples, and tables are looked up by it.
+
+    Attributes:
+        groups (int): Number of groups of neighbouring channels, at least 1.
+        scales (tuple[int, ...]): Grid sizes of the poolings, each at least 1.
+        similarity (str): ``'dot'`` or ``'cosine'``, over the channels of a group.
+        normalize (str | None): ``'zscore'``, ``'minmax'`` or None, over the positions of a group.
+        eps (float): Added to the deviation, above 0; 1e-7 is the original's.
+        gain (float): Factor of the gate; 1 is the original's.
+    """
+
+    groups: int
+    scales: tuple[int, ...] = (1, 2, 4)
+    similarity: str = 'dot'
+    normalize: str | None = 'zscore'
+    eps: float = 1e-7
+    gain: float = 1.0
+
+    def check_channels(self, channels: int) -> None:
+        """Raise ValueError unless ``groups`` divides ``channels``."""
+        if channels % self.groups:
+            raise ValueError(
+                f'groups must divide the number of channels: {channels} channels, got groups={self.groups}'
+            )
+
+
+def make_options(
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    gain: float = 1.0,
+) -> Options:
+    """:class:`Options`, checked; what was checked before comes from a cache.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks a rule of :class:`Options`; ``scales`` may be any sequence.
+
+    Example:
+        >>> make_options(64, scales=[1, 2]).scales
+        (1, 2)
+    """
+    if isinstance(scales, (tuple, list)):
+        scales = tuple(scales)
+        try:
+            return _checked_before(groups, scales, tuple(map(type, scales)), similarity, normalize, eps, gain)
+        except TypeError as e:
+            if 'unhashable' not in str(e):
+                raise
+    return _checked(Options(groups, scales, similarity, normalize, eps, gain))
+
+
+@lru_cache(maxsize=1024, typed=True)
+def _checked_before(
+    groups: int,
+    scales: tuple[int, ...],
+    _: tuple[type, ...],  # (1, 2) and (True, 2.0) are equal, and one of them is wrong
+    similarity: str,
+    normalize: str | None,
+    eps: float,
+    gain: float,
+) -> Options:
+    return _checked(Options(groups, scales, similarity, normalize, eps, gain))
+
+
+def _checked(options: Options) -> Options:
+    groups, scales, similarity, normalize, eps, gain = options
+    if isinstance(groups, bool) or not isinstance(groups, Integral):
+        raise TypeError(f'groups must be an int, got {groups!r}')
+    if groups < 1:
+        raise ValueError(f'groups must be at least 1, got {groups}')
+    if isinstance(scales, (str, bytes)) or not isinstance(scales, Sequence):
+        raise TypeError(f'scales must be a sequence of ints, got {scales!r}')
+    if not scales:
+        raise ValueError('scales must name at least one grid size, got an empty sequence')
+    for s in scales:
+        if isinstance(s, bool) or not isinstance(s, Integral):
+            raise TypeError(f'scales must be ints, got {s!r} in scales={tuple(scales)}')
+        if s < 1:
+            raise ValueError(f'every scale must be at least 1, got {s} in scales={tuple(scales)}')
+    if similarity not in SIMILARITIES:
+        raise ValueError(f'similarity must be one of {SIMILARITIES}, got {similarity!r}')
+    if normalize not in NORMALIZERS:
+        raise ValueError(f'normalize must be one of {NORMALIZERS}, got {normalize!r}')
+    for name, value in (('eps', eps), ('gain', gain)):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f'{name} must be a number, got {value!r}')
+    if not eps > 0:
+        raise ValueError(f'eps must be above 0, got {eps}')
+    return options._replace(scales=tuple(int(s) for s in scales))
+
+
+def check_ccd_options(
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    channels: int | None = None,
+) -> tuple[int, ...]:
+    """Raise TypeError or ValueError for options that CCD cannot have; return ``scales`` as a tuple.
+
+    Args:
+        groups, scales, similarity, normalize, eps: As of :class:`Options`.
+        channels (int | None): Number of channels, which ``groups`` must divide. Default: not checked.
+    """
+    options = make_options(groups, scales, similarity, normalize, eps)
+    if channels is not None:
+        options.check_channels(channels)
+    return options.scales

@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env env-test demo demo-trees test test-long torture lint docs smoke smoke-openmmlab bench clean
+.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab bench clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (ten minutes on 2 cores)'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test            fast and slow tests (five minutes on 2 cores)'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
+	@echo 'make configs         write configs/ and its metafile.yml by the table in mmccd/cli/config_table.py'
 	@echo 'make lint            style, format, common mistakes and types'
 	@echo 'make docs            the documentation, into docs/_build/html'
 	@echo 'make smoke           the shortest way through everything'
@@ -62,6 +63,9 @@ test-long: env-test
 
 torture: env-test
 	OMP_NUM_THREADS=1 $(BIN)/python tests/torture/torture.py --faults $(FAULTS) --seed $(SEED)
+
+configs: env
+	$(BIN)/python -m mmccd.cli.config_table
 
 lint: env-test
 	$(BIN)/ruff check .

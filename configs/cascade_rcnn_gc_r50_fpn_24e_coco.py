@@ -1,2 +1,3 @@
-_base_ = ['./cascade_rcnn_r50_fpn_24e_coco.py', './_base_/attention/gc.py']
-model = dict(backbone=dict(attention=_base_.attention, init_cfg=dict(checkpoint='checkpoints/gc_r50_in1k.pth')))
+# Written by `make configs` (mmccd/cli/config_table.py).
+# The old name of cascade_rcnn_gc_r50_fpn_2x_coco.
+_base_ = './cascade_rcnn_gc_r50_fpn_2x_coco.py'

@@ -1,6 +1,3 @@
-_base_ = [
-    './_base_/models/cascade_rcnn_r50_fpn.py',
-    './_base_/datasets/coco_detection.py',
-    './_base_/schedules/coco_2x.py',
-    './_base_/det_runtime.py',
-]
+# Written by `make configs` (mmccd/cli/config_table.py).
+# The old name of cascade_rcnn_r50_fpn_2x_coco.
+_base_ = './cascade_rcnn_r50_fpn_2x_coco.py'

@@ -1,10 +1,3 @@
-# For weights of MMDetection 0.6, converted by tools/model_converters/original_to_mmccd.py.
-_base_ = [
-    './_base_/models/cascade_rcnn_r50_fpn_legacy.py',
-    './_base_/datasets/coco_detection.py',
-    './_base_/schedules/coco_2x.py',
-    './_base_/det_runtime.py',
-]
-# The boxes' last pixel counts when they are measured, too.
-val_evaluator = dict(type='mmccd.InclusiveCocoMetric')
-test_evaluator = val_evaluator
+# Written by `make configs` (mmccd/cli/config_table.py).
+# The old name of cascade_rcnn_r50_fpn_2x_legacy_coco.
+_base_ = './cascade_rcnn_r50_fpn_2x_legacy_coco.py'

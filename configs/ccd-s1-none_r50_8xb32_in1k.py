@@ -1,2 +1,3 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
 _base_ = './ccd_r50_8xb32_in1k.py'
 model = dict(backbone=dict(attention=dict(scales=(1,), normalize=None)))

@@ -1,3 +1,4 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
 _base_ = [
     './_base_/models/retinanet_r50_fpn.py',
     './_base_/datasets/coco_detection.py',

@@ -21,7 +21,7 @@ from mmccd.checkpoints.read import mmengine_globals
 from mmccd.data.classes import class_names, dataset_class
 from mmccd.models.build import check_model
 
-from .configs import CONFIGS, datasets_of, list_configs, load_config
+from .configs import CONFIGS, datasets_of, is_old_name, list_configs, load_config
 from .env import check_requirements
 from .errors import UserError
 
@@ -46,7 +46,7 @@ def config_path(name: str) -> str:
     """
     names = list_configs()
     stem = name[: -len('.py')] if name.endswith('.py') else name
-    if stem not in names:
+    if stem not in names and not is_old_name(stem):
         close = difflib.get_close_matches(stem, names, n=3, cutoff=0.5)
         raise UserError(
             f'no config of mmccd is called {name!r}; '
@@ -108,7 +108,7 @@ def init_model(
         >>> model.dataset_meta['classes'][:3], model.training
         (('0', '1', '2'), False)
     """
-    device = _checked_device(device)
+    device = checked_device(device)
     if isinstance(name_or_path, Config):
         cfg = copy.deepcopy(name_or_path)
     else:
@@ -133,7 +133,8 @@ def init_model(
     return model.to(device).eval()
 
 
-def _checked_device(device: str | torch.device | None) -> torch.device:
+def checked_device(device: str | torch.device | None) -> torch.device:
+    """The device, or, without one, a GPU if there is one and else the CPU; UserError if it is not available."""
     try:
         device = torch.device(get_device() if device is None else device)
         torch.empty(0, device=device)

@@ -20,6 +20,7 @@ from .errors import UserError
 
 # Files in a wheel, links to the checkout's folders in a checkout: the place where mim looks, too.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+_OLD_NAMES = '*_24e_*'  # Cascade R-CNN's 2x; their files stay, and read the new ones
 
 
 def list_configs(pattern: str = '*') -> list[str]:
@@ -33,7 +34,13 @@ def list_configs(pattern: str = '*') -> list[str]:
         >>> mmccd.list_configs('retinanet_*_digits')
         ['retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits']
     """
-    return sorted(fnmatch.filter((path.stem for path in CONFIGS.glob('*.py')), pattern))
+    names = fnmatch.filter((path.stem for path in CONFIGS.glob('*.py')), pattern)
+    return sorted(name for name in names if not is_old_name(name))
+
+
+def is_old_name(name: str) -> bool:
+    """Whether a config that comes with mmccd was called so before, and may be still."""
+    return fnmatch.fnmatch(name, _OLD_NAMES) and (CONFIGS / f'{name}.py').is_file()
 
 
 # Top-level keys that mmengine's runners and tools/test.py read beside the arguments of Runner.

@@ -11,15 +11,18 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
-CONFIGS = sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))
-NAMES = [p.stem for p in CONFIGS]
+import mmccd
+
+FOLDER = Path(__file__).parents[1] / 'configs'
+EVERYTHING = sorted(p.stem for p in FOLDER.glob('*.py'))
+NAMES = [n for n in EVERYTHING if '_24e_' not in n]  # those: old names of the Cascade R-CNN's 2x
 ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # with configs for both detectors
 # [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge;
 # how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
 RULE = re.compile(
     r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
     r'(?:(?P<attention>se|ge|cbam|sk|gc|eca|ccd|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
-    r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x|24e))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits|trees)'
+    r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits|trees)'
 )
 # Table 1's exact integers (facts of the published models); ECA: kernels of 5, in the last stage of 7.
 PARAMETERS = {
@@ -42,7 +45,7 @@ def parsed(name):
 
 
 def load(name):
-    return Config.fromfile(Path(__file__).parents[1] / 'configs' / f'{name}.py')
+    return Config.fromfile(FOLDER / f'{name}.py')
 
 
 def build(cfg, device='cpu'):
@@ -58,20 +61,38 @@ def count(model):
 def test_the_promised_configs_are_there():
     backbones = ['r50', *(f'{a}_r50' for a in ATTENTIONS)]
     promised = {f'{b}_8xb32_in1k' for b in backbones} | {f'ccd_r{d}_8xb32_in1k' for d in (18, 34, 101)}
-    promised |= {f'retinanet_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '2x')}
-    promised |= {f'cascade_rcnn_{b}_fpn_{s}_coco' for b in backbones for s in ('1x', '24e')}
+    promised |= {
+        f'{d}_{b}_fpn_{s}_coco' for d in ('retinanet', 'cascade_rcnn') for b in backbones for s in ('1x', '2x')
+    }
+    promised |= {f'retinanet_{b}_fpn_2x_legacy_coco' for b in ('r50', 'se_r50', 'ccd_r50')}
+    promised |= {f'cascade_rcnn_{b}_fpn_2x_legacy_coco' for b in ('r50', 'gc_r50', 'ccd_r50')}
     promised |= {'r18_digits', 'retinanet_r18_fpn_digits', 'cascade_rcnn_ccd_r18_fpn_digits'}
     promised |= {f'{a}_r18_digits' for a in ATTENTIONS} | {f'retinanet_{a}_r18_fpn_digits' for a in ATTENTIONS}
     promised |= {'retinanet_r18_fpn_trees', 'retinanet_ccd_r18_fpn_trees'}
     assert promised <= set(NAMES)
+    assert mmccd.list_configs() == NAMES
 
 
-@pytest.mark.parametrize('path', CONFIGS, ids=NAMES)
-def test_name_and_runtime(path):
-    name = parsed(path.stem)
-    assert name, f'{path.stem} breaks the naming rule'
-    assert len(path.read_text().splitlines()) <= 25
-    cfg = load(path.stem)
+def test_old_names_stay_loadable():
+    """Cascade R-CNN's 2x was 24e: by name, as a base, and by its path."""
+    new = [n for n in NAMES if n.startswith('cascade_rcnn_') and '_2x_' in n]
+    old = [n.replace('_2x_', '_24e_') for n in new]
+    assert sorted(old) == sorted(set(EVERYTHING) - set(NAMES))
+    assert len(old) == 10
+    for name, was in zip(new, old):
+        assert load(was).to_dict() == load(name).to_dict()
+        assert mmccd.config_path(was) == str(FOLDER / f'{was}.py')
+        assert mmccd.get_config(f'{was}.py').to_dict() == load(name).to_dict()
+    with pytest.raises(mmccd.UserError, match=r"'cascade_rcnn_cdc_r50_fpn_24e_coco'.*cascade_rcnn_ccd_r50_fpn_2x_coco"):
+        mmccd.config_path('cascade_rcnn_cdc_r50_fpn_24e_coco')
+
+
+@pytest.mark.parametrize('stem', NAMES)
+def test_name_and_runtime(stem):
+    name = parsed(stem)
+    assert name, f'{stem} breaks the naming rule'
+    assert len((FOLDER / f'{stem}.py').read_text().splitlines()) <= 25
+    cfg = load(stem)
     assert cfg.default_scope == ('mmdet' if name['detector'] else 'mmpretrain')
     assert cfg.custom_imports.imports == ['mmccd']
     assert bool(name['fpn']) == bool(name['detector'])
@@ -83,10 +104,10 @@ def test_name_and_runtime(path):
     assert (attention and attention.type) == (word and f'mmccd.{word}')
     if name['detector']:
         assert backbone.init_cfg.type == 'mmccd.PretrainedBackbone'
-        stem = path.stem.split('_fpn')[0].replace(f'{name["detector"]}_', '')
+        classifier = stem.split('_fpn')[0].replace(f'{name["detector"]}_', '')
         plain = name['dataset'] == 'coco' and not name['attention']
         dataset = 'in1k' if name['dataset'] == 'coco' else 'digits'
-        expected = 'torchvision://resnet50' if plain else f'checkpoints/{stem}_{dataset}.pth'
+        expected = 'torchvision://resnet50' if plain else f'checkpoints/{classifier}_{dataset}.pth'
         assert backbone.init_cfg.checkpoint == expected
         assert type(cfg.model.type) is str
     if name['dataset'] in ('coco', 'in1k'):
@@ -99,9 +120,8 @@ def test_name_and_runtime(path):
 
 
 def test_basenames_are_unique():
-    everything = [p.name for p in (Path(__file__).parents[1] / 'configs').rglob('*.py')]
-    leaves = [n for n in everything if everything.count(n) > 1 and n in {p.name for p in CONFIGS}]
-    assert leaves == []
+    everything = [p.stem for p in FOLDER.rglob('*.py')]
+    assert [n for n in EVERYTHING if everything.count(n) > 1] == []
 
 
 @pytest.mark.parametrize('name', [n for n in NAMES if (parsed(n) or {}).get('attention')])
@@ -194,7 +214,7 @@ def test_samplers_and_schedule_of_a_detector():
     )
     assert [cfg.train_cfg.max_epochs, cfg.param_scheduler[1].milestones] == [12, [8, 11]]
     assert [
-        load('cascade_rcnn_ccd_r50_fpn_24e_coco').train_cfg.max_epochs,
+        load('cascade_rcnn_ccd_r50_fpn_2x_coco').train_cfg.max_epochs,
         load('retinanet_ccd_r50_fpn_2x_coco').param_scheduler[1].milestones,
     ] == [24, [16, 22]]
 
@@ -234,7 +254,7 @@ def batch(cfg, size=64):
 TRAINED = [
     n
     for n in NAMES
-    if not n.endswith(('2x_coco', '24e_coco', '_legacy_coco'))
+    if not n.endswith(('2x_coco', '_legacy_coco'))
     and '_r101_' not in n
     and '_fsdp-' not in n
     and not n.startswith(('ccd-', 'sge'))
@@ -251,8 +271,8 @@ LARGE = [
 
 def test_other_schedules_have_the_same_model():
     for name in NAMES:
-        if name.endswith(('_2x_coco', '_24e_coco', '_fsdp-1x_coco')):
-            assert load(name).model.to_dict() == load(re.sub('_(2x|24e|fsdp-1x)_', '_1x_', name)).model.to_dict()
+        if name.endswith(('_2x_coco', '_fsdp-1x_coco')):
+            assert load(name).model.to_dict() == load(re.sub('_(2x|fsdp-1x)_', '_1x_', name)).model.to_dict()
 
 
 def test_sharded_training_differs_in_the_runner_alone():

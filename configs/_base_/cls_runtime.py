@@ -1,27 +1,9 @@
-# `import mmccd` registers its classes and puts mmcv's missing operators in place, in stock tools too.
-custom_imports = dict(imports=['mmccd'], allow_failed_imports=False)
+_base_ = './runtime.py'
 default_scope = 'mmpretrain'
-
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=100),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='mmccd.CheckpointHook', interval=1, max_keep_ckpts=3, save_best='auto'),
-    # SIGTERM and SIGUSR1: save, end with code 85, go on with --resume.
-    interrupt=dict(type='mmccd.InterruptHook'),
-    finite=dict(type='mmccd.CheckFiniteHook'),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    skipped_images=dict(type='mmccd.SkippedImagesHook'),
+    logger=dict(interval=100),
+    checkpoint=dict(max_keep_ckpts=3, save_best='auto'),
     visualization=dict(type='VisualizationHook', enable=False),
 )
-env_cfg = dict(
-    cudnn_benchmark=True,  # one image size
-    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'),
-)
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='UniversalVisualizer', vis_backends=vis_backends)
-log_level = 'INFO'
-load_from = None
-resume = False
-randomness = dict(seed=None, deterministic=False)
+env_cfg = dict(cudnn_benchmark=True)  # one image size
+visualizer = dict(type='UniversalVisualizer', vis_backends=_base_.vis_backends)

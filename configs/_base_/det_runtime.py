@@ -1,26 +1,6 @@
-# `import mmccd` registers its classes and puts mmcv's missing operators in place, in stock tools too.
-custom_imports = dict(imports=['mmccd'], allow_failed_imports=False)
+_base_ = './runtime.py'
 default_scope = 'mmdet'
-
-default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50),
-    param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='mmccd.CheckpointHook', interval=1),
-    # SIGTERM and SIGUSR1: save, end with code 85, go on with --resume.
-    interrupt=dict(type='mmccd.InterruptHook'),
-    finite=dict(type='mmccd.CheckFiniteHook'),
-    sampler_seed=dict(type='DistSamplerSeedHook'),
-    skipped_images=dict(type='mmccd.SkippedImagesHook'),
-    visualization=dict(type='DetVisualizationHook'),
-)
-env_cfg = dict(
-    cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0), dist_cfg=dict(backend='nccl')
-)
-vis_backends = [dict(type='LocalVisBackend')]
-visualizer = dict(type='DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+default_hooks = dict(logger=dict(interval=50), visualization=dict(type='DetVisualizationHook'))
+env_cfg = dict(cudnn_benchmark=False)
+visualizer = dict(type='DetLocalVisualizer', vis_backends=_base_.vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
-log_level = 'INFO'
-load_from = None
-resume = False
-randomness = dict(seed=None, deterministic=False)

@@ -315,7 +315,7 @@ def config_candidates(arch: Arch) -> list[tuple[str, dict[str, Any]]]:
 def _config_name(arch: Arch) -> str:
     if arch.detector is None:
         return f'{arch.backbone}_8xb32_in1k.py'
-    return f'{arch}_fpn_{"2x" if arch.detector == "retinanet" else "24e"}_legacy_coco.py'
+    return f'{arch}_fpn_2x_legacy_coco.py'
 
 
 def _recognise_detector(state: Mapping[str, Tensor]) -> str | None:

@@ -151,7 +151,7 @@ def differences(a: object, b: object, key: str = '') -> Iterator[str]:
             },
         ),
         (
-            'cascade_rcnn_{}r50_fpn_24e{}_coco.py',
+            'cascade_rcnn_{}r50_fpn_2x{}_coco.py',
             {
                 'model.rpn_head.anchor_generator.type',
                 'model.rpn_head.anchor_generator.center_offset',

@@ -93,7 +93,7 @@ def test_detector(load_tool, place, state):
     out = load_tool(TOOL).convert_file('in.pth', OUT, arch='ccd_r50', task='det')
     assert out == (
         f'cascade_rcnn_ccd_r50 (detector): 396 tensors, 69,396,814 parameters -> {OUT}, '
-        'fits configs/cascade_rcnn_ccd_r50_fpn_24e_legacy_coco.py'
+        'fits configs/cascade_rcnn_ccd_r50_fpn_2x_legacy_coco.py'
     )
     assert len(load_local_checkpoint(OUT)['meta']['dataset_meta']['classes']) == 80
 
@@ -271,7 +271,7 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
         ),
         pytest.param(
             'det_cascade_rcnn_ccd_r50',
-            'cascade_rcnn_ccd_r50_fpn_24e_legacy_coco',
+            'cascade_rcnn_ccd_r50_fpn_2x_legacy_coco',
             ['test_dataloader.dataset.pipeline.1.scale=(160,128)'],
             'coco/bbox_mAP',
             marks=pytest.mark.long,

@@ -1,7 +1,7 @@
 # Aerial photographs with 951 tree boxes: tools/dataset_converters/make_trees.py
-dataset_type = 'mmccd.CocoDataset'
+_base_ = './digits_det.py'
 data_root = 'data/trees/'
-metainfo = dict(classes=('tree',))
+metainfo = dict(_delete_=True, classes=('tree',))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -23,45 +23,22 @@ test_pipeline = [
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
+        _delete_=True,
         type='RepeatDataset',
         times=15,
         dataset=dict(
-            type=dataset_type,
+            _base_.train_dataloader.dataset,
             data_root=data_root,
-            ann_file='annotations/instances_train.json',
-            data_prefix=dict(img='train/'),
-            metainfo=metainfo,
+            metainfo=dict(classes=('tree',)),
             filter_cfg=dict(filter_empty_gt=False, min_size=1),
-            max_broken=0.01,  # share of broken images that training skips, and stops above
             pipeline=train_pipeline,
         ),
     ),
 )
 val_dataloader = dict(
-    batch_size=6,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='val/'),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
+    batch_size=6, dataset=dict(data_root=data_root, metainfo=dict(classes=('tree',)), pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(
-    type='CocoMetric', ann_file=data_root + 'annotations/instances_val.json', metric='bbox', format_only=False
-)
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
-auto_scale_lr = dict(enable=False, base_batch_size=8)

@@ -1,0 +1,3 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
+_base_ = ['./cascade_rcnn_r50_fpn_2x_legacy_coco.py', './_base_/attention/gc.py']
+model = dict(backbone=dict(attention=_base_.attention, init_cfg=dict(checkpoint='checkpoints/gc_r50_in1k.pth')))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import os.path as osp
 import warnings
 from typing import NamedTuple
 
@@ -97,3 +98,24 @@ def read_file(path: str, max_pixels: int | None = None, backend_args: dict | Non
 def why_broken(path: str, backend_args: dict | None = None) -> str:
     """Why an image cannot be used; empty if it can."""
     return read_file(path, backend_args=backend_args)[0].problem
+
+
+def list_images(path: str) -> list[str]:
+    """``path`` itself, or the images in this folder and below it, by their suffixes, sorted.
+
+    Raises:
+        ValueError: If there is none, or one of them cannot be decoded.
+    """
+    paths = [path]
+    if osp.isdir(path):
+        Image.init()
+        suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
+        found = (osp.join(root, n) for root, _, names in os.walk(path, followlinks=True) for n in names)
+        paths = sorted(p for p in found if p.lower().endswith(suffixes))
+        if not paths:
+            raise ValueError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
+    broken = [(p, reason) for p in paths if (reason := why_broken(p))]
+    if broken:
+        more = f' ({len(broken)} such files of {len(paths)})' if len(broken) > 1 else ''
+        raise ValueError(f'image {broken[0][0]!r} cannot be used: {broken[0][1]}{more}')
+    return paths

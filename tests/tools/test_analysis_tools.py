@@ -23,7 +23,7 @@ def test_check_pretrained(call_tool, root, tmp_path, capsys, monkeypatch):
     config = root / 'configs' / 'retinanet_ccd_r18_fpn_digits.py'
     state = AttentionResNet(18, attention=dict(type='mmccd.CCD')).state_dict()
     torch.save(dict(state_dict={f'backbone.{k}': v for k, v in state.items()}), 'whole.pth')
-    assert call_tool('misc/check_pretrained.py', config, 'whole.pth')[0] == 0
+    assert call_tool('checks/check_pretrained.py', config, 'whole.pth')[0] == 0
     out = capsys.readouterr().out
     assert f'{"layer1":12}{28:>13}{0:>13}{0:>13}{0:>13}' in out
     assert out.rstrip().endswith('The backbone would load whole.')
@@ -31,12 +31,12 @@ def test_check_pretrained(call_tool, root, tmp_path, capsys, monkeypatch):
     del state['layer3.1.ccd.scale']
     state['layer4.0.ccd.bias'] = torch.ones(32)
     torch.save(state, 'half.pth')
-    assert call_tool('misc/check_pretrained.py', config, 'half.pth')[0] == 1
+    assert call_tool('checks/check_pretrained.py', config, 'half.pth')[0] == 1
     out = capsys.readouterr().out
     assert f'{"layer3":12}{33:>13}{1:>13}{0:>13}{0:>13}' in out
     assert f'{"layer4":12}{33:>13}{0:>13}{0:>13}{1:>13}' in out
     assert out.count('PROBLEM: ') == 2
 
-    code, stderr = call_tool('misc/check_pretrained.py', config)
+    code, stderr = call_tool('checks/check_pretrained.py', config)
     assert code == 2
     assert "init_cfg.checkpoint 'checkpoints/ccd_r18_digits.pth' does not exist" in stderr

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import mmccd
-from mmccd.analysis import prepare_image
+from mmccd.analysis.inputs import prepare_image
 from mmccd.deployment import build_network, parity_images
 
 onnx = pytest.importorskip('onnx')

@@ -61,7 +61,7 @@ def scenes(workplace):
         (NAMES[2], ('--topk', 5, '--score-thr', 0, '--zoom', 3), 'hirescam', 5),
     ],
 )
-def test_sheets_and_arrays(call_tool, root, workplace, scenes, checkpoints, name, options, method, panels):
+def test_figures_and_arrays(call_tool, root, workplace, scenes, checkpoints, name, options, method, panels):
     assert call_tool(
         TOOL, scenes[0], root / 'configs' / f'{name}.py', checkpoints[name], *options, '--raw', '--device', 'cpu'
     ) == (0, '')
@@ -142,16 +142,16 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
         ((image, detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
         (
             (image, *detector, '--target-layers', 'neck.fpn_convs.0', 'layer4'),
-            "layer 'layer4' does not exist in the model; nearest: backbone.layer4\n",
+            "layer 'layer4' does not exist in the model; did you mean 'backbone.layer4'?\n",
         ),
         ((image, *detector, '--target-layers', 'neck'), "layer 'neck' (FPN) gives a tuple, no map (N, C, H, W)\n"),
         ((image, *classifier, '--target-layers', 'head.fc'), "layer 'head.fc' (Linear) gives a tensor (1, 10), no "),
-        ((image, *classifier, '--target-category', 'twoo'), "class 'twoo' does not exist (nearest: 'two'): it must "),
+        ((image, *classifier, '--target-category', 'twoo'), "index from 0 to 9; did you mean 'two'?\n"),
         (
             (image, *detector, '--target-category', '10'),
-            "class '10' does not exist: it must be a name, or an index from 0 to 9\n",
+            "class '10' does not exist, it must be a name, or an index from 0 to 9\n",
         ),
-        ((image, *classifier, '--topk', 3), '--topk is for detections, and the config is of a classifier'),
+        ((image, *classifier, '--topk', 3), '--topk is for detections, and this config is of a classifier'),
         (
             (image, *classifier, '--target-category', 2, '--method', 'eigencam'),
             '--target-category asks for one map of each, and eigencam has only one',

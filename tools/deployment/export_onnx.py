@@ -11,11 +11,11 @@ import os.path as osp
 import sys
 
 import mmccd  # before anything of mmdet
-from mmccd.analysis import list_images
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import OptionsAction, run_tool
 from mmccd.configs import load_config
+from mmccd.data.image_files import list_images
 from mmccd.deployment import (
     KINDS,
     SHAPES,

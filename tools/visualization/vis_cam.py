@@ -1,79 +1,44 @@
-"""See the evidence: which parts of an image speak for a class, or for each detection; one contact sheet an image.
+"""Draw class activation maps: which parts of an image are evidence for a class, or for each detection.
 
-Grad-CAM, Grad-CAM++, HiResCAM and Eigen-CAM of pytorch-grad-cam (pip install grad-cam). The map of a detection is that
-of its own score, at the very anchor or region which it came from.
+Grad-CAM, Grad-CAM++, HiResCAM and Eigen-CAM of pytorch-grad-cam (pip install grad-cam), one figure an image. The map of
+a detection explains that detection's own score, at the anchor or region that it came from.
 """
 
 import argparse
-import io
-import os
 import os.path as osp
 import sys
 
-import numpy as np
-
-import mmccd
-from mmccd.analysis import (
+import mmccd  # before anything of mmdet
+from mmccd.analysis.cam import (
     METHODS,
     check_layers,
     class_index,
-    draw_cam_sheet,
+    draw_cams,
     explain,
     is_detector,
-    list_images,
     load_cam_class,
     num_classes,
-    output_names,
-    prepare_image,
 )
-from mmccd.checkpoints.files import write_atomically
-from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.analysis.inputs import prepare_image
+from mmccd.cli.arguments import run_tool
+from mmccd.cli.images import image_parser, output_folder, output_names, write_figure
+from mmccd.cli.numbers import number, whole_number
 from mmccd.configs import load_config
+from mmccd.data.image_files import list_images
 from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/visualization/vis_cam.py image.jpg CONFIG CKPT
   python tools/visualization/vis_cam.py image.jpg CLASSIFIER CKPT --target-category cat dog --method gradcam++
   python tools/visualization/vis_cam.py images/ DETECTOR CKPT --target-layers backbone.layer3 backbone.layer4 --raw
-gradcam and gradcam++ weight whole channels: of a detection, they also show other objects that look alike. hirescam
-shows the places that have a part in this very detection. eigencam knows no class: one map for the whole image.
+gradcam and gradcam++ weight whole channels: for a detection, they also show other objects that look alike. hirescam
+shows the places that contribute to this detection. eigencam ignores classes: one map for the whole image.
 Several layers: their maps are scaled to the image and to 0..1 each, and averaged.
 """
 
 
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'must be a whole number, at least 1, got {text!r}')
-    return int(text)
-
-
-def share(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f'must be a number from 0 to 1, got {text!r}')
-    return value
-
-
-def factor(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value < float('inf'):
-        raise argparse.ArgumentTypeError(f'must be a number, at least 1, got {text!r}')
-    return value
-
-
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint file or URL')
+    parser = image_parser(__doc__, EXAMPLES, '<name>_<method>', 'cam')
     parser.add_argument('--method', choices=METHODS, help='default: hirescam for detectors, gradcam for classifiers')
     parser.add_argument(
         '--target-layers',
@@ -90,25 +55,20 @@ def parse_args() -> argparse.Namespace:
         'whose detections are explained, default: all',
     )
     parser.add_argument(
-        '--topk', type=count, metavar='N', help='at most so many detections, the highest scores first; default: 8'
+        '--topk',
+        type=whole_number(1),
+        metavar='N',
+        help='maximum number of detections, the highest scores first; default: 8',
     )
     parser.add_argument(
-        '--score-thr', type=share, metavar='S', help='detections have at least this score; default: 0.3'
+        '--score-thr', type=number(0, 1), metavar='S', help='minimum score of a detection; default: 0.3'
     )
     parser.add_argument(
         '--zoom',
-        type=factor,
+        type=number(1),
         metavar='F',
-        help='panels show the surroundings of their detections, F times the box, for small objects; default: all of '
-        'the image',
-    )
-    parser.add_argument('--out-dir', help='folder for <name>_<method>.png; default: work_dirs/<config name>/cam')
-    parser.add_argument(
-        '--raw', action='store_true', help="write the arrays too, of the image's size: <name>_<method>.npz"
-    )
-    parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
+        help='panels show the surroundings of their detections, F times the box, for small objects; default: the '
+        'whole image',
     )
     return parser.parse_args()
 
@@ -117,14 +77,14 @@ def main() -> None:
     args = parse_args()
     load_cam_class(args.method or 'gradcam')
     cfg = load_config(args.config, args.cfg_options)
-    out_dir = args.out_dir or osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0], 'cam')
+    out_dir = output_folder(args, 'cam')
     try:
         images = list_images(args.img)
         model = mmccd.init_model(cfg, args.checkpoint, args.device)
         detector = is_detector(model)
         for option in ('topk', 'score_thr', 'zoom'):
             if not detector and getattr(args, option) is not None:
-                raise UserError(f'--{option.replace("_", "-")} is for detections, and the config is of a classifier')
+                raise UserError(f'--{option.replace("_", "-")} is for detections, and this config is of a classifier')
         if args.method == 'eigencam' and (args.zoom or (args.target_category and not detector)):
             raise UserError(
                 f'--{"zoom" if args.zoom else "target-category"} asks for one map of each, and eigencam '
@@ -156,16 +116,9 @@ def main() -> None:
                 osp.basename(args.checkpoint),
                 f'{found.method} of ' + ', '.join(found.layers),
             )
-            sheet = draw_cam_sheet(found, classes, osp.basename(path), lines, args.zoom)
-            out = osp.join(out_dir, f'{name}_{found.method}')
-            os.makedirs(osp.dirname(out), exist_ok=True)
-            write_atomically(f'{out}.png', sheet)
-            print(f'{out}.png')
-            if args.raw:
-                arrays = io.BytesIO()
-                np.savez_compressed(arrays, **found.arrays())
-                write_atomically(f'{out}.npz', arrays.getvalue())
-                print(f'{out}.npz')
+            figure = draw_cams(found, classes, osp.basename(path), lines, args.zoom)
+            stem = osp.join(out_dir, f'{name}_{found.method}')
+            write_figure(stem, figure, found.arrays() if args.raw else None)
     except ValueError as e:
         raise UserError(str(e)) from e
     if not drawn:

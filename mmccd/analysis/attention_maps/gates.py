@@ -1,8 +1,8 @@
 """Gates of a backbone's attention layers, for an image as the network sees it.
 
-Any layer with a method ``gates`` (:class:`mmccd.models.layers.base.AttentionLayer`) in a residual block can be looked
-at, in :class:`mmccd.AttentionResNet` and, as a plugin, in mmdet's ResNet. They are taken from the layer's input: what
-leaves the layer may hold the shortcut and the ReLU as well.
+They can be recorded from any layer with a method ``gates`` (:class:`mmccd.models.layers.base.AttentionLayer`) in a
+residual block, in :class:`mmccd.AttentionResNet` and, as a plugin, in mmdet's ResNet. They are computed from the input
+of the layer: its output may include the shortcut and the ReLU.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmccd.analysis.inputs import rgb_pixels
+
 KINDS = ('spatial', 'channel')
 _PLACE = re.compile(r'layer(\d+)\.(\d+)\.(\w+)')
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What one layer does to one image.
+    """The gates of one layer for one image.
 
     Attributes:
         name (str): The layer's name in the backbone, ``'layer3.0.ccd'``: stage 3, block 0.
         layer (str): Its class.
         kind (str): ``'spatial'`` or ``'channel'``.
-        label (str): What the numbers are.
+        label (str): Meaning of the values, for legends.
         values (np.ndarray): float32, (maps, H, W) if spatial, with one map a group in CCD; else (channels,).
     """
 
@@ -63,19 +65,19 @@ class SeenImage:
     gates: list[Gate]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it by name, for ``np.savez``: ``layer3.0.ccd.spatial``, ``image``, ``padded_size``."""
+        """All arrays by name, for ``np.savez``: ``layer3.0.ccd.spatial``, ``image``, ``padded_size``."""
         gates = {f'{g.name}.{g.kind}': g.values for g in self.gates}
         return dict(image=self.pixels, padded_size=np.array(self.padded), **gates)
 
 
 def place(name: str) -> tuple[int, int]:
-    """Stage (from 1) and block (from 0), as the name of a layer in a ResNet has them."""
+    """Stage (from 1) and block (from 0) out of the name of a layer in a ResNet."""
     stage, block, _ = _PLACE.fullmatch(name).groups()
     return int(stage), int(block)
 
 
 def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
-    """Layers of a backbone that can be looked at, by name.
+    """Attention layers of a backbone whose gates can be recorded, by name.
 
     Raises:
         ValueError: If there is none.
@@ -84,7 +86,7 @@ def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
     if not layers:
         raise ValueError(
             f'there is nothing to show: no residual block of the backbone ({type(backbone).__name__}) has '
-            'an attention with gates'
+            'an attention layer with gates'
         )
     return layers
 
@@ -92,28 +94,28 @@ def attention_layers(backbone: nn.Module) -> dict[str, nn.Module]:
 def choose_layers(
     layers: dict[str, nn.Module], stages: Collection[int] | None = None, blocks: Collection[int] | None = None
 ) -> dict[str, nn.Module]:
-    """Those of :func:`attention_layers` in these stages and blocks; None: in all.
+    """Those of :func:`attention_layers` in these stages and blocks. Default: in all.
 
     Raises:
         ValueError: If a stage has no attention, or none of these stages has it in a block.
     """
-    there = {}
+    found = {}
     for name in layers:
         stage, block = place(name)
         if stages is None or stage in stages:
-            there.setdefault(stage, []).append(block)
+            found.setdefault(stage, []).append(block)
     for stage in stages or ():
-        if stage not in there:
+        if stage not in found:
             known = sorted({place(name)[0] for name in layers})
             raise ValueError(f'stage {stage} has no attention, or does not exist; there are {_listed(known)}')
     for block in blocks or ():
-        if all(block not in known for known in there.values()):
-            known = '; '.join(f'stage {s}: {_listed(sorted(set(b)))}' for s, b in there.items())
+        if all(block not in known for known in found.values()):
+            known = '; '.join(f'stage {s}: {_listed(sorted(set(b)))}' for s, b in found.items())
             raise ValueError(f'block {block} has no attention, or does not exist; there are, in {known}')
     return {
         name: layer
         for name, layer in layers.items()
-        if place(name)[0] in there and (blocks is None or place(name)[1] in blocks)
+        if place(name)[0] in found and (blocks is None or place(name)[1] in blocks)
     }
 
 
@@ -123,12 +125,12 @@ def _listed(numbers: list[int]) -> str:
 
 @torch.no_grad()
 def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.Module]) -> SeenImage:
-    """Run the backbone and take the gates of its layers.
+    """Run the backbone and record the gates of its layers.
 
     Args:
         model (nn.Module): A classifier or a detector in evaluation mode.
         batch (dict): One image, what ``model.data_preprocessor`` takes
-            (:func:`mmccd.analysis.prepare_image`).
+            (:func:`mmccd.analysis.inputs.prepare_image`).
         layers (dict[str, nn.Module]): Layers of ``model.backbone`` by name.
     """
     gates = {}
@@ -154,12 +156,3 @@ def record_gates(model: nn.Module, batch: dict[str, Any], layers: dict[str, nn.M
         for hook in hooks:
             hook.remove()
     return SeenImage(pixels, tuple(inputs.shape[-2:]), [g for name in layers for g in gates[name]])
-
-
-def rgb_pixels(inputs: Tensor) -> np.ndarray:
-    """Pixels of a pipeline's output (C, h, w), BGR or grey, as OpenCV reads them."""
-    pixels = inputs.cpu().numpy().transpose(1, 2, 0)[..., ::-1]
-    if pixels.dtype != np.uint8:  # normalised by the pipeline
-        low, high = pixels.min(), pixels.max()
-        pixels = ((pixels - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
-    return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))

@@ -6,7 +6,8 @@ import torch
 from mmdet.models import ResNet
 from mmengine.registry import MODELS, init_default_scope
 
-from mmccd.analysis import attention_layers, choose_layers, prepare_image, record_gates
+from mmccd.analysis.attention_maps import attention_layers, choose_layers, record_gates
+from mmccd.analysis.inputs import prepare_image
 from mmccd.configs import load_config
 from mmccd.models import AttentionResNet
 

@@ -11,9 +11,9 @@ from PIL import Image
 from torch import nn
 
 import mmccd
-from mmccd.analysis import check_layers, class_index, explain
-from mmccd.analysis.cam import cam as cams
-from mmccd.analysis.cam.cam import default_layers, first_component
+from mmccd.analysis.cam import check_layers, class_index, default_layers, explain
+from mmccd.analysis.cam.methods import first_component
+from mmccd.analysis.cam.targets import Region
 
 pytest.importorskip('pytorch_grad_cam')
 
@@ -79,7 +79,7 @@ def test_formulas_and_padding(method, padding):
         else:
             alpha = g**2 / (2 * g**2 + a.sum((1, 2), keepdims=True) * g**3 + 1e-6)
             expected = ((np.maximum(g, 0) * np.where(g == 0, 0, alpha)).sum((1, 2), keepdims=True) * a).sum(0)
-        # The padding, 50 times as bright, takes part in the score, but is not looked at.
+        # The padding, 50 times as bright, contributes to the score, but is not in the map.
         assert cam.values == pytest.approx(scaled(expected[:, :7]), abs=1e-3)
         assert cam.values.max() == pytest.approx(1)
 
@@ -235,7 +235,7 @@ def test_a_two_stage_detectors_detections_are_followed_to_their_regions(cascade)
     with torch.no_grad():
         maps = cascade.extract_feat(network_input(cascade, data))
         for f in findings:
-            raw = torch.stack([cams._Region(roi_head, f.target.rois, label)(maps) for label in range(11)])
+            raw = torch.stack([Region(roi_head, f.target.rois, label)(maps) for label in range(11)])
             assert raw.softmax(0)[f.label].item() == pytest.approx(f.score, abs=1e-5)
             assert f.target(maps) == raw[f.label]
             roi = f.target.rois[2]
@@ -355,10 +355,10 @@ def test_on_a_gpu_as_on_the_cpu(request, name):
 @pytest.mark.parametrize(
     ('layer', 'message'),
     [
-        ('layer4', r"layer 'layer4' does not exist in the model; nearest: backbone\.layer4$"),
-        ('neck.fpn_conv.1', r'nearest: .*neck\.fpn_convs\.1'),
+        ('layer4', r"layer 'layer4' does not exist in the model; .*'backbone\.layer4'\?$"),
+        ('neck.fpn_conv.1', r"'neck\.fpn_conv\.1' does not exist.*'neck\.fpn_convs\.1"),
         ('backbone', r"layer 'backbone' \(AttentionResNet\) gives a tuple, no map \(N, C, H, W\)"),
-        ('roi_head.bbox_roi_extractor.0', r'sees regions cut out of the maps, not the image'),
+        ('roi_head.bbox_roi_extractor.0', r"'roi_head\.bbox_roi_extractor\.0' works on regions"),
         ('rpn_head.rpn_conv', r"layer 'rpn_head\.rpn_conv' \(Conv2d\) has no part in the scores"),
     ],
 )

@@ -229,11 +229,11 @@ def test_the_real_wheel(load_tool, tmp_path):
 def test_image_of_the_demo(tool, wheel, load_tool, root, tmp_path, monkeypatch):
     """Tiles back in their places: the drawn boxes white, detections above 0.3 yellow."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(root / 'tools' / 'misc'))
+    monkeypatch.syspath_prepend(str(root / 'tools' / 'demo'))
     assert tool.main(['--out', 'data/trees', '--wheel', str(wheel)]) == 0
     found = [dict(image_id=6, bbox=[100, 100, 30, 30], score=0.9), dict(image_id=6, bbox=[10, 10, 30, 30], score=0.2)]
     Path('found.json').write_text(json.dumps(found))
-    load_tool('misc/demo_trees.py').draw('found.json', 'out.png')
+    load_tool('demo/demo_trees.py').draw('found.json', 'out.png')
     image = np.array(Image.open('out.png'))
     assert image.shape == (512, 600, 3)
     assert image[212:252, 160].tolist() == [[255, 255, 255]] * 40  # tree 7, left border

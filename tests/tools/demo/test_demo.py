@@ -14,7 +14,7 @@ from PIL import Image
 @pytest.fixture
 def demo(load_tool, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return load_tool('misc/demo.py')
+    return load_tool('demo/demo.py')
 
 
 @pytest.fixture

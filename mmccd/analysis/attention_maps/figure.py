@@ -1,8 +1,7 @@
-"""Contact sheets of gates: maps as colours over the image, channels as bars, one scale a sheet."""
+"""Figures of attention maps: spatial gates as colours over the image, channel gates as bars, one scale a figure."""
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,31 +9,39 @@ from dataclasses import dataclass
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
-from matplotlib.figure import Figure
+from matplotlib.colors import Normalize
 from matplotlib.ticker import MaxNLocator
+
+from mmccd.analysis.canvas import (
+    ALPHA,
+    CAPTION,
+    COLORS,
+    GAP,
+    GREY,
+    LEGEND,
+    LINE,
+    MARGIN,
+    MIN_CELL,
+    SIDE,
+    WRAP,
+    Canvas,
+    distinct,
+    draw_legend,
+    wrapped,
+)
 
 from .gates import KINDS, Gate, SeenImage
 
 # Inches.
 PANEL = 1.5
-MIN_CELL = 1.2  # captions need that
 BARS = 0.8
-SIDE = 2.0  # image and legend, at the left
-MARGIN, GAP = 0.15, 0.12
-TITLE, CAPTION, LINE, LEGEND = 0.24, 0.17, 0.15, 0.55
+TITLE = 0.24
 AXIS = 0.3  # numbers beside bars
 MIN_COLUMNS, MAX_COLUMNS = 4, 8
-WRAP = 32  # letters of a line beside the panels
-DPI = 150
 
-COLORS = 'RdYlBu_r'  # its ends differ for everybody, also mixed with grey
-ALPHA = 0.65
-BAR, GREY, DARK = '#4575b4', '0.45', '0.1'
+BAR = '#4575b4'
 MIN_SPREAD = 1e-3  # a gate that is the same everywhere varies by its rounding
 CLIP = (1, 99)  # percentiles
-MAX_DIGITS = 5  # more do not fit beside a caption
 
 
 @dataclass
@@ -52,26 +59,26 @@ class _Section:
         return self.kind, self.label
 
 
-def draw_sheet(
+def draw_attention_maps(
     seen: SeenImage,
     title: str,
     lines: Sequence[str] = (),
     groups: Sequence[int | str] = ('mean',),
     limits: tuple[float, float] | None = None,
 ) -> bytes:
-    """Draw all gates of an image.
+    """Draw all gates of an image: its attention maps.
 
     Args:
         seen (SeenImage): Image and gates.
         title (str): Name of the image.
-        lines (Sequence[str]): What else is to be said, below the image.
+        lines (Sequence[str]): More text, below the image. Default: none.
         groups (Sequence[int | str]): Maps of the spatial gates: indices, ``'mean'`` over all, or both. Default: the
             mean, with the blocks of a stage side by side.
         limits (tuple[float, float] | None): Ends of the colour scale. Default: None, the 1st and the 99th percentile
-            over all maps on the sheet. Bars go from 0 to the largest, or from the smallest if that is below 0.
+            over all maps of the figure. Bars go from 0 to the largest, or from the smallest if that is below 0.
 
     Returns:
-        bytes: The sheet as PNG.
+        bytes: The figure as PNG.
 
     Raises:
         ValueError: If a layer has no map of one of these indices, or there are no maps for indices or ``limits``.
@@ -136,30 +143,6 @@ def _bar_limits(bars: list[np.ndarray]) -> tuple[float, float]:
     return float(low), float(high if high > low else low + 1)
 
 
-def distinct(*values: float) -> list[str]:
-    """Numbers with three significant digits, or up to ``MAX_DIGITS`` if they look alike with less."""
-    for digits in range(3, MAX_DIGITS + 1):
-        texts = [f'{v:#.{digits}g}' for v in values]
-        if len(set(texts)) == len(values):
-            return texts
-    return [f'{v:#.3g}' for v in values]  # the same but for rounding
-
-
-class Canvas:
-    """A figure whose axes and texts are placed in inches from its upper left corner."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor='white')
-
-    def axes(self, x: float, y: float, w: float, h: float) -> Axes:
-        return self.figure.add_axes((x / self.width, 1 - (y + h) / self.height, w / self.width, h / self.height))
-
-    def text(self, x: float, y: float, text: str, **options) -> None:
-        options = {'fontsize': 7, 'color': DARK, 'va': 'center', 'parse_math': False, **options}
-        self.figure.text(x / self.width, 1 - y / self.height, text, **options)
-
-
 def _panel_size(seen: SeenImage) -> tuple[float, float]:
     """Width and height of a panel with the image's aspect, at most PANEL wide and high."""
     h, w = seen.pixels.shape[:2]
@@ -195,10 +178,10 @@ class _Grid:
 
 def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scales: dict) -> bytes:
     grid = _Grid(seen, sections)
-    lines = [(part, i == 0) for i, line in enumerate(lines) for part in textwrap.wrap(line, WRAP)]
+    lines = wrapped(lines)
     for kind, label in scales:
         if kind == 'channel':
-            lines += [(part, False) for part in textwrap.wrap(f'bars: {label}, channels sorted', WRAP)]
+            lines += [(chunk, False) for chunk in textwrap.wrap(f'bars: {label}, channels sorted', WRAP)]
     maps = {label: limits for (kind, label), limits in scales.items() if kind == 'spatial'}
     image = [s / PANEL * SIDE for s in grid.panel]
     side = image[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
@@ -211,10 +194,7 @@ def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scale
     axes = canvas.axes(MARGIN, MARGIN, *image)
     axes.imshow(seen.pixels)
     axes.set_axis_off()
-    y = MARGIN + image[1] + GAP
-    for text, first in lines:
-        canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
-        y += LINE
+    y = canvas.lines(MARGIN + image[1] + GAP, lines)
     for label, limits in maps.items():
         draw_legend(canvas, y + GAP, label, limits)
         y += LEGEND
@@ -240,9 +220,7 @@ def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scale
                 )
             column += len(section.panels)
         y += grid.height(row)
-    out = io.BytesIO()
-    canvas.figure.savefig(out, format='png', metadata=dict(Software=None))
-    return out.getvalue()
+    return canvas.png()
 
 
 def _panel(
@@ -271,29 +249,6 @@ def _panel(
         _map(canvas.axes(x, y + CAPTION, *grid.panel), seen, values, limits)
     else:
         _bars(canvas.axes(x, y + CAPTION, grid.cell, grid.step(section) - CAPTION - GAP), values, limits, first)
-
-
-def draw_legend(
-    canvas: Canvas,
-    y: float,
-    label: str,
-    limits: tuple[float, float],
-    colors: str | Colormap = COLORS,
-    alpha: float | None = ALPHA,
-) -> None:
-    """The colour scale, in the column at the left."""
-    axes = canvas.axes(MARGIN, y, SIDE, 0.12)
-    axes.set_facecolor('0.7')  # as in the maps, mixed with grey
-    bar = canvas.figure.colorbar(
-        ScalarMappable(Normalize(*limits), colors), cax=axes, orientation='horizontal', alpha=alpha
-    )
-    bar.outline.set_visible(False)
-    ticks = np.linspace(*limits, 3)
-    bar.set_ticks(ticks, labels=distinct(*ticks))
-    bar.ax.tick_params(labelsize=6, length=2, pad=1)
-    for text, side in zip(bar.ax.get_xticklabels()[::2], ('left', 'right')):
-        text.set_horizontalalignment(side)
-    bar.set_label(label, fontsize=7, labelpad=2)
 
 
 def _map(axes: Axes, seen: SeenImage, values: np.ndarray, limits: tuple[float, float]) -> None:

@@ -1,4 +1,4 @@
-"""Sheets of class activation maps: sizes, colours, boxes and windows that can be worked out by hand."""
+"""Figures of class activation maps: sizes, colours, boxes and windows that can be worked out by hand."""
 
 import io
 
@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmccd.analysis import Cam, Explanation, Finding, draw_cam_sheet
-from mmccd.analysis.attention_maps.sheet import DPI
-from mmccd.analysis.cam.sheet import OPACITY, evidence_colors, zoomed_window
+from mmccd.analysis.cam import Cam, Explanation, Finding, draw_cams
+from mmccd.analysis.cam.figure import OPACITY, evidence_colors, zoomed_window
+from mmccd.analysis.canvas import DPI
 
 LEFT, CELL = 2.0 + 2 * 0.15 + 0.12, 2.0 + 0.12  # inches: where panels begin, and from one to the next
 TOP = 0.15 + 0.17
@@ -16,8 +16,8 @@ TOP = 0.15 + 0.17
 
 def draw(*cams, method='gradcam', zoom=None, size=(100, 200)):
     explanation = Explanation(np.full((*size, 3), 255, np.uint8), method, ['x'], list(cams), 1.0)
-    sheet = draw_cam_sheet(explanation, ['a' * 50], 'p.png', zoom=zoom)
-    return np.asarray(Image.open(io.BytesIO(sheet)).convert('RGB'))
+    figure = draw_cams(explanation, ['a' * 50], 'p.png', zoom=zoom)
+    return np.asarray(Image.open(io.BytesIO(figure)).convert('RGB'))
 
 
 def found(*box, score=0.5):
@@ -38,19 +38,19 @@ def color(value):
 
 
 def test_size_and_colours():
-    sheet = draw(*[Cam(halves(), [found()])] * 5)
+    figure = draw(*[Cam(halves(), [found()])] * 5)
     # Panels of 1 inch; two lines of them, of four at most; beside them image, name and legend.
     height, width = 0.3 + 2 * (0.17 + 1 + 0.12) - 0.12, LEFT + 4 * CELL + 0.03
-    assert sheet.shape[:2] == pytest.approx((height * DPI, width * DPI), abs=1)
+    assert figure.shape[:2] == pytest.approx((height * DPI, width * DPI), abs=1)
     y = round((TOP + 0.5) * DPI)
     for x, value in ((0.5, 0.0), (1.5, 1.0), (CELL + 0.5, 0.0)):
-        assert sheet[y, round((LEFT + x) * DPI)] == pytest.approx(color(value), abs=2)
+        assert figure[y, round((LEFT + x) * DPI)] == pytest.approx(color(value), abs=2)
 
 
 def test_boxes_are_where_they_should_be():
     """White lines with black edges, around x from 50 to 150 of 200, y from 25 to 75 of 100."""
-    sheet = draw(Cam(np.zeros((100, 200), np.float32), [found(50, 25, 150, 75)])).astype(int)
-    row = sheet[round((TOP + 0.5) * DPI), round(LEFT * DPI) :].sum(1)
+    figure = draw(Cam(np.zeros((100, 200), np.float32), [found(50, 25, 150, 75)])).astype(int)
+    row = figure[round((TOP + 0.5) * DPI), round(LEFT * DPI) :].sum(1)
     dark = np.flatnonzero(row[: 2 * DPI] < 250)
     assert dark[0] == pytest.approx(0.5 * DPI, abs=3)
     assert dark[-1] == pytest.approx(1.5 * DPI, abs=3)
@@ -62,10 +62,10 @@ def test_zoom():
     assert zoomed_window(np.array([0, 0, 20, 5]), (100, 200), 2) == (0, 0, 40, 20)  # inside the image
     assert zoomed_window(np.array([20, 0, 160, 5]), (100, 200), 2) == (0, 0, 200, 100)
     assert zoomed_window(np.array([50, 50, 50, 50]), (100, 200), 2) == (42, 42, 58, 58)
-    sheet = draw(Cam(halves(), [found(95, 20, 115, 30)]), zoom=2)  # x from 85 to 125: 1 begins at 15/40
+    figure = draw(Cam(halves(), [found(95, 20, 115, 30)]), zoom=2)  # x from 85 to 125: 1 begins at 15/40
     y = round((TOP + 0.9) * DPI)
     for x, value in ((0.6, 0.0), (0.9, 1.0)):
-        assert sheet[y, round((LEFT + x) * DPI)] == pytest.approx(color(value), abs=2)
+        assert figure[y, round((LEFT + x) * DPI)] == pytest.approx(color(value), abs=2)
 
 
 @pytest.mark.parametrize('size', [(3, 400), (400, 3), (1, 1)])

@@ -1,4 +1,4 @@
-"""Contact sheets: sizes, colours and numbers that can be worked out by hand."""
+"""Figures of attention maps: sizes, colours and numbers that can be worked out by hand."""
 
 import io
 
@@ -7,17 +7,9 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
-from mmccd.analysis import Gate, SeenImage, draw_sheet
-from mmccd.analysis.attention_maps.sheet import (
-    ALPHA,
-    COLORS,
-    DPI,
-    Canvas,
-    _bar_limits,
-    _map_limits,
-    distinct,
-    draw_legend,
-)
+from mmccd.analysis.attention_maps import Gate, SeenImage, draw_attention_maps
+from mmccd.analysis.attention_maps.figure import _bar_limits, _map_limits
+from mmccd.analysis.canvas import ALPHA, COLORS, DPI, Canvas, distinct, draw_legend
 
 LEFT, CELL = 2.0 + 2 * 0.15 + 0.12, 1.5 + 0.12  # inches: where panels begin, and from one to the next
 
@@ -31,22 +23,22 @@ def maps(name, values, kind='spatial'):
 
 
 def draw(*args, **options):
-    return np.asarray(Image.open(io.BytesIO(draw_sheet(*args, **options))).convert('RGB'))
+    return np.asarray(Image.open(io.BytesIO(draw_attention_maps(*args, **options))).convert('RGB'))
 
 
-def assert_size(sheet, height, width):
-    assert sheet.shape[:2] == pytest.approx((height * DPI, width * DPI), abs=1)
+def assert_size(figure, height, width):
+    assert figure.shape[:2] == pytest.approx((height * DPI, width * DPI), abs=1)
 
 
 def test_two_stages_stand_side_by_side_and_share_a_scale():
     gates = [maps(f'layer{s}.{b}.ccd', np.full((2, 2, 2), v)) for s, b, v in ((1, 0, 0), (1, 1, 1), (2, 0, 1))]
     gates[0].values[:, 0, 1] = 1
-    sheet = draw(seen(*gates), 'a.png', limits=(0, 1))
+    figure = draw(seen(*gates), 'a.png', limits=(0, 1))
     # Title, caption, panel: 0.24 + 0.17 + 1.5, with margins; beside it the larger image, name and legend.
-    assert_size(sheet, height=0.3 + 2 + 0.12 + 0.15 + 0.55, width=LEFT + 3 * CELL + 0.03)
+    assert_size(figure, height=0.3 + 2 + 0.12 + 0.15 + 0.55, width=LEFT + 3 * CELL + 0.03)
 
     def color(column, x, y):
-        return sheet[round((0.15 + 0.24 + 0.17 + 1.5 * y) * DPI), round((LEFT + CELL * column + 1.5 * x) * DPI)] / 255
+        return figure[round((0.15 + 0.24 + 0.17 + 1.5 * y) * DPI), round((LEFT + CELL * column + 1.5 * x) * DPI)] / 255
 
     low, high = (ALPHA * np.array(colormaps[COLORS](v)[:3]) + 1 - ALPHA for v in (0.0, 1.0))  # over a white image
     for column, x, y, expected in (
@@ -62,13 +54,13 @@ def test_two_stages_stand_side_by_side_and_share_a_scale():
 def test_padding_is_cut_off_and_the_aspect_kept():
     gate = maps('layer1.0.ccd', [[[0, 1, 1, 1]]])  # 4 cells over 64 pixels, of which the image has 32
     image = SeenImage(np.full((16, 32, 3), 255, np.uint8), (16, 64), [gate])
-    sheet = draw(image, 'a.png', limits=(0, 1))
+    figure = draw(image, 'a.png', limits=(0, 1))
     y = round((0.15 + 0.24 + 0.17 + 0.375) * DPI)
-    row = sheet[y, round(LEFT * DPI) : round((LEFT + 1.5) * DPI)].astype(float)
+    row = figure[y, round(LEFT * DPI) : round((LEFT + 1.5) * DPI)].astype(float)
     assert abs(row[:100] - row[50]).max() < 3
     assert abs(row[125:] - row[-30]).max() < 3
     assert abs(row[50] - row[-30]).max() > 60  # a border in the middle of the panel, 0.75 inches high
-    assert (sheet[round((0.56 + 0.8) * DPI), round(LEFT * DPI) :] == 255).all()
+    assert (figure[round((0.56 + 0.8) * DPI), round(LEFT * DPI) :] == 255).all()
 
 
 def test_groups_of_a_layer_and_their_mean():
@@ -82,14 +74,14 @@ def test_groups_of_a_layer_and_their_mean():
 
 def test_many_panels_wrap():
     gate = maps('layer1.0.ccd', np.random.rand(20, 2, 2))
-    sheet = draw(seen(gate), 'a.png', groups=list(range(20)))
-    assert_size(sheet, height=0.3 + 0.24 + 3 * (0.17 + 0.12 + 1.5) - 0.12, width=LEFT + 8 * CELL + 0.03)
+    figure = draw(seen(gate), 'a.png', groups=list(range(20)))
+    assert_size(figure, height=0.3 + 0.24 + 3 * (0.17 + 0.12 + 1.5) - 0.12, width=LEFT + 8 * CELL + 0.03)
 
 
 def test_bars_are_as_high_as_the_numbers():
     values = np.repeat([0.25, 1.0], 50)
-    sheet = draw(seen(maps('layer1.0.se_layer', values, 'channel')), 'a.png')
-    blue = (sheet == (0x45, 0x75, 0xB4)).all(-1)
+    figure = draw(seen(maps('layer1.0.se_layer', values, 'channel')), 'a.png')
+    blue = (figure == (0x45, 0x75, 0xB4)).all(-1)
     columns = blue.sum(0)
     full, quarter = columns[columns > 0].max(), np.median(columns[columns > 0][-50:])
     assert abs(full - 0.8 * DPI) <= 3
@@ -113,9 +105,9 @@ def test_ends_of_a_range_differ():
     assert distinct(0.7310, 0.7315, 0.7320) == ['0.7310', '0.7315', '0.7320']
     assert distinct(0.73102, 0.73104) == ['0.73102', '0.73104']
     assert distinct(0.7310001, 0.7310002) == distinct(0.731, 0.731) == ['0.731', '0.731']
-    figure = Canvas(4, 4)
-    draw_legend(figure, 1, 'gate', (0.731, 0.732))
-    assert [t.get_text() for t in figure.figure.axes[0].get_xticklabels()] == ['0.7310', '0.7315', '0.7320']
+    canvas = Canvas(4, 4)
+    draw_legend(canvas, 1, 'gate', (0.731, 0.732))
+    assert [t.get_text() for t in canvas.figure.axes[0].get_xticklabels()] == ['0.7310', '0.7315', '0.7320']
 
 
 def test_names_may_look_like_formulas():
@@ -133,4 +125,4 @@ def test_names_may_look_like_formulas():
 def test_errors(kind, groups, limits, message):
     values = np.random.rand(4, 2, 2) if kind == 'spatial' else np.random.rand(4)
     with pytest.raises(ValueError, match=message):
-        draw_sheet(seen(maps('layer1.0.ccd', values, kind)), 'a.png', groups=groups, limits=limits)
+        draw_attention_maps(seen(maps('layer1.0.ccd', values, kind)), 'a.png', groups=groups, limits=limits)

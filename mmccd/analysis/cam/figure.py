@@ -1,9 +1,7 @@
-"""Contact sheets of class activation maps: a panel for each class or detection, its box and score drawn."""
+"""Figures of class activation maps: a panel for each class or detection, with its box and score."""
 
 from __future__ import annotations
 
-import io
-import textwrap
 from collections.abc import Sequence
 
 import cv2
@@ -13,7 +11,7 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 
-from mmccd.analysis.attention_maps.sheet import (
+from mmccd.analysis.canvas import (
     CAPTION,
     COLORS,
     DPI,
@@ -22,45 +20,45 @@ from mmccd.analysis.attention_maps.sheet import (
     LEGEND,
     LINE,
     MARGIN,
+    MIN_CELL,
     SIDE,
-    WRAP,
     Canvas,
     draw_legend,
+    wrapped,
 )
 
-from .cam import Cam, Explanation, Finding
+from .results import Cam, Explanation, Finding
 
 PANEL = 2.0  # inches, the longer side
-MIN_CELL = 1.2
 COLUMNS = 4
 MIN_WINDOW = 16  # pixels
-OPACITY = (0.15, 0.8)  # of no evidence, where the image is to be seen, and of the most
+OPACITY = (0.15, 0.8)  # of the lowest evidence, where the image stays visible, and of the highest
 NAME = 22  # letters of a class name that fit above a panel
-EDGE = [patheffects.withStroke(linewidth=2, foreground='black')]  # light lines, to be seen on every colour
+EDGE = [patheffects.withStroke(linewidth=2, foreground='black')]  # light lines, visible on every colour
 
 
-def draw_cam_sheet(
+def draw_cams(
     explanation: Explanation, names: Sequence[str], title: str, lines: Sequence[str] = (), zoom: float | None = None
 ) -> bytes:
     """Draw the maps of an image.
 
     Args:
-        explanation (Explanation): Image and maps, one at least.
+        explanation (Explanation): Image and maps, at least one.
         names (Sequence[str]): Names of the classes.
         title (str): Name of the image.
-        lines (Sequence[str]): What else is to be said, below the image.
-        zoom (float | None): A panel shows the surroundings of its detection, so many times as wide and high as the
-            box or more, in the shape of the image. Default: None, all of the image.
+        lines (Sequence[str]): More text, below the image. Default: none.
+        zoom (float | None): A panel shows the surroundings of its detection, at least ``zoom`` times as wide and high
+            as the box, in the shape of the image. Default: None, the whole image.
 
     Returns:
-        bytes: The sheet as PNG.
+        bytes: The figure as PNG.
     """
     with matplotlib.style.context('default'):
         return _draw(explanation, names, (title, *lines), zoom)
 
 
 def evidence_colors() -> ListedColormap:
-    """The colours of the gates' sheets, the more opaque the higher."""
+    """The colours of attention maps, the more opaque the higher."""
     colors = matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))
     colors[:, 3] = np.linspace(*OPACITY, 256)
     return ListedColormap(colors)
@@ -72,7 +70,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
     h, w = (PANEL * n / max(size) for n in size)
     cell = max(w, MIN_CELL)
     columns = min(len(cams), COLUMNS)
-    lines = [(part, i == 0) for i, line in enumerate(lines) for part in textwrap.wrap(line, WRAP)]
+    lines = wrapped(lines)
     side = h * SIDE / PANEL + GAP + LINE * len(lines) + LEGEND
     step = CAPTION + GAP + h
     left = SIDE + 2 * MARGIN + GAP
@@ -84,10 +82,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
     whole = (0, 0, size[1], size[0])
     _image(axes, pixels, whole)
     _boxes(axes, [f for cam in cams for f in cam.findings])
-    y = MARGIN + h * SIDE / PANEL + GAP
-    for text, first in lines:
-        canvas.text(MARGIN, y + LINE / 2, text, **(dict(weight='bold') if first else dict(color=GREY)))
-        y += LINE
+    y = canvas.lines(MARGIN + h * SIDE / PANEL + GAP, lines)
     label = 'first component, scaled' if explanation.method == 'eigencam' else 'evidence, scaled in each panel'
     draw_legend(canvas, y + GAP, label, (0, 1), colors, None)
 
@@ -98,23 +93,21 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
         canvas.text(x + cell, y + CAPTION * 0.4, note, ha='right', color=GREY, fontsize=6)
         axes = canvas.axes(x, y + CAPTION, w, h)
         window = whole if zoom is None else zoomed_window(cam.findings[0].box, size, zoom)
-        # As sheets of gates: dark images in lighter greys, for the colours' sake.
+        # As in attention maps: dark images in lighter greys, for the colours' sake.
         _image(axes, pixels, window, grey=True, cmap='gray', vmin=-100, vmax=255)
         _image(axes, cam.values, window, cmap=colors, vmin=0, vmax=1, interpolation='bilinear')
         _boxes(axes, cam.findings)
-    out = io.BytesIO()
-    canvas.figure.savefig(out, format='png', metadata=dict(Software=None))
-    return out.getvalue()
+    return canvas.png()
 
 
 def zoomed_window(box: np.ndarray, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
     """(x1, y1, x2, y2) of the part of an image (H, W) around a box, in the image's shape, inside it."""
     size = np.array(size[::-1])
     low, high = box.reshape(2, 2)
-    # Some pixels at least, and a whole number of them.
-    part = np.ceil(size * min(zoom * ((high - low) / size).max(), 1)).clip(np.minimum(MIN_WINDOW, size), size)
-    corner = ((low + high - part) / 2).round().clip(0, size - part)
-    return tuple(np.concatenate([corner, corner + part]).astype(int).tolist())
+    # A whole number of pixels, at least MIN_WINDOW.
+    window = np.ceil(size * min(zoom * ((high - low) / size).max(), 1)).clip(np.minimum(MIN_WINDOW, size), size)
+    corner = ((low + high - window) / 2).round().clip(0, size - window)
+    return tuple(np.concatenate([corner, corner + window]).astype(int).tolist())
 
 
 def _caption(cam: Cam, names: Sequence[str], method: str) -> tuple[str, str]:
@@ -125,11 +118,11 @@ def _caption(cam: Cam, names: Sequence[str], method: str) -> tuple[str, str]:
     name = names[first.label]
     name = name if len(name) <= NAME else name[: NAME - 1] + '…'
     score = f'{first.score:.3f}' if first.score >= 0.001 else f'{first.score:.1e}'
-    return f'{name}  {score}', '' if cam.values.any() else 'nothing speaks for it'
+    return f'{name}  {score}', '' if cam.values.any() else 'no evidence'
 
 
 def _image(axes: Axes, image: np.ndarray, window: tuple[int, int, int, int], grey: bool = False, **options) -> None:
-    """Part of an image or a map, with at most as many pixels as the panel has: averaged, which Matplotlib does not."""
+    """Part of an image or a map, averaged to at most the pixels of the panel, which Matplotlib does not."""
     x1, y1, x2, y2 = window
     image = image[y1:y2, x1:x2]
     factor = PANEL * DPI / max(image.shape[:2])
@@ -142,6 +135,7 @@ def _image(axes: Axes, image: np.ndarray, window: tuple[int, int, int, int], gre
 
 
 def _boxes(axes: Axes, findings: Sequence[Finding]) -> None:
+    """Boxes as lines of the same width in every panel; mmdet's visualizer draws into the image, which is zoomed."""
     for finding in findings:
         if finding.box is not None:
             x1, y1, x2, y2 = finding.box

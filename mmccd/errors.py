@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something in the command or the config that its author has to change; the message is all he needs.
+    """Something in the command or the config that its author has to change; the message says what.
 
     Attributes:
         everywhere (bool): Whether all processes of a run raise it alike, so that one message a machine will do.
@@ -16,7 +16,7 @@ class UserError(ValueError):
     everywhere = True
 
 
-def suggest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.5) -> str:
+def suggest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.5, prefix: str = '') -> str:
     """End of a message: '; did you mean ...?' with the nearest of ``names``, '' if none is near.
 
     Args:
@@ -24,10 +24,12 @@ def suggest(name: str, names: Iterable[str], n: int = 1, cutoff: float = 0.5) ->
         names (Iterable[str]): What there is.
         n (int): Number of names at most. Default: 1.
         cutoff (float): Similarity from which a name is near, 0 to 1. Default: 0.5.
+        prefix (str): What the message puts before each name, e.g. a folder. Default: nothing.
 
     Example:
         >>> suggest('mmccd.CDC', ['mmccd.CCD', 'mmccd.SE'])
         "; did you mean 'mmccd.CCD'?"
     """
-    near = difflib.get_close_matches(name, list(names), n=n, cutoff=cutoff)
-    return f'; did you mean {" or ".join(map(repr, near))}?' if near else ''
+    known = {each.lower(): each for each in names}  # capitals are what people get wrong first
+    near = [known[each] for each in difflib.get_close_matches(name.lower(), known, n=n, cutoff=cutoff)]
+    return f'; did you mean {" or ".join(repr(prefix + x) for x in near)}?' if near else ''

@@ -182,13 +182,13 @@ def _check_stages(
         if isinstance(value, str) or not isinstance(value, Sequence):
             raise TypeError(f'{name} must be a sequence of ints, got {value!r}')
         for number in value:
-            check_int(name, number, least=int(name != 'out_indices'))
+            check_int(name, number, minimum=int(name != 'out_indices'))
     for name, value in (('strides', strides), ('dilations', dilations)):
         if len(value) != num_stages:
             raise ValueError(f'{name} must have one entry for each of the {num_stages} stages, got {value}')
     if not out_indices or max(out_indices) >= num_stages:
         raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, got {out_indices}')
-    check_int('frozen_stages', frozen_stages, least=-1)
+    check_int('frozen_stages', frozen_stages, minimum=-1)
     if frozen_stages > num_stages:
         raise ValueError(f'frozen_stages must be at most num_stages={num_stages}, got {frozen_stages}')
 

@@ -1,21 +1,25 @@
-"""What the attention layers have in common: checks of arguments, statistics in float32, and a start of their own."""
+"""What the attention layers have in common: checks of arguments, statistics in float32, norms, own initial weights."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmccd.registry import MODELS
 
 
-def check_int(name: str, value: int, least: int = 1) -> None:
-    """Raise TypeError or ValueError unless ``value`` is an int of at least ``least``."""
+def check_int(name: str, value: int, minimum: int = 1) -> None:
+    """Raise TypeError or ValueError unless ``value`` is an int of at least ``minimum``."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f'{name} must be an int, got {value!r}')
-    if value < least:
-        raise ValueError(f'{name} must be at least {least}, got {value}')
+    if value < minimum:
+        raise ValueError(f'{name} must be at least {minimum}, got {value}')
 
 
 def check_ratio(ratio: int, channels: int, name: str = 'in_channels') -> None:
@@ -24,6 +28,38 @@ def check_ratio(ratio: int, channels: int, name: str = 'in_channels') -> None:
     check_int('ratio', ratio)
     if ratio > channels:
         raise ValueError(f'ratio must be at most {name}={channels}, got {ratio}')
+
+
+def check_odd(name: str, value: int) -> None:
+    """Raise TypeError or ValueError unless ``value`` is an odd int of at least 1."""
+    check_int(name, value)
+    if value % 2 == 0:
+        raise ValueError(f'{name} must be odd, got {value}')
+
+
+def fit_norm_cfg(norm_cfg: dict | None, channels: int, **batch_norm: Any) -> dict:
+    """The network's ``norm_cfg`` for a norm inside an attention, which may have few channels, even one.
+
+    GroupNorm keeps its number of groups where that leaves each group two channels or more, else it takes one group:
+    a group of one pooled channel would be normalised to zero.
+
+    Args:
+        norm_cfg (dict | None): As mmcv's ``build_norm_layer`` takes it. None: BatchNorm.
+        channels (int): Channels of the norm.
+        **batch_norm: Options of a BatchNorm that differ from PyTorch's in this attention, used unless ``norm_cfg``
+            has them.
+
+    Example:
+        >>> fit_norm_cfg(None, 1, momentum=0.01)
+        {'momentum': 0.01, 'type': 'BN'}
+        >>> fit_norm_cfg(dict(type='GN', num_groups=32), 4)
+        {'type': 'GN', 'num_groups': 1}
+    """
+    cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
+    if 'num_groups' in cfg and (channels % cfg['num_groups'] or channels == cfg['num_groups']):
+        cfg['num_groups'] = 1
+    norm = cfg['type'] if isinstance(cfg['type'], type) else MODELS.get(cfg['type'])
+    return {**batch_norm, **cfg} if isinstance(norm, type) and issubclass(norm, _BatchNorm) else cfg
 
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
@@ -48,7 +84,7 @@ class GlobalAvgPool(nn.AdaptiveAvgPool2d):
 
 
 class AttentionLayer(BaseModule):
-    """Base of the layers whose start is part of their definition.
+    """Base of the layers whose initial weights are part of their definition.
 
     A backbone's ``init_cfg`` (Kaiming for every Conv2d) runs before its children's ``init_weights``, so that what
     :meth:`reset_parameters` sets here stays, unless the layer was given an ``init_cfg`` of its own.
@@ -56,14 +92,27 @@ class AttentionLayer(BaseModule):
     A layer with a method ``gates(x)`` can be looked at (:mod:`mmccd.analysis`): a dict of ``'spatial'``
     (N, maps, H, W), ``'channel'`` (N, C) or both, what the layer does to ``x`` of shape (N, C, H, W).
 
+    A constructor that has ``conv_cfg`` or ``norm_cfg`` gets those of the backbone, unless the config has them.
+
     Attributes:
-        gate_labels (dict[str, str]): What the numbers of ``gates`` are, for legends.
+        gate_labels (dict[str, str]): What the numbers of ``gates`` are, for legends. Left as it is here: factors that
+            the features are multiplied by.
+        replaces_conv (bool): Whether the layer takes the place of a block's 3x3 convolution, with its norm and ReLU.
+        takes_residual (bool): Whether ``layer(x, residual)`` is relu(layer(x) + residual), in one pass.
     """
 
     gate_labels = dict(spatial='gate', channel='gate')
+    replaces_conv = False
+    takes_residual = False
 
     def reset_parameters(self) -> None:
-        """Set the parameters to their start. Called at the end of ``init_weights``."""
+        """Set the initial weights. Called at the end of ``init_weights``."""
+
+    def reset_inner_layers(self) -> None:
+        """Give every layer inside PyTorch's initial weights."""
+        for layer in self.modules():
+            if layer is not self and hasattr(layer, 'reset_parameters'):
+                layer.reset_parameters()
 
     def init_weights(self) -> None:
         first = not self.is_init
@@ -74,3 +123,18 @@ class AttentionLayer(BaseModule):
             initialize(self, self.init_cfg)  # again: children like ConvModule have overwritten it
         else:
             self.reset_parameters()
+
+
+def _is_attention(registered: Any) -> bool:
+    return isinstance(registered, type) and issubclass(registered, AttentionLayer)
+
+
+def attention_types() -> dict[str, type[AttentionLayer]]:
+    """Every attention that a config can name, by its name in the registry without ``mmccd.``, sorted.
+
+    Example:
+        >>> import mmccd.models
+        >>> 'CCD' in attention_types()
+        True
+    """
+    return {name: cls for name, cls in sorted(MODELS.module_dict.items()) if _is_attention(cls)}

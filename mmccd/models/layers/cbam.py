@@ -1,18 +1,20 @@
 """CBAM: Convolutional Block Attention Module (ECCV 2018, arXiv:1807.06521), as an mmcv plugin layer.
 
 Written from the paper and from the parameter counts of the models it is compared with: a shared two-layer perceptron
-with bias over average and max pooling, then a 7x7 convolution without bias and a BatchNorm over the two channel
-poolings (maximum first).
+with bias over average and max pooling, then a 7x7 convolution without bias and a BatchNorm (momentum 0.01) over the
+two channel poolings (maximum first). Added: ``norm_cfg`` and ``conv_cfg`` of the network, ``identity_init``, and gates
+computed in float32 under autocast.
 """
 
 from __future__ import annotations
 
 import torch
+from mmcv.cnn import build_conv_layer, build_norm_layer
 from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_int, check_ratio, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_odd, check_ratio, fit_norm_cfg, statistics_dtype, without_autocast
 
 
 class ChannelGate(nn.Module):
@@ -35,10 +37,11 @@ class ChannelGate(nn.Module):
 class SpatialGate(nn.Module):
     """Gate of shape (N, 1, H, W) from the maximum and the average over channels."""
 
-    def __init__(self, kernel_size: int) -> None:
+    def __init__(self, kernel_size: int, conv_cfg: dict | None, norm_cfg: dict | None) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
-        self.bn = nn.BatchNorm2d(1, momentum=0.01)
+        self.conv = build_conv_layer(conv_cfg, 2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        # Called bn whichever norm it is: its name in checkpoints.
+        self.bn = build_norm_layer(fit_norm_cfg(norm_cfg, 1, momentum=0.01), 1)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
@@ -55,9 +58,15 @@ class CBAM(AttentionLayer):
         in_channels (int): Channels of the input.
         ratio (int): Reduction of the perceptron's hidden layer, in_channels // ratio. Default: 16.
         kernel_size (int): Kernel of the spatial gate's convolution, odd. Default: 7.
-        identity_init (bool): Start as the identity: both gates start at 1/2 everywhere and are divided by it. Part
-            of the model, so test with the same setting. Default: False.
+        identity_init (bool): Initialise as the identity: both gates are 1/2 everywhere and are divided by it. Part of
+            the model, so test with the same setting. Default: False.
+        conv_cfg (dict | None): The spatial gate's convolution. Default: None (Conv2d).
+        norm_cfg (dict | None): The spatial gate's norm, over its one channel. Default: None (BatchNorm). A BatchNorm
+            has momentum 0.01 unless ``norm_cfg`` names one; GroupNorm has one group.
         init_cfg (dict | list[dict] | None): Initialisation that replaces PyTorch's default one. Default: None.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks a rule above, or a norm without weights shall be the identity.
 
     Example:
         >>> import torch
@@ -74,22 +83,23 @@ class CBAM(AttentionLayer):
         ratio: int = 16,
         kernel_size: int = 7,
         identity_init: bool = False,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         check_ratio(ratio, in_channels)
-        check_int('kernel_size', kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        check_odd('kernel_size', kernel_size)
         self.gain = 2 if identity_init else 1
         self.identity_init = identity_init
         self.channel_gate = ChannelGate(in_channels, ratio)
-        self.spatial_gate = SpatialGate(kernel_size)
+        self.spatial_gate = SpatialGate(kernel_size, conv_cfg, norm_cfg)
+        if identity_init and getattr(self.spatial_gate.bn, 'weight', None) is None:
+            raise ValueError(f'identity_init needs a norm with a weight, got norm_cfg={norm_cfg}')
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for layer in (self.channel_gate.fc1, self.channel_gate.fc2, self.spatial_gate.conv, self.spatial_gate.bn):
-            layer.reset_parameters()
+        self.reset_inner_layers()
         if self.identity_init:
             nn.init.zeros_(self.channel_gate.fc2.weight)
             nn.init.zeros_(self.channel_gate.fc2.bias)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, GlobalAvgPool, check_int, without_autocast
+from .base import AttentionLayer, GlobalAvgPool, check_int, check_odd, without_autocast
 
 
 def adaptive_kernel_size(channels: int, gamma: float = 2, b: float = 1) -> int:
@@ -28,8 +28,8 @@ class ECA(AttentionLayer):
     Args:
         in_channels (int): Channels of the input.
         kernel_size (int | None): Neighbours that decide on a channel, odd. Default: None, from ``in_channels``.
-        identity_init (bool): Start as the identity: the convolution starts at zero and the gate is divided by its
-            initial value, 1/2. Part of the model, so test with the same setting. Default: False.
+        identity_init (bool): Initialise as the identity: the convolution is zero at first, and the gate is divided by
+            its initial value, 1/2. Part of the model, so test with the same setting. Default: False.
         init_cfg (dict | list[dict] | None): Initialisation that replaces PyTorch's default one. Default: None.
 
     Raises:
@@ -55,16 +55,14 @@ class ECA(AttentionLayer):
         check_int('in_channels', in_channels)
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(in_channels)
-        check_int('kernel_size', kernel_size)
-        if kernel_size % 2 == 0:
-            raise ValueError(f'kernel_size must be odd, got {kernel_size}')
+        check_odd('kernel_size', kernel_size)
         self.identity_init = identity_init
         self.pool = GlobalAvgPool()
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.conv.reset_parameters()
+        self.reset_inner_layers()
         if self.identity_init:
             nn.init.zeros_(self.conv.weight)
 

@@ -2,7 +2,7 @@
 
 The layer is mmcv's ``ContextBlock`` with attention pooling and channel addition, so the keys are its keys. Different
 here: ``ratio`` is the reduction (16), as in the other layers; it takes channels_last and any other strided input; the
-context is computed in float32 under autocast; and its start, identity, survives a backbone's ``init_cfg``.
+context is computed in float32 under autocast; and its initial state, identity, survives a backbone's ``init_cfg``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ class GC(ContextBlock, AttentionLayer):
         in_channels (int): Channels of the input.
         ratio (int): Reduction of the hidden layer, in_channels // ratio channels. Default: 16.
         init_cfg (dict | list[dict] | None): Initialisation that replaces mmcv's (the last convolution at zero, so
-            that the layer starts as the identity). Default: None.
+            that the layer is the identity at first). Default: None.
+
+    Raises:
+        TypeError, ValueError: If ``in_channels`` or ``ratio`` is no positive int, or no channel is left.
 
     Example:
         >>> import torch

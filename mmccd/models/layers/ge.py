@@ -2,7 +2,8 @@
 
 Written from the paper. Names of the variants there: GE-theta-minus gathers by average pooling and has no parameters
 (the default here, with global extent: pool, sigmoid, multiply); GE-theta gathers by depthwise convolutions
-(``extra_params=True``); GE-theta-plus adds two 1x1 convolutions to that (``mlp=True`` as well).
+(``extra_params=True``); GE-theta-plus adds two 1x1 convolutions to that (``mlp=True`` as well). Added: ``norm_cfg``
+and ``conv_cfg`` of the network, and a gate computed in float32 under autocast.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn import build_conv_layer, build_norm_layer
 from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_int, check_ratio, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, check_ratio, fit_norm_cfg, statistics_dtype, without_autocast
 
 EXTENTS = (0, 2, 4, 8)
 
@@ -28,13 +30,18 @@ class GE(AttentionLayer):
         in_channels (int): Channels of the input.
         extent (int): The map is gathered to 1/extent of its size: 2, 4 or 8; 0 gathers the whole map into one
             position. Default: 0.
-        extra_params (bool): Gather by learned depthwise convolutions with BatchNorm (stride-2 3x3 ones, one for each
-            factor of two; one over the whole map if ``extent=0``) instead of average pooling. Default: False.
+        extra_params (bool): Gather by learned depthwise convolutions with norms (stride-2 3x3 ones, one for each factor
+            of two; one over the whole map if ``extent=0``) instead of average pooling. Default: False.
         feat_size (int | tuple[int, int] | None): Height and width of the input, which ``extent=0`` with
             ``extra_params=True`` needs for its kernel. Default: None.
         mlp (bool): Excite through two 1x1 convolutions with bias, ReLU between. Default: False.
         ratio (int): Reduction between these two. Default: 16.
+        conv_cfg (dict | None): The learned gather's convolutions. Default: None (Conv2d).
+        norm_cfg (dict | None): The learned gather's norms. Default: None (BatchNorm).
         init_cfg (dict | list[dict] | None): Initialisation that replaces PyTorch's default one. Default: None.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks a rule above, or the input has another size than ``feat_size``.
 
     Example:
         >>> import torch
@@ -55,13 +62,15 @@ class GE(AttentionLayer):
         feat_size: int | tuple[int, int] | None = None,
         mlp: bool = False,
         ratio: int = 16,
+        conv_cfg: dict | None = None,
+        norm_cfg: dict | None = None,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
         if mlp:
             check_ratio(ratio, in_channels)
-        check_int('extent', extent, least=0)
+        check_int('extent', extent, minimum=0)
         if extent not in EXTENTS:
             raise ValueError(f'extent must be one of {EXTENTS} (0: the whole map), got {extent!r}')
         if (feat_size is not None) != (extra_params and extent == 0):
@@ -78,7 +87,7 @@ class GE(AttentionLayer):
         self.extent = extent
         self.extra_params = extra_params
         self.feat_size = feat_size
-        self.gather = self._make_gather(in_channels) if extra_params else None
+        self.gather = self._make_gather(in_channels, conv_cfg, norm_cfg) if extra_params else None
         self.mlp = None
         if mlp:
             hidden = in_channels // ratio
@@ -86,26 +95,20 @@ class GE(AttentionLayer):
                 nn.Conv2d(in_channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, in_channels, 1)
             )
 
-    def _make_gather(self, channels: int) -> nn.Sequential:
-        if self.extent == 0:
-            convs = [nn.Conv2d(channels, channels, self.feat_size, groups=channels, bias=False)]
-        else:
-            convs = [
-                nn.Conv2d(channels, channels, 3, stride=2, padding=1, groups=channels, bias=False)
-                for _ in range(self.extent.bit_length() - 1)
-            ]
+    def _make_gather(self, channels: int, conv_cfg: dict | None, norm_cfg: dict | None) -> nn.Sequential:
+        kernel = dict(kernel_size=3, stride=2, padding=1) if self.extent else dict(kernel_size=self.feat_size)
+        count = max(self.extent.bit_length() - 1, 1)  # a factor of two each; one over the whole map
         layers = OrderedDict()
-        for i, conv in enumerate(convs, 1):
-            layers[f'conv{i}'] = conv
-            layers[f'bn{i}'] = nn.BatchNorm2d(channels)
-            if i < len(convs):
+        for i in range(1, count + 1):
+            layers[f'conv{i}'] = build_conv_layer(conv_cfg, channels, channels, groups=channels, bias=False, **kernel)
+            # Called bn whichever norm it is: its name in checkpoints.
+            layers[f'bn{i}'] = build_norm_layer(fit_norm_cfg(norm_cfg, channels), channels)[1]
+            if i < count:
                 layers[f'relu{i}'] = nn.ReLU(inplace=True)
         return nn.Sequential(layers)
 
     def reset_parameters(self) -> None:
-        for layer in self.modules():
-            if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
-                layer.reset_parameters()
+        self.reset_inner_layers()
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1) for a global extent, else (N, C, H, W)."""

@@ -22,9 +22,12 @@ class SE(AttentionLayer, SELayer):
     Args:
         in_channels (int): Channels of the input.
         ratio (int): Reduction of the hidden layer, in_channels // ratio channels. Default: 16.
-        identity_init (bool): Start as the identity: the second layer starts at zero and the gate is divided by its
-            initial value, 1/2. Part of the model, so test with the same setting. Default: False.
+        identity_init (bool): Initialise as the identity: the second layer is zero at first, and the gate is divided by
+            its initial value, 1/2. Part of the model, so test with the same setting. Default: False.
         init_cfg (dict | list[dict] | None): Initialisation that replaces PyTorch's default one. Default: None.
+
+    Raises:
+        TypeError, ValueError: If ``in_channels`` or ``ratio`` is no positive int, or no channel is left.
 
     Example:
         >>> import torch
@@ -45,8 +48,7 @@ class SE(AttentionLayer, SELayer):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        self.conv1.conv.reset_parameters()
-        self.conv2.conv.reset_parameters()
+        self.reset_inner_layers()
         if self.identity_init:
             nn.init.zeros_(self.conv2.conv.weight)
             nn.init.zeros_(self.conv2.conv.bias)

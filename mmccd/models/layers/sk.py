@@ -2,6 +2,7 @@
 
 Written from the paper and from the parameter counts of the model it is compared with. That model selects between the
 block's dense 3x3 convolution and a 3x3 convolution with 32 groups (the paper: grouped ones of 3x3 and dilated 3x3).
+Added: weights of the branches computed in float32 under autocast.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_int, check_ratio, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, check_ratio, fit_norm_cfg, statistics_dtype, without_autocast
 
 
 @MODELS.register_module()
@@ -29,9 +30,13 @@ class SK(AttentionLayer):
         groups (int): Groups of the second convolution; divides both channel numbers. Default: 32.
         ratio (int): Reduction of the attention's hidden layer. Default: 16.
         conv_cfg (dict | None): Convolution of the branches. Default: None (Conv2d).
-        norm_cfg (dict | None): Norm of the branches and of the hidden layer. Default: None (BatchNorm).
+        norm_cfg (dict | None): Norm of the branches and of the hidden layer. Default: None (BatchNorm). GroupNorm in
+            the hidden layer has one group where its own number would leave one channel each.
         init_cfg (dict | list[dict] | None): Initialisation of everything in the layer. Default: None, what the
             backbone gives to its convolutions and norms.
+
+    Raises:
+        TypeError, ValueError: If an argument breaks a rule above.
 
     Example:
         >>> import torch
@@ -40,7 +45,6 @@ class SK(AttentionLayer):
         torch.Size([2, 128, 7, 7])
     """
 
-    # How AttentionResNet places a layer: a plugin goes behind a convolution, this one replaces it.
     replaces_conv = True
     gate_labels = dict(channel='weight of the dense convolution')
 
@@ -58,7 +62,6 @@ class SK(AttentionLayer):
     ) -> None:
         super().__init__(init_cfg)
         out_channels = in_channels if out_channels is None else out_channels
-        norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
         check_int('in_channels', in_channels)
         check_ratio(ratio, out_channels, 'out_channels')
         for name, value in (('stride', stride), ('dilation', dilation), ('groups', groups)):
@@ -66,6 +69,7 @@ class SK(AttentionLayer):
         for name, value in (('in_channels', in_channels), ('out_channels', out_channels)):
             if value % groups:
                 raise ValueError(f'groups must divide {name}={value}, got groups={groups}')
+        norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
         options = dict(stride=stride, padding=dilation, dilation=dilation, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         self.branches = nn.ModuleList(
             [
@@ -73,8 +77,9 @@ class SK(AttentionLayer):
                 ConvModule(in_channels, out_channels, 3, groups=groups, **options),
             ]
         )
-        self.fc1 = ConvModule(out_channels, out_channels // ratio, 1, norm_cfg=norm_cfg)
-        self.fc2 = nn.Conv2d(out_channels // ratio, 2 * out_channels, 1, bias=False)
+        hidden = out_channels // ratio
+        self.fc1 = ConvModule(out_channels, hidden, 1, norm_cfg=fit_norm_cfg(norm_cfg, hidden))
+        self.fc2 = nn.Conv2d(hidden, 2 * out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""

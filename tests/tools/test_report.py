@@ -1,4 +1,4 @@
-"""tools/analysis_tools/report.py: models asked, gates and speed, bad input, and the page in a browser."""
+"""tools/analysis_tools/report.py: predictions, attention maps and speed, bad input, and the page in a browser."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplac
         )
         expected = Runner.from_cfg(cfg).test()[key]
         assert float(row[1]) == pytest.approx(expected, abs=1e-3)
-    assert len(re.findall(r'alt="gates of ', page)) == 2
+    assert len(re.findall(r'alt="attention maps of ', page)) == 2
     assert page.count('<dt>predictions</dt><dd>epoch_1.pth</dd>') == 2
     code, _ = call_tool(TOOL, *trained.values(), *SCRATCH, '--limit', 3, '--out', 'few.html')
     few = (workplace / 'few.html').read_text().replace('<wbr>', '')
@@ -83,11 +83,11 @@ def test_speed_and_recorded_runs(call_tool, made_up, toy_coco, tmp_path, monkeyp
         'ms, median',
         'ms, 20th percentile',
         'ms, 80th percentile',
-        'times the first one',
+        'relative to the first run',
     ]
     assert float(re.sub('[★ ]', '', times[1][1])) > 0
     assert times[-1][1] == '1.00'
-    assert 'the model was built with random ones' in page
+    assert 'measured with random weights' in page
 
 
 def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, made_up, tmp
             'log of a training (scalars.json)\n  void: there is no config',
         ),
         (('logs', 'none', 'empty', 'file'), "error: WORK_DIR must be a folder that exists, got 'none', 'file'\n"),
-        (('logs', '--device', 'gpu'), "--device 'gpu' cannot be used: "),
+        (('logs', '--device', 'gpu'), "device 'gpu' cannot be used: "),
         (('logs', '--limit', '0'), '--limit must be at least 1, got 0\n'),
         (('logs', '--speed', '-1'), '--speed must be a time in seconds, got -1.0\n'),
         (('logs', '--out', 'no/where.html'), "--out must be a file in a folder that exists, got 'no/where.html'\n"),

@@ -1,8 +1,8 @@
-"""See runs: one self-contained HTML page that compares work folders.
+"""Compare runs: one self-contained HTML page about work folders.
 
-Metrics with AP by size, curves, classes, worst and best images beside the ground truth, gates, complexity, speed, and
-where the configs differ. Runs of a task are compared with the first one of it. What cannot be had is left out, and the
-page says why.
+Metrics with AP by size, curves, classes, worst and best images beside the ground truth, attention maps, complexity,
+speed, and the differences of the configs. Runs of a task are compared with the first one of it. What is not available
+is left out, and the page says why.
 """
 
 import argparse
@@ -11,27 +11,21 @@ import os.path as osp
 import shlex
 import sys
 
-import torch
-from mmengine.device import get_device
-
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.report import Options, Report, read_runs, record
+from mmccd.apis import checked_device
 from mmccd.checkpoints.files import write_atomically
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.numbers import whole_number
 from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/analysis_tools/report.py work_dirs/retinanet_r50_fpn_1x_coco work_dirs/retinanet_ccd_r50_fpn_1x_coco
   python tools/analysis_tools/report.py WORK_DIR --limit 200 --no-speed --out report.html
-detections are those of a COCO result file in the work folder, or where the last tools/test.py put one
-(--cfg-options test_evaluator.outfile_prefix=WORK_DIR/val); else the newest checkpoint makes them, which takes its time
+Detections are read from a COCO result file in the work folder, or where the last tools/test.py wrote one
+(--cfg-options test_evaluator.outfile_prefix=WORK_DIR/val). Without one, the newest checkpoint predicts them, which
+takes its time.
 """
-
-
-def count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f'must be a number from 0 on, got {text!r}')
-    return int(text)
 
 
 def parse_args() -> argparse.Namespace:
@@ -39,20 +33,24 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work folders of mmengine, or recorded ones')
-    parser.add_argument('--out', help='the page; default: report.html in WORK_DIR, or in the folder that all are in')
+    parser.add_argument(
+        '--out', help='file to write; default: report.html in WORK_DIR, or in the deepest folder that contains all'
+    )
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
     parser.add_argument(
-        '--limit', type=count, metavar='N', help='put only the first N images through a model; default: all'
+        '--limit', type=whole_number(0), metavar='N', help='predict only the first N images; default: all'
     )
     parser.add_argument(
         '--images',
         '--pictures',
-        type=count,
+        type=whole_number(0),
         default=6,
         metavar='N',
-        help='images in each group (worst, different, best); 0 leaves out them and gates; default: 6',
+        help='images in each group (worst, different, best); 0 leaves them and the attention maps out; default: 6',
     )
-    parser.add_argument('--gates', type=count, default=2, metavar='N', help='images with gates; default: 2')
+    parser.add_argument(
+        '--gates', type=whole_number(0), default=2, metavar='N', help='images with attention maps; default: 2'
+    )
     parser.add_argument(
         '--speed', type=float, default=10, metavar='SECONDS', help='about how long the speed is measured; default: 10'
     )
@@ -60,27 +58,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--record',
         metavar='DIR',
-        help='instead of a page, write what one needs of WORK_DIR into a small folder without weights',
+        help='instead of a page, store what a page needs of WORK_DIR in a small folder without weights',
     )
     parser.add_argument('--command', help='with --record: the command that made the run, for readers')
     return parser.parse_args()
 
 
 def default_out(work_dirs: list[str]) -> str:
-    """``report.html`` in the work folder, or in the deepest folder that several of them are in."""
+    """``report.html`` in the work folder, or in the deepest folder that contains all of several."""
     folders = {osp.realpath(folder) for folder in work_dirs}
     if len(folders) == 1:
         return osp.join(work_dirs[0], 'report.html')
     return osp.relpath(osp.join(osp.commonpath([osp.dirname(folder) for folder in folders]), 'report.html'))
-
-
-def check_device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as e:
-        raise UserError(f'--device {name!r} cannot be used: {str(e).splitlines()[0]}') from e
-    return device
 
 
 def main() -> None:
@@ -100,7 +89,7 @@ def main() -> None:
         raise UserError(f'--out must be a file in a folder that exists, got {out!r}')
     if not args.record and not os.access(folder, os.W_OK):
         raise UserError(f'nothing can be written into {folder!r}: choose another --out')
-    device = check_device(args.device or get_device())
+    device = checked_device(args.device)
     runs = read_runs(args.work_dirs)
     empty = [f'{run.folder}: {"; ".join(run.notes)}' for run in runs if not run.usable]
     if len(empty) == len(runs):

@@ -310,11 +310,12 @@ def _ccd_implementations() -> Iterator[tuple[str, str]]:
     """What ``mmccd.ops.ccd(impl='auto')`` takes on each kind of device that is here."""
     import torch
 
-    from mmccd.ops.functional import _implementation
+    from mmccd.ops.backends import name_of_choice
+    from mmccd.ops.options import make_options
 
     for device in ('cpu', *(('cuda',) if torch.cuda.is_available() else ())):
-        name = _implementation(torch.empty(1, 1, 1, 1, device=device), 'auto').__name__
-        yield f"mmccd.ops.ccd(impl='auto') on {device}", name.rsplit('.', 1)[-1]
+        name = name_of_choice(torch.empty(1, 1, 1, 1, device=device), make_options(1))
+        yield f"mmccd.ops.ccd(impl='auto') on {device}", name
 
 
 def collect_env() -> dict[str, str]:

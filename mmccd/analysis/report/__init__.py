@@ -1,6 +1,7 @@
-"""See runs: a page that compares what work folders hold. Behind ``tools/analysis_tools/report.py``."""
+"""Reports: a page that compares the runs of work folders, as ``tools/analysis_tools/report.py`` writes it."""
 
-from .page import Options, Report
+from .context import Options
+from .page import Report
 from .record import record
 from .run import Run, read_run, read_runs
 

@@ -1,4 +1,4 @@
-"""Predictions of a classifier: accuracy, by class and by image, and what is taken for what."""
+"""Predictions of a classifier: accuracy, by class and by image, and confusions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COLUMNS = ('path', 'label', 'classes', 'scores')  # of stored predictions
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a classifier says of an image.
+    """Prediction of a classifier for an image.
 
     Attributes:
         path (str): The image.
         label (int): Its class.
-        classes (tuple[int, ...]): The ``TOP`` likeliest classes, the likeliest first.
+        classes (tuple[int, ...]): The ``TOP`` most probable classes, the most probable first.
         scores (tuple[float, ...]): Their probabilities.
     """
 
@@ -39,7 +39,7 @@ class Prediction:
 
     @property
     def score(self) -> float:
-        """Probability of the class said; negative if that is wrong."""
+        """Probability of the predicted class; negative if that is wrong."""
         return self.scores[0] if self.right else -self.scores[0]
 
 
@@ -80,10 +80,10 @@ def pack_predictions(predictions: Sequence[Prediction]) -> bytes:
 
 
 def read_predictions(path: str) -> list[Prediction]:
-    """What :func:`pack_predictions` made.
+    """Read a file of :func:`pack_predictions`.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is another one.
     """
     with open(path, encoding='utf-8') as f:
         try:
@@ -99,7 +99,7 @@ def read_predictions(path: str) -> list[Prediction]:
 
 
 def accuracy(predictions: Sequence[Prediction], top: int = 1) -> float:
-    """Share of images whose class is among the ``top`` likeliest, in percent."""
+    """Share of images whose class is among the ``top`` most probable, in percent."""
     return 100 * sum(p.label in p.classes[:top] for p in predictions) / len(predictions)
 
 
@@ -110,5 +110,5 @@ def class_accuracy(predictions: Sequence[Prediction], names: Sequence[str]) -> d
 
 
 def confusions(predictions: Sequence[Prediction]) -> Counter:
-    """How often a class (first) is taken for another one."""
+    """How often images of a class (first) are predicted as another one (second)."""
     return Counter((p.label, p.classes[0]) for p in predictions if not p.right)

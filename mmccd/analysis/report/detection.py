@@ -1,4 +1,4 @@
-"""Detections of a run and what they are worth: COCO's average precision, by size, by class and by image."""
+"""Detections of a run and their evaluation: COCO's average precision, by size, by class and by image."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Box:
 
 @dataclass
 class Image:
-    """What was found in an image, among detections with a score from ``SHOWN_FROM`` on, at an IoU of 0.5."""
+    """Boxes of an image, among detections with a score from ``SHOWN_FROM`` on, at an IoU of 0.5."""
 
     boxes: list[Box] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Image:
 
     @property
     def confidence(self) -> float:
-        """Mean score of what was found, less that of what is false; it tells images of the same F1 apart."""
+        """Mean score of what was found, minus that of what is false: the order among images of the same F1."""
         scores = [b.score if b.state == 'found' else -b.score for b in self.boxes if b.score is not None]
         return sum(scores) / len(scores) if scores else 0.0
 
@@ -88,15 +88,15 @@ class Evaluation:
 
 
 class Truth:
-    """Ground truth of a set.
+    """Ground truth of a split.
 
     Args:
         path (str): COCO annotation file.
         image_folder (str): What ``file_name`` is relative to.
-        classes (Sequence[str] | None): Categories to look at, by name. Default: None, all.
+        classes (Sequence[str] | None): Categories to evaluate, by name. Default: None, all.
 
     Raises:
-        ValueError: If the file is none.
+        ValueError: If the file cannot be used.
     """
 
     def __init__(self, path: str, image_folder: str, classes: Sequence[str] | None = None) -> None:
@@ -134,12 +134,12 @@ class Truth:
 
 
 def truth_of(run: Run) -> Truth:
-    """Ground truth of the set that a run is tested on."""
+    """Ground truth of the split that a run is tested on."""
     dataset = run.dataset()
     prefix = dataset.get('data_prefix') or {}
     prefix = prefix.get('img', '') if isinstance(prefix, dict) else prefix
     return Truth(
-        annotation_file(run.cfg, run.test_part()), osp.join(dataset.get('data_root') or '', prefix), run.classes()
+        annotation_file(run.cfg, run.test_split()), osp.join(dataset.get('data_root') or '', prefix), run.classes()
     )
 
 
@@ -178,16 +178,16 @@ def detections_of(
 
 
 def read_detections(path: str, truth: Truth) -> list[dict]:
-    """A COCO result file, or what :func:`pack_detections` made.
+    """Read a COCO result file, or one of :func:`pack_detections`.
 
     Raises:
-        ValueError: If it is none, or of other images or classes.
+        ValueError: If it is neither, or of other images or classes.
     """
     with open(path, encoding='utf-8') as f:
         try:
             found = json.load(f)
         except (ValueError, RecursionError) as e:
-            raise ValueError(f'{path} is no JSON file: {e}') from e
+            raise ValueError(f'{path} is not a JSON file: {e}') from e
     if isinstance(found, dict) and found.get('columns') == list(COLUMNS) and isinstance(found.get('rows'), list):
         found = [
             dict(image_id=r[0], category_id=r[1], bbox=r[2:6], score=r[6])
@@ -195,7 +195,7 @@ def read_detections(path: str, truth: Truth) -> list[dict]:
             if isinstance(r, list) and len(r) == len(COLUMNS)
         ]
     if not isinstance(found, list):
-        raise ValueError(f'{path} is no list of detections')
+        raise ValueError(f'{path} has no list of detections')
     for d in found:
         if not (
             isinstance(d, dict)
@@ -219,7 +219,7 @@ def _is_real(value: Any) -> bool:
 
 
 def pack_detections(detections: Sequence[dict]) -> bytes:
-    """Detections as JSON in a third of the room: rows instead of objects, boxes to 0.1 pixel, scores to 4 digits."""
+    """Detections as JSON in a third of the size: rows instead of objects, boxes to 0.1 pixel, scores to 4 digits."""
     rows = [
         [d['image_id'], d['category_id'], *(round(v, 1) for v in d['bbox']), round(d['score'], 4)] for d in detections
     ]
@@ -233,7 +233,7 @@ def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] 
     Args:
         truth (Truth): Ground truth.
         detections (Sequence[dict]): With ``image_id``, ``category_id``, ``bbox`` (x, y, w, h) and ``score``.
-        image_ids (Sequence[int] | None): Images to look at. Default: None, all.
+        image_ids (Sequence[int] | None): Images to evaluate. Default: None, all.
     """
     image_ids = sorted(truth.coco.imgs if image_ids is None else image_ids)
     found = COCO()
@@ -264,12 +264,14 @@ def _images(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) ->
     images = {i: Image() for i in image_ids}
     everything = tuple(e.params.areaRng[0])
     assert np.isclose(e.params.iouThrs[0], 0.5)
-    for part in e.evalImgs:
-        if part is None or tuple(part['aRng']) != everything:
+    for entry in e.evalImgs:
+        if entry is None or tuple(entry['aRng']) != everything:
             continue
-        boxes, name = images[part['image_id']].boxes, truth.categories[part['category_id']]
+        boxes, name = images[entry['image_id']].boxes, truth.categories[entry['category_id']]
         matched = set()
-        for id_, gt, ignored, score in zip(part['dtIds'], part['dtMatches'][0], part['dtIgnore'][0], part['dtScores']):
+        for id_, gt, ignored, score in zip(
+            entry['dtIds'], entry['dtMatches'][0], entry['dtIgnore'][0], entry['dtScores']
+        ):
             if score < SHOWN_FROM or ignored:  # ignored: it is on a crowd
                 continue
             if gt:
@@ -277,7 +279,7 @@ def _images(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) ->
             boxes.append(Box(*found.anns[id_]['bbox'], name, 'found' if gt else 'false', float(score)))
         boxes += [
             Box(*truth.coco.anns[id_]['bbox'], name, 'missed')
-            for id_, ignored in zip(part['gtIds'], part['gtIgnore'])
+            for id_, ignored in zip(entry['gtIds'], entry['gtIgnore'])
             if not ignored and id_ not in matched
         ]
     return images

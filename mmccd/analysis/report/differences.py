@@ -1,4 +1,4 @@
-"""Where configs differ."""
+"""Differences between configs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from mmengine.config import Config
 from mmccd.configs import keys_read
 
 MISSING = object()
-# Where a run was, not what it was.
+# Where a run was made, not what it was.
 _PLACES = {'work_dir', 'load_from', 'resume', 'launcher', 'visualizer', 'vis_backends', 'log_level', 'experiment_name'}
 
 
 def config_differences(configs: Sequence[Config]) -> list[tuple[str, list[Any]]]:
-    """(key, value in each config, ``MISSING`` where it has none) wherever they are not all alike.
+    """(key, value in each config, ``MISSING`` where it has none) wherever they are not all equal.
 
-    Only what a runner reads: variables of config files are left out, and so is where the runs were.
+    Only keys that a runner reads: variables of config files are left out, and so are paths of the runs.
     """
     keys = sorted({k for cfg in configs for k in cfg} & keys_read() - _PLACES)
     found = {k: v for key in keys for k, v in _differences([cfg.get(key, MISSING) for cfg in configs], key)}
-    # Mostly, test is val, said twice.
+    # Most test entries repeat those of val.
     return [(k, v) for k, v in found.items() if not (k.startswith('test_') and found.get(f'val_{k[5:]}') == v)]
 
 

@@ -1,7 +1,8 @@
-"""What a model costs: counted, and timed here and now."""
+"""What a model costs: counted, and timed on this machine."""
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 import platform
@@ -26,11 +27,11 @@ WARMUP, MAX_ROUNDS = 2, 50
 def test_size(cfg: Config) -> tuple[int, int]:
     """Height and width of the largest image that the test pipeline gives to the model, padding included.
 
-    A pipeline that keeps the size, or multiplies it (``scale_factor``), is asked for that of the largest image of the
-    annotation file.
+    For a pipeline that keeps or multiplies (``scale_factor``) the size, that of the largest image of the annotation
+    file.
 
     Raises:
-        ValueError: If neither the pipeline nor an annotation file tells.
+        ValueError: If neither the pipeline nor an annotation file has it.
     """
     detection = cfg.get('default_scope') == 'mmdet'
     size, factors = None, (1.0, 1.0)
@@ -61,19 +62,19 @@ def _times(size: tuple[int, int], factors: tuple[float, float]) -> tuple[int, in
 
 
 def _largest_annotated(cfg: Config) -> tuple[int, int]:
-    """Height and width of the image with most pixels, of the test set or, as its annotations may be kept, of val."""
-    for part in ('test', 'val'):
-        path = annotation_file(cfg, part)
+    """Height and width of the image with most pixels in test or, if its annotations are not public, in val."""
+    for split in ('test', 'val'):
+        path = annotation_file(cfg, split)
         if path and path.endswith('.json') and Path(path).is_file():
             try:
                 images = json.loads(Path(path).read_text(encoding='utf-8'))['images']
                 return max(((int(i['height']), int(i['width'])) for i in images), key=math.prod)
             except (ValueError, KeyError, TypeError, RecursionError) as e:
                 raise ValueError(
-                    f'annotation file {path} does not tell the size of its images: {type(e).__name__}: {e}'
+                    f'annotation file {path} does not have the size of its images: {type(e).__name__}: {e}'
                 ) from e
     raise ValueError(
-        'nothing tells the size of the images: the test pipeline makes none, and there is no COCO annotation file'
+        'the size of the images is not known: the test pipeline sets none, and there is no COCO annotation file'
     )
 
 
@@ -96,25 +97,36 @@ def device_name(device: torch.device) -> str:
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:
-    """What a time depends on beside the model."""
+    """Device, version of PyTorch and, on the CPU, threads: what a time depends on beside the model."""
     found = dict(device=device_name(device), torch=torch.__version__)
     if device.type == 'cpu':
         found['threads'] = torch.get_num_threads()
     return found
 
 
+def now() -> str:
+    """Date and time of day, with the time zone."""
+    return datetime.datetime.now().astimezone().strftime('%Y-%m-%d %H:%M %Z')
+
+
+def describe(place: dict) -> str:
+    """Device, threads and version of PyTorch in words; ``place`` is of :func:`.surroundings`."""
+    threads = f', {place["threads"]} thread{"s" * (place["threads"] != 1)}' if 'threads' in place else ''
+    return f'{place["device"]}{threads}, PyTorch {place["torch"]}'
+
+
 @torch.no_grad()
 def speed(
     models: dict[str, tuple[nn.Module, tuple[int, int]]], device: torch.device, seconds: float
 ) -> dict[str, tuple[float, float, float]]:
-    """Time one forward of one image, the models in turn: what else the machine does meets all of them alike.
+    """Time one forward of one image, the models in turn, so that other load on the machine affects all alike.
 
-    Backbone, neck and heads, no post-processing: as the counts have it, and whatever the weights are.
+    Backbone, neck and heads, no post-processing, as in the counts; it does not depend on the weights.
 
     Args:
         models (dict[str, tuple[nn.Module, tuple[int, int]]]): Model and size of the image, by name.
         device (torch.device): Where the models are.
-        seconds (float): No round begins after that time, but for five; there are at most 50.
+        seconds (float): No round begins after that time; there are at least 5 and at most 50.
 
     Returns:
         dict[str, tuple[float, float, float]]: 20th, 50th and 80th percentile in milliseconds.

@@ -1,4 +1,4 @@
-"""Store what a report needs of a run, without weights: a folder small enough for a repository."""
+"""Store what a report needs of a run, without weights, in a folder small enough for a repository."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .run import RECORDED, RECORDED_PREDICTIONS, Run
 def record(run: Run, folder: str, command: str, device: torch.device) -> list[str]:
     """Write config, scalars.json, predictions.json, recorded.json and README.md of a run.
 
-    A report takes the folder like a work folder, and says that it is recorded. The machine noted is this one.
+    A report reads the folder like a work folder, and says that the run is recorded. The machine noted is this one.
 
     Args:
         run (Run): As :func:`.read_run` read it.
-        folder (str): Where to; made, with its parents.
+        folder (str): Output folder, made with its parents.
         command (str): The command that made the run, for readers.
         device (torch.device): For predictions, where the work folder has none.
 
@@ -33,7 +33,7 @@ def record(run: Run, folder: str, command: str, device: torch.device) -> list[st
         list[str]: The files.
 
     Raises:
-        UserError: If the run lacks something.
+        UserError: If something of the run is missing.
     """
     if run.cfg is None or not run.training or run.task is None:
         raise UserError(

@@ -35,10 +35,10 @@ class Run:
 
     Attributes:
         folder (str): Its work folder.
-        name (str): What tells it from the others.
+        name (str): Unique among the runs of a report.
         cfg (Config | None): The config that it was trained with.
         config_text (str): The file's content.
-        task (str | None): ``'detection'`` or ``'classification'``; None if nothing tells.
+        task (str | None): ``'detection'`` or ``'classification'``; None if unknown.
         training (list[dict]): Logged lines of training, by ``step``, an iteration.
         validation (list[dict]): Logged lines of validation, by ``step``: an epoch, or an iteration if ``by_epoch`` is
             false.
@@ -69,7 +69,7 @@ class Run:
 
     @property
     def seconds(self) -> float | None:
-        """Time of the training's iterations, data included, validation not; None if the logs do not tell."""
+        """Time of the training's iterations, data included, validation not; None if the logs do not have it."""
         total, last = 0.0, 0
         for line in self.training:
             if 'time' not in line:
@@ -86,43 +86,43 @@ class Run:
             self._models[str(device)] = init_model(self.cfg, self.checkpoint, device)
         return self._models[str(device)]
 
-    def test_part(self) -> str:
-        """``'test'``, or ``'val'`` if the test set's evaluator has no annotation file that is there."""
-        parts = [p for p in ('test', 'val') if self.cfg is not None and self.cfg.get(f'{p}_dataloader')]
-        if not parts:
+    def test_split(self) -> str:
+        """``'test'``, or ``'val'`` if the annotation file of the test split does not exist."""
+        splits = [s for s in ('test', 'val') if self.cfg is not None and self.cfg.get(f'{s}_dataloader')]
+        if not splits:
             raise ValueError('the config has no test_dataloader' if self.cfg is not None else 'there is no config')
-        for part in parts:
-            if self.task == 'classification' or osp.isfile(annotation_file(self.cfg, part) or ''):
-                return part
-        path = annotation_file(self.cfg, parts[0]) or '(none in the config)'
-        raise ValueError(f'annotation file {path} is not there (looked for it from {os.getcwd()})')
+        for split in splits:
+            if self.task == 'classification' or osp.isfile(annotation_file(self.cfg, split) or ''):
+                return split
+        path = annotation_file(self.cfg, splits[0]) or '(none in the config)'
+        raise ValueError(f'annotation file {path} does not exist (seen from {os.getcwd()})')
 
     def dataset(self) -> ConfigDict:
-        """Config of the data set of :meth:`test_part`."""
-        part = self.test_part()
-        return next(datasets_of(self.cfg[f'{part}_dataloader'], part))[1]
+        """Config of the dataset of :meth:`test_split`."""
+        split = self.test_split()
+        return next(datasets_of(self.cfg[f'{split}_dataloader'], split))[1]
 
     def classes(self) -> list[str] | None:
-        """Class names of :meth:`dataset`, if the config or the data set's own nature tells."""
+        """Class names of :meth:`dataset`, if the config or the class of the dataset has them."""
         dataset = self.dataset()
         cls = dataset_class(dataset, self.cfg.get('default_scope'))
         return None if cls is None else class_names(dataset, cls)
 
 
-def annotation_file(cfg: Config, part: str) -> str | None:
-    """``ann_file`` of an evaluator, else of the loader's data set."""
-    evaluators = cfg.get(f'{part}_evaluator') or []
+def annotation_file(cfg: Config, split: str) -> str | None:
+    """``ann_file`` of an evaluator, else of the loader's dataset."""
+    evaluators = cfg.get(f'{split}_evaluator') or []
     for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
         if evaluator.get('ann_file'):
             return evaluator['ann_file']
-    for _, dataset in datasets_of(cfg.get(f'{part}_dataloader') or ConfigDict(), part):
+    for _, dataset in datasets_of(cfg.get(f'{split}_dataloader') or ConfigDict(), split):
         if dataset.get('ann_file'):
             return osp.join(dataset.get('data_root') or '', dataset['ann_file'])
     return None
 
 
 def read_runs(folders: Sequence[str]) -> list[Run]:
-    """Read work folders, or those of :func:`.record`; one that is named twice, once."""
+    """Read work folders, or those of :func:`.record`; duplicates once."""
     unique: dict[str, str] = {}
     for folder in folders:
         unique.setdefault(osp.realpath(folder), folder)
@@ -156,7 +156,7 @@ def read_run(folder: str, name: str) -> Run:
     run = Run(folder, name)
     path = Path(folder)
     if not path.is_dir():
-        run.notes.append('there is no such folder')
+        run.notes.append('the folder does not exist')
         return run
     stamped = sorted(p for p in path.iterdir() if (p / 'vis_data').is_dir())
     lines = {p: list(_scalars(p / 'vis_data' / 'scalars.json', run)) for p in stamped}
@@ -233,7 +233,7 @@ def _is_training(line: dict) -> bool:
 
 
 def _merge(run: Run, lines: list[dict]) -> None:
-    """Add the lines of one start. What it did again replaces what was logged before it."""
+    """Add the lines of one start of the training. Repeated steps replace those of earlier starts."""
     training = [line for line in lines if _is_training(line)]
     validation = [line for line in lines if not _is_training(line) and metrics_of(line)]
     if training:
@@ -259,7 +259,7 @@ def _find_checkpoint(run: Run) -> None:
         if path.is_file():
             run.checkpoint = str(path)
             return
-        run.notes.append(f'last_checkpoint names {path.name}, which is not there')
+        run.notes.append(f'last_checkpoint names {path.name}, which does not exist')
     run.checkpoint, skipped = newest_checkpoint(run.folder)
     run.notes += [f'checkpoint skipped: {reason}' for reason in skipped.values()]
 
@@ -270,7 +270,7 @@ def _read_recorded(run: Run, path: Path) -> None:
     try:
         recorded = json.loads((path / RECORDED).read_text(encoding='utf-8'))
         if not isinstance(recorded, dict):
-            raise ValueError('it is no object')
+            raise ValueError('it is not a JSON object')
     except ValueError as e:
         run.notes.append(f'{path / RECORDED} cannot be read: {e}')
         return

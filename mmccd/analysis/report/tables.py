@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 class Cell:
     """A cell. ``key``: what a column is sorted by, a number or a text; None: at the end, either way.
 
-    ``change`` stands beside the text, ``note`` below it.
+    ``change`` is shown beside the text, ``note`` below it.
     """
 
     text: str
@@ -45,19 +45,19 @@ def compared(
 ) -> list[Cell]:
     """A row: the value of each run, with its difference to the first run's, of the numbers as they are written.
 
-    So readers get the same, and tables of rounded and of exact values agree.
+    So readers can check them, and tables of rounded and of exact values agree.
 
     Args:
         name (str): Header of the row.
         values (Sequence[float | None]): None where there is none.
         text (Callable[[float], str]): Writes a number.
         better (str | None): ``'high'`` or ``'low'``: what is marked as the best, unless all look alike. Default:
-            ``'high'``; None: nothing is.
+            ``'high'``; None: nothing is marked.
         extra (Sequence[str]): Notes, one a run.
     """
-    there = [v for v in values if v is not None]
-    best = text(max(there) if better == 'high' else min(there)) if better and there else None
-    alike = len({text(v) for v in there}) < 2
+    known = [v for v in values if v is not None]
+    best = text(max(known) if better == 'high' else min(known)) if better and known else None
+    alike = len({text(v) for v in known}) < 2
     cells = [Cell(name, name)]
     for i, value in enumerate(values):
         if value is None:
@@ -79,3 +79,13 @@ def _signed(difference: float, text: Callable[[float], str]) -> str:
     if shown == text(0.0):
         return ''
     return f'+{shown}' if difference > 0 else f'\N{MINUS SIGN}{shown}'
+
+
+def tell_others(problems: list[str], found: dict, same: dict) -> None:
+    """Note which runs are left out, since they cannot be compared with the first one."""
+    problems += [
+        f'{name} is tested on other images or classes than {next(iter(found))}, and is left out here: '
+        'make a separate page for it'
+        for name in found
+        if name not in same
+    ]

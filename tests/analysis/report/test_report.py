@@ -14,12 +14,12 @@ from mmengine.config import Config
 from PIL import Image
 from torch import nn
 
-from mmccd.analysis.report import Options, Report, measure, read_runs, record
+from mmccd.analysis.report import Options, Report, attention, cost, measure, read_runs, record
 from mmccd.analysis.report import classification as cls
 from mmccd.analysis.report import detection as det
-from mmccd.analysis.report import page as page_module
 from mmccd.analysis.report.curves import MAX_POINTS, Curve, Plot, labels, line_style, short, thin, ticks
 from mmccd.analysis.report.differences import MISSING, config_differences, show
+from mmccd.analysis.report.images import image_name
 from mmccd.analysis.report.run import Run
 from mmccd.analysis.report.tables import compared, decimal
 from mmccd.errors import UserError
@@ -89,12 +89,12 @@ def test_nothing_there(tmp_path):
     (tmp_path / 'bad' / 'recorded.json').write_text('[]')
     empty, bad, none = read_runs([str(tmp_path / n) for n in ('empty', 'bad', 'none')])
     assert not any(run.usable for run in (empty, bad, none))
-    assert none.notes == ['there is no such folder']
+    assert none.notes == ['the folder does not exist']
     assert empty.notes == ['there is no config that can be read', 'there is no log of a training (scalars.json)']
     assert bad.notes[0].startswith(f'{tmp_path}/bad/config.py cannot be read: SyntaxError: ')
     assert bad.notes[-2:] == [
-        'last_checkpoint names epoch_7.pth, which is not there',
-        f'{tmp_path}/bad/recorded.json cannot be read: it is no object',
+        'last_checkpoint names epoch_7.pth, which does not exist',
+        f'{tmp_path}/bad/recorded.json cannot be read: it is not a JSON object',
     ]
 
 
@@ -159,8 +159,8 @@ def test_stored_detections(made_up, truth, tmp_path):
     assert det.read_detections(str(path), truth) == made_up.DETECTIONS
     assert path.stat().st_size < 40 * len(made_up.DETECTIONS) + 100
     for content, message in (
-        ('[{', 'is no JSON file'),
-        ('{}', 'is no list of detections'),
+        ('[{', 'is not a JSON file'),
+        ('{}', 'has no list of detections'),
         ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3], "score": 1}]', 'a detection needs image_id'),
         ('[{"image_id": 1, "category_id": 10, "bbox": [1, 2, 3, NaN], "score": 1}]', 'a detection needs image_id'),
         ('[{"image_id": 9, "category_id": 10, "bbox": [1, 2, 3, 4], "score": 1}]', 'is of other images or classes'),
@@ -314,10 +314,10 @@ def test_test_size(tmp_path):
     assert size(dict(type='Resize', scale_factor=0.5), ann_file=str(path)) == (125, 95)
     assert size(dict(type='Resize', scale_factor=(2.0, 0.5)), ann_file=str(path)) == (125, 380)  # of width, of height
     assert size(dict(type='Resize', scale=(64, 32)), dict(type='Resize', scale_factor=2)) == (64, 128)
-    with pytest.raises(ValueError, match='nothing tells the size of the images'):
+    with pytest.raises(ValueError, match='size of the images is not known'):
         size(as_it_is)
     path.write_text('{"images": [{"file_name": "1.jpg"}]}')
-    with pytest.raises(ValueError, match=r'val\.json does not tell the size of its images: KeyError'):
+    with pytest.raises(ValueError, match=r'val\.json does not have the size of its images: KeyError'):
         size(as_it_is, ann_file=str(path))
 
 
@@ -334,7 +334,7 @@ def test_page_has_the_size_of_unscaled_images(made_up, toy_coco, tmp_path):
     (toy_coco / 'val.json').unlink()
     html = Report(read_runs([run]), CPU, NOTHING).html()
     assert 'One image of the largest size' not in html
-    assert '<p class="problem">run: nothing tells the size of the images: ' in html
+    assert '<p class="problem">run: the size of the images is not known: ' in html
 
 
 def test_speed_takes_turns(monkeypatch):
@@ -349,9 +349,9 @@ def test_speed_takes_turns(monkeypatch):
 def test_busy_machine_is_told(made_up, toy_coco, tmp_path, monkeypatch):
     run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco)))
     for high, told in ((1.4, 0), (1.6, 1)):
-        monkeypatch.setattr(page_module, 'speed', lambda *args, high=high: dict(run=(1.0, 1.1, high)))
+        monkeypatch.setattr(cost, 'speed', lambda *args, high=high: dict(run=(1.0, 1.1, high)))
         html = Report(read_runs([run]), CPU, Options(images=0, gates=0)).html()
-        assert html.count('the machine must have been busy') == told
+        assert html.count('times vary too much') == told
         [times] = [t for c, t in made_up.tables(html).items() if c.startswith('Forward of one image')]
         assert [row[1] for row in times] == ['run', '1.10', '1.00', f'{high:.2f}']
 
@@ -393,7 +393,7 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
     assert ['parameters', '11,674,358', '+1,024 11,675,382'] in found[
         'One image of the largest size of the test pipeline'
     ]
-    assert found['Where the configs differ'] == [
+    assert found['Differences between the configs'] == [
         ['key', 'plain', 'ccd'],
         ['model.backbone.attention', 'not set', "dict(type='mmccd.CCD')"],
         ['model.backbone.init_cfg.checkpoint', "'checkpoints/r18_digits.pth'", "'checkpoints/ccd_r18_digits.pth'"],
@@ -402,7 +402,9 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
     assert re.findall(r'<p class="name">(.*?)</p>', page) == ['3.jpg', '1.jpg', '2.jpg']
     assert page.count('data:image/webp;base64,') == 3
     assert 'aria-label="ccd: F1 0.67: 1 found, 1 missed"' in page
-    assert '<p>plain has no attention with gates. ccd has gates, but its folder has no weights.</p>' in page
+    assert (
+        '<p>plain has no attention layers with gates. ccd has attention layers, but its folder has no weights.</p>'
+    ) in page
 
 
 def test_page_loads_nothing(two_runs):
@@ -466,7 +468,7 @@ def test_what_cannot_be_made_says_why(made_up, toy_coco, tmp_path, capsys):
     page = Report(runs, CPU, Options(images=3, gates=0, seconds=0)).html()
     problems = re.findall(r'<p class="problem">(.*?)</p>', page)
     for message in (
-        'unannotated: annotation file elsewhere/val.json is not there',
+        'unannotated: annotation file elsewhere/val.json does not exist',
         'broken: there are no stored',
         'other: ' + str(tmp_path),
         'broken: ',
@@ -578,7 +580,7 @@ def test_page_of_classifiers(made_up, classifiers):
         ['zero', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0'],
         ['one', '2', '★ 100.0', '\N{MINUS SIGN}50.0 50.0'],
     ]
-    assert found['What is taken for what most often (2 of 2 pairs)'][1:] == [
+    assert found['Most frequent confusions (2 of 2 pairs)'][1:] == [
         ['zero', 'one', '★ 0', '+1 1'],
         ['one', 'zero', '★ 0', '+1 1'],
     ]
@@ -609,13 +611,13 @@ def test_all_detected(made_up, toy_coco, tmp_path):
     assert 'All images are right: there is no worst one.' in page
 
 
-def test_gates_are_named_as_the_images(monkeypatch):
+def test_attention_maps_are_named_as_the_images(monkeypatch):
     titles = []
-    monkeypatch.setattr(page_module, 'prepare_image', lambda cfg, path: None)
-    monkeypatch.setattr(page_module, 'record_gates', lambda *args: None)
+    monkeypatch.setattr(attention, 'prepare_image', lambda cfg, path: None)
+    monkeypatch.setattr(attention, 'record_gates', lambda *args: None)
     buffer = io.BytesIO()
     Image.new('RGB', (8, 8)).save(buffer, 'PNG')
-    monkeypatch.setattr(page_module, 'draw_sheet', lambda seen, title: titles.append(title) or buffer.getvalue())
+    monkeypatch.setattr(attention, 'draw_attention_maps', lambda seen, title: titles.append(title) or buffer.getvalue())
     for task, name in (('classification', 'disc/1.png'), ('detection', '1.png')):
-        item = page_module._sheet(Run('run', 'run', task=task), None, {}, 'data/val/disc/1.png')
-        assert item.title == titles.pop() == name == page_module._image_name(task, 'data/val/disc/1.png')
+        item = attention._figure(Run('run', 'run', task=task), None, {}, 'data/val/disc/1.png')
+        assert item.title == titles.pop() == name == image_name(task, 'data/val/disc/1.png')

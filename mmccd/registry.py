@@ -22,5 +22,5 @@ WEIGHT_INITIALIZERS = Registry(
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.compat.mmdet_v06_metric'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmccd', locations=['mmccd.data'])
+DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmccd', locations=['mmccd.data.datasets'])
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmccd', locations=['mmccd.engine.strategies'])

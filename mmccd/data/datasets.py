@@ -1,4 +1,4 @@
-"""Data sets that survive a few broken images in training, and hide none in evaluation."""
+"""Datasets that tolerate a few broken images in training, and hide none in evaluation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from mmdet import datasets
 from mmengine.logging import print_log
 
-from mmccd.data.image_files import looks_cut, why_broken
-from mmccd.env import is_local
+from mmccd.env import OPTIONAL, is_local
 from mmccd.errors import UserError
 from mmccd.registry import DATASETS
+
+from .image_files import looks_cut, why_broken
 
 DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
 
@@ -35,7 +36,7 @@ def is_inside(path: str, folder: str) -> bool:
 
 
 class GuardedDataset:
-    """Mixin before one of mmengine's data sets: what an image or an annotation file can do wrong has a clear end.
+    """Mixin before one of mmengine's datasets: what an image or an annotation file can do wrong has a clear end.
 
     An image that is not there, cut short or cannot be decoded is skipped and counted if ``max_broken`` allows any:
     another one, drawn at random, takes its place (:class:`mmengine.dataset.BaseDataset` does that). Else, and always
@@ -49,7 +50,7 @@ class GuardedDataset:
 
     Raises:
         ValueError: If ``max_broken`` is none of 0 to 1.
-        UserError: If the annotations cannot be read, or a path leaves the root.
+        UserError: If the annotations cannot be read, a sample has no ``img_path``, or a path leaves the root.
         BrokenImageError: From ``dataset[i]``, for a broken image that may not be skipped.
     """
 
@@ -69,8 +70,8 @@ class GuardedDataset:
             raise UserError(f'the annotations {source} cannot be used ({reason}); {DOCTOR}') from e
         roots = [root for root in (self.data_root, *self.data_prefix.values()) if root] or ['.']
         plain = tuple(osp.join(root, '') for root in roots)
-        for info in data:
-            path = info['img_path']
+        for i, info in enumerate(data):
+            path = self._path(i, info)
             if path.startswith(plain) and os.pardir not in path:
                 continue  # of a million paths nearly all
             if not any(is_inside(path, root) for root in roots):
@@ -84,9 +85,20 @@ class GuardedDataset:
             # How often each image was skipped: shared, forked or spawned.
             self.skipped = torch.zeros(len(self), dtype=torch.int32).share_memory_()
 
+    def _path(self, idx: int, info: dict) -> str:
+        """Where the image of a sample is."""
+        path = info.get('img_path')
+        if not isinstance(path, str):
+            has = ', '.join(map(str, info)) if path is None else f'img_path={path!r}'
+            raise UserError(
+                f'{type(self).__name__} needs the path of an image as img_path in every sample, to name it if it is '
+                f'broken; sample {idx} has {has or "nothing"}'
+            )
+        return path
+
     def prepare_data(self, idx: int) -> Any:
         """The pipeline's result; None, which draws another one, for a broken image that may be skipped."""
-        path = self.get_data_info(idx)['img_path']
+        path = self._path(idx, self.get_data_info(idx))
         backend_args, reason = getattr(self, 'backend_args', None), ''
         try:
             if backend_args is None and is_local(path) and looks_cut(path):
@@ -117,10 +129,41 @@ class GuardedDataset:
         if broken > self.max_broken * len(self):
             raise BrokenImageError(
                 f'{broken} of {len(self)} training images cannot be used, more than max_broken={self.max_broken:g} '
-                f'of the data set allows, {example} among them; {DOCTOR}'
+                f'of the dataset allows, {example} among them; {DOCTOR}'
             )
 
 
 @DATASETS.register_module()
 class CocoDataset(GuardedDataset, datasets.CocoDataset):
     """``mmdet.CocoDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
+
+
+try:
+    from mmpretrain import datasets as _of_mmpretrain
+except Exception as error:  # a broken installation raises anything; detection does without
+    _reason = f'it cannot be imported ({type(error).__name__}: {error})'
+    if isinstance(error, ModuleNotFoundError) and error.name == 'mmpretrain':
+        _oldest, _distributions = OPTIONAL['mmpretrain']
+        _reason = f'it is not installed: pip install "{_distributions[0]}>={_oldest}"'
+
+    class _NotAvailable:
+        """In the place of MMPretrain's datasets: says why there are none, once one is asked for."""
+
+        reason = _reason
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            raise UserError(f'{type(self).__name__} needs MMPretrain, and {self.reason}')
+
+    _CustomDataset = _ImageNet = _NotAvailable
+else:
+    _CustomDataset, _ImageNet = _of_mmpretrain.CustomDataset, _of_mmpretrain.ImageNet
+
+
+@DATASETS.register_module()
+class CustomDataset(GuardedDataset, _CustomDataset):
+    """``mmpretrain.CustomDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
+
+
+@DATASETS.register_module()
+class ImageNet(GuardedDataset, _ImageNet):
+    """``mmpretrain.ImageNet`` with the argument ``max_broken`` of :class:`GuardedDataset`."""

@@ -1,9 +1,11 @@
-"""Data sets with broken images, through loaders with and without worker processes."""
+"""Datasets with broken images, through loaders with and without worker processes."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -109,7 +111,7 @@ def test_too_many(toy_coco, workers):
         paths(dataset, workers)
         paths(dataset, workers)  # should another one have taken the place of all three
     assert re.fullmatch(
-        r'3 of 6 training images cannot be used, more than max_broken=0\.4 of the data set allows, '
+        r'3 of 6 training images cannot be used, more than max_broken=0\.4 of the dataset allows, '
         r'\S+/train/[123]\.jpg among them; tools/checks/check_dataset\.py CONFIG says what else is wrong with the data',
         str(error.value),
     )
@@ -218,6 +220,26 @@ def test_annotations_that_are_none(toy_coco, content):
         coco(toy_coco)
 
 
+@pytest.mark.parametrize(
+    ('sample', 'has'), [(dict(img='x.jpg', img_id=3), 'img, img_id'), (dict(img_path=7), 'img_path=7'), ({}, 'nothing')]
+)
+def test_a_sample_without_a_path(toy_coco, monkeypatch, sample, has):
+    """Of a dataset of somebody else: what is missing, where, and what is there instead."""
+    from mmengine.dataset import BaseDataset
+
+    class Mine(GuardedDataset, BaseDataset):
+        pass
+
+    monkeypatch.setattr(BaseDataset, 'load_data_list', lambda self: [dict(img_path='a.jpg'), dict(sample)])
+    with pytest.raises(UserError, match=rf'Mine needs .*img_path.*; sample 1 has {has}$'):
+        Mine(serialize_data=False)
+    monkeypatch.setattr(BaseDataset, 'load_data_list', lambda self: [dict(img_path='a.jpg'), dict(img_path='b.jpg')])
+    dataset = Mine(serialize_data=False)
+    dataset.data_list[1] = dict(sample)  # lost on the way
+    with pytest.raises(UserError, match=rf'Mine needs .*img_path.*; sample 1 has {has if sample else "sample_idx"}'):
+        dataset[1]
+
+
 @pytest.mark.parametrize('value', [-0.1, 1.1, '1', None, True, float('nan')])
 def test_max_broken_is_a_share(toy_coco, value):
     with pytest.raises(ValueError, match='max_broken must be a share from 0 to 1, got '):
@@ -225,11 +247,68 @@ def test_max_broken_is_a_share(toy_coco, value):
 
 
 def test_counts_survive_spawned_workers(toy_coco):
-    """Spawned processes get the data set pickled; the counts are shared none the less."""
+    """Spawned processes get the dataset pickled; the counts are shared none the less."""
     (toy_coco / 'train' / '1.jpg').unlink()
     dataset = coco(toy_coco, max_broken=0.5)
     context = torch.multiprocessing.get_context('spawn')
-    process = context.Process(target=dataset.__getitem__, args=(0,))
+    process = context.Process(target=dataset.prepare_data, args=(0,))  # dataset[0] may draw it again
     process.start()
     process.join(120)
     assert dataset.broken() == {str(toy_coco / 'train' / '1.jpg'): 1}
+
+
+WITHOUT_MMPRETRAIN = """
+import sys
+{how}
+import mmccd
+from mmengine.registry import DATASETS
+dataset = DATASETS.build(dict(
+    type='mmccd.CocoDataset', data_root={root!r}, ann_file='train.json', data_prefix=dict(img='train/'),
+    metainfo=dict(classes=('cat', 'dog')), pipeline=[dict(type='mmdet.LoadImageFromFile')]))
+print('detection has', len(dataset), dataset[0]['img'].shape)
+for name in ('CustomDataset', 'ImageNet'):
+    try:
+        DATASETS.build(dict(type=f'mmccd.{{name}}', data_root={root!r}))
+    except mmccd.UserError as e:
+        print(e)
+"""
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (None, r'not installed: pip install "onedl-mmpretrain>='),
+        (
+            'import numpy.of_long_ago',
+            r"cannot be imported \(ModuleNotFoundError: No module named 'numpy.of_long_ago'\)",
+        ),
+        (
+            'raise ImportError("MMCV==9 is incompatible")',
+            r'cannot be imported \(ImportError: MMCV==9 is incompatible\)',
+        ),
+        ('1 / 0', r'cannot be imported \(ZeroDivisionError: division by zero\)'),
+    ],
+    ids=['none', 'lacks', 'import_error', 'other_error'],
+)
+def test_without_mmpretrain(toy_coco, tmp_path, content, reason):
+    """Detection works; MMPretrain's datasets say why they do not, in a broken installation above all."""
+    how = "sys.modules['mmpretrain'] = None"
+    if content is not None:
+        (tmp_path / 'broken' / 'mmpretrain').mkdir(parents=True)
+        (tmp_path / 'broken' / 'mmpretrain' / '__init__.py').write_text('__version__ = "1.2.0"')
+        (tmp_path / 'broken' / 'mmpretrain' / 'datasets.py').write_text(content)
+        how = f'sys.path.insert(0, {str(tmp_path / "broken")!r})'
+    code = WITHOUT_MMPRETRAIN.format(how=how, root=str(toy_coco))
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    detection, *others = done.stdout.splitlines()[-3:]
+    assert detection == 'detection has 6 (30, 40, 3)'
+    for name, line in zip(('CustomDataset', 'ImageNet'), others):
+        assert re.search(rf'{name} needs MMPretrain, and it (is )?{reason}', line), line
+
+
+def test_names_of_classes_need_no_datasets():
+    """Reading a config or a class name takes no seconds."""
+    code = "import sys, mmccd.data.classes; print({'mmdet', 'mmpretrain'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ['set()'], done.stderr

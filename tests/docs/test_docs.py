@@ -11,16 +11,19 @@ import pytest
 PAGES = [
     'README.md',
     'CONTRIBUTING.md',
+    'CHANGELOG.md',
     'benchmarks/README.md',
     *(
         f'docs/{name}.md'
         for name in (
             'index',
+            'installation',
             'quick_start',
             'imagenet_coco',
             'own_data',
             'visualization',
             'deployment',
+            'results',
             'mathematics',
             'benchmarks',
             'fidelity',
@@ -30,6 +33,7 @@ PAGES = [
             'write_an_attention',
             'api',
             'contributing',
+            'changelog',
         )
     ),
 ]
@@ -97,7 +101,7 @@ def commands(text):
 
 
 def test_commands_have_options_that_their_tool_knows(page, root):
-    common = (root / 'mmccd' / 'utils' / 'launch.py').read_text()
+    common = ''.join(path.read_text() for path in (root / 'mmccd' / 'cli').glob('*.py'))
     for tool, words in commands(page.read_text()):
         if tool.endswith('.sh'):
             tool = f'tools/{"test" if "_test" in tool else "train"}.py'
@@ -111,7 +115,7 @@ def test_cfg_options_fit_their_config(page, root):
     """Entries that the config has, values that its model takes."""
     from mmccd.cli.arguments import OptionsAction
     from mmccd.configs import load_config
-    from mmccd.models.build import check_model
+    from mmccd.models.build import build_model
 
     for _, words in commands(page.read_text()):
         if '--cfg-options' not in words:
@@ -120,19 +124,58 @@ def test_cfg_options_fit_their_config(page, root):
         parser.add_argument('--cfg-options', nargs='+', action=OptionsAction)
         given, rest = parser.parse_known_args(words)
         config = next(word for word in rest if word.startswith('configs/'))
-        check_model(load_config(str(root / config), given.cfg_options))
+        build_model(load_config(str(root / config), given.cfg_options))
 
 
 def test_configs_in_pages_are_configs(page, root, tmp_path):
     """Code that begins with ``_base_`` is a config: it loads, and its model can be built."""
     from mmccd.configs import load_config
-    from mmccd.models.build import check_model
+    from mmccd.models.build import build_model
 
     for language, code in FENCE.findall(page.read_text()):
         if language == 'python' and code.startswith('_base_'):
             path = tmp_path / 'config.py'
             path.write_text(re.sub(r"'\./(?:configs/)?", f"'{root}/configs/", code))
-            check_model(load_config(str(path)))
+            build_model(load_config(str(path)))
+
+
+def prose(text):
+    """A page without its code."""
+    return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_words(page, root):
+    """Those of the field, so that no reader has to guess. The changelog names what was renamed."""
+    if page.name == 'CHANGELOG.md':
+        return
+    found = re.findall(
+        r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data sets?)\b', prose(page.read_text()), re.IGNORECASE
+    )
+    assert not found, f'{page.relative_to(root)}: {found}'
+
+
+def test_readme_is_short(root):
+    """Everything else has a page."""
+    assert len((root / 'README.md').read_text().splitlines()) <= 180
+
+
+def test_no_paragraph_is_a_lone_word(page):
+    """A line that a tool has broken off."""
+    assert not re.findall(r'\n\n(\w{1,12})\n\n', prose(page.read_text()))
+
+
+def work_folders(text):
+    """Files below work_dirs/ that a page's commands read, and the folders that its commands or ``make demo`` write."""
+    shell = '\n'.join(code for language, code in FENCE.findall(text) if language in ('shell', 'python'))
+    return set(re.findall(r'work_dirs/(?!demo\b)(\w+_digits)/epoch_\d+\.pth', shell))
+
+
+def test_demo_checkpoints_are_where_the_demo_writes_them(page):
+    """``make demo`` writes into work_dirs/demo; a training of a page itself would have to be on it."""
+    text = page.read_text()
+    for config in work_folders(text):
+        trained = re.search(rf'tools/(?:train\.py|dist_train\.sh) configs/{config}\.py(?!.*--work-dir)', text)
+        assert trained, f'{page.name}: nothing on the page writes work_dirs/{config}'
 
 
 def test_figures_are_small(root):

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from skimage.data import astronaut
 
 from mmccd.ops import ccd_gate
-from mmccd.ops.functional import nearest_cells
+from mmccd.ops.geometry import cell_of
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 SCALES = (1, 2, 4)
@@ -101,7 +101,7 @@ def draw_bins(size: int = 7, cells: int = 4) -> Figure:
         y = 1.15 + 0.42 * (j % 2)
         axes.plot([first + 0.06, last - 0.06], [y, y], color=BLUE, linewidth=7, solid_capstyle='butt')
         axes.text((first + last) / 2, y + 0.1, f'bin {j}', ha='center', va='bottom', color=BLUE, fontsize=9)
-    read = nearest_cells(size, cells).tolist()
+    read = cell_of(torch.arange(size), size, cells).tolist()
     for j in range(cells):
         rows = [i for i in range(size) if read[i] == j]
         axes.plot([rows[0] + 0.06, rows[-1] + 0.94], [-0.35, -0.35], color=ORANGE, linewidth=7, solid_capstyle='butt')

@@ -12,19 +12,38 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .functional import FLATNESS
+from .geometry import bin_end, bin_start, cell_of
+from .options import FLATNESS
+
+
+class _Counts:
+    """Integers of at least 0 whose ``//`` truncates: one operator of ONNX, where a tensor's own, floor, is nine."""
+
+    def __init__(self, value: int | Tensor) -> None:
+        self.value = value
+
+    def __add__(self, other: int) -> _Counts:
+        return _Counts(self.value + other)
+
+    def __sub__(self, other: int) -> _Counts:
+        return _Counts(self.value - other)
+
+    def __mul__(self, other: int | Tensor) -> _Counts:
+        return _Counts(self.value * other)
+
+    def __floordiv__(self, other: int | Tensor) -> Tensor:
+        return torch.div(self.value, other, rounding_mode='trunc')
 
 
 def _cells(size: int | Tensor, cells: int) -> Tensor:
-    """As ``nearest_cells``: floor(i * cells / size), (size,). Truncation is one operator of ONNX, floor nine."""
-    return torch.div(torch.arange(size) * cells, size, rounding_mode='trunc')
+    """Cell that each of ``size`` positions reads, (size,)."""
+    return cell_of(_Counts(torch.arange(size)), size, cells)
 
 
 def pooling_matrix(size: int | Tensor, cells: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """(cells, size): row i averages the positions floor(i * size / cells) to ceil((i + 1) * size / cells) - 1."""
-    i = torch.arange(cells)
-    start = torch.div(i * size, cells, rounding_mode='trunc')
-    end = torch.div((i + 1) * size + (cells - 1), cells, rounding_mode='trunc')
+    """(cells, size): row i averages the positions from ``bin_start(i)`` to before ``bin_end(i)``."""
+    i = _Counts(torch.arange(cells))
+    start, end = bin_start(i, size, cells), bin_end(i, size, cells)
     position = torch.arange(size)
     inside = (position >= start[:, None]) & (position < end[:, None])
     return inside.to(dtype) / (end - start).to(dtype)[:, None]

@@ -1,13 +1,10 @@
 """The form of CCD that is exported to ONNX, against the definition; the export itself is in tests/deployment."""
 
-import importlib
-
 import pytest
 import torch
 
 from mmccd.ops import onnx as ccd_onnx
-
-ccd = importlib.import_module('mmccd.ops.functional')  # mmccd.ops.ccd is the function
+from mmccd.ops import reference
 
 
 def test_pooling_matrix_by_hand():
@@ -29,7 +26,7 @@ def test_context_is_that_of_the_definition(scales):
         for width in (1, 2, 3, 6, 7, 82):
             z = torch.randn(1, 2, height, width, dtype=torch.float64)
             torch.testing.assert_close(
-                ccd_onnx.pooled_context(z, scales), ccd._pooled_context(z, scales), rtol=0, atol=1e-14
+                ccd_onnx.pooled_context(z, scales), reference._pooled_context(z, scales), rtol=0, atol=1e-14
             )
 
 
@@ -39,7 +36,7 @@ def test_normalisation_is_that_of_the_definition(normalize, size):
     d = torch.randn(2, 3, *size, dtype=torch.float64)
     d[0, 1] = 0.7  # flat
     got = ccd_onnx.normalize_over_space(d, normalize, 1e-7)
-    torch.testing.assert_close(got, ccd._normalize_over_space(d, normalize, 1e-7), rtol=0, atol=1e-12)
+    torch.testing.assert_close(got, reference._normalize_over_space(d, normalize, 1e-7), rtol=0, atol=1e-12)
     if normalize is not None:
         assert got[0, 1].eq(0).all()
     if normalize is not None and size == (1, 1):

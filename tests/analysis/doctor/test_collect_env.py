@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mmccd.analysis.doctor.collect_env import collect_env
+from mmccd.analysis.doctor import collect_env, installed, problems as doctor
+from mmccd.env import OPTIONAL, REQUIRED
 
 GOOD = {
     'torch': '2.11.0+cu130',
@@ -45,24 +46,20 @@ def problems(monkeypatch):
     """``find_problems`` in an environment that differs from a good one: versions, failing imports, sources, ..."""
 
     def find(versions=(), imports=(), sources=(), operators='stand-in', driver=False):
-        installed = {**GOOD, **dict(versions)}
+        there = {**GOOD, **dict(versions)}
         required = {
             'torchvision': ['numpy', 'torch (==2.11.0)', "scipy ; extra == 'scipy'"],
             'torch': ['triton==3.6.0; platform_system == "Linux"'],
         }
-        names = {
-            n
-            for n, (_, ds) in {**collect_env.REQUIRED, **collect_env.OPTIONAL}.items()
-            if any(installed.get(d) for d in ds)
-        }
-        monkeypatch.setattr(collect_env, '_version', installed.get)
-        monkeypatch.setattr(collect_env, '_requires', lambda d: required.get(d, []))
-        monkeypatch.setattr(collect_env, '_can_be_found', lambda m: m in names)
-        monkeypatch.setattr(collect_env, '_import_error', dict(imports).get)
-        monkeypatch.setattr(collect_env, '_source', lambda m: dict(sources).get(m, ''))
-        monkeypatch.setattr(collect_env, '_nvidia_driver', lambda: driver)
-        monkeypatch.setattr(collect_env.mmcv_ops, 'in_use', lambda: operators)
-        return collect_env.find_problems()
+        names = {n for n, (_, ds) in {**REQUIRED, **OPTIONAL}.items() if any(there.get(d) for d in ds)}
+        monkeypatch.setattr(installed, 'version', there.get)
+        monkeypatch.setattr(installed, 'requires', lambda d: required.get(d, []))
+        monkeypatch.setattr(installed, 'can_be_found', lambda m: m in names)
+        monkeypatch.setattr(installed, 'import_error', dict(imports).get)
+        monkeypatch.setattr(installed, 'source', lambda m: dict(sources).get(m, ''))
+        monkeypatch.setattr(installed, 'nvidia_driver', lambda: driver)
+        monkeypatch.setattr(doctor.mmcv_ops, 'in_use', lambda: operators)
+        return doctor.find_problems()
 
     return find
 
@@ -120,13 +117,13 @@ def test_good_environments(problems, versions):
         ),
         (
             dict(versions={'triton': '3.2.0'}),
-            'torch 2.11.0+cu130 wants triton 3.6.0, and triton 3.2.0 is installed',
+            'torch 2.11.0+cu130 needs triton 3.6.0, and triton 3.2.0 is installed',
             'pip install "triton==3.6.0"',
             False,
         ),
         (
             dict(versions={**ORIGINAL, 'numpy': '2.0.0'}, sources=SOURCES),
-            'mmcv-lite 2.1.0 is of the time before numpy 2, and numpy 2.0.0 is installed',
+            'mmcv-lite 2.1.0 was built before numpy 2, and numpy 2.0.0 is installed',
             'pip install "numpy<2"',
             True,
         ),
@@ -189,7 +186,7 @@ def test_torch_that_is_too_old(problems):
 @pytest.mark.parametrize(
     ('mode', 'texts'),
     [
-        ('off', ['mmcv has no compiled operators, and MMCCD_MMCV_OPS=off keeps the stand-in out']),
+        ('off', ['mmcv has no compiled operators, and MMCCD_MMCV_OPS=off disables the stand-in']),
         ('no', ["MMCCD_MMCV_OPS='no' is none of ('auto', 'off')"]),
     ],
 )
@@ -230,24 +227,24 @@ def test_what_is_broken_comes_first(problems):
 
 def test_exit_codes_and_output(monkeypatch, capsys):
     monkeypatch.setattr(collect_env, 'collect_env', lambda: {'Python': '3.11'})
-    bad, warning = collect_env.Problem('a', 'do\nthis'), collect_env.Problem('b', 'do that', broken=False)
+    bad, warning = doctor.Problem('a', 'do\nthis'), doctor.Problem('b', 'do that', broken=False)
     for found, code, last in (
         ([], 0, 'No problem found.'),
-        ([warning], 0, '  mend with:  do that'),
-        ([bad, warning], 1, '  mend with:  do that'),
+        ([warning], 0, '  fix with:  do that'),
+        ([bad, warning], 1, '  fix with:  do that'),
     ):
         monkeypatch.setattr(collect_env, 'find_problems', lambda found=found: found)
         assert collect_env.main() == code
         lines = capsys.readouterr().out.splitlines()
         assert (lines[0], lines[-1]) == ('Python: 3.11', last)
-    assert lines[2:5] == ['BROKEN: a', '  mend with:  do', '              this']
+    assert lines[2:5] == ['BROKEN: a', '  fix with:  do', '             this']
 
 
 def test_versions_are_compared_as_numbers():
-    assert collect_env._release('2.11.0+cu130') == (2, 11, 0) > collect_env._release('2.6.0')
-    assert collect_env._release('3.0.0rc1') == (3, 0, 0)
-    assert collect_env._release(None) == ()
-    assert collect_env._matching_torchvision((2, 6, 0)) == '0.21.0'
+    assert installed.release('2.11.0+cu130') == (2, 11, 0) > installed.release('2.6.0')
+    assert installed.release('3.0.0rc1') == (3, 0, 0)
+    assert installed.release(None) == ()
+    assert installed.matching_torchvision((2, 6, 0)) == '0.21.0'
 
 
 @pytest.mark.slow
@@ -263,7 +260,7 @@ def test_report_of_this_environment(root):
     assert done.returncode == 0, done.stdout + done.stderr
     report = dict(line.split(': ', 1) for line in done.stdout.splitlines() if ': ' in line)
     assert report['mmcv operators'] in ('stand-in', 'compiled')
-    assert report["mmccd.ops.ccd(impl='auto') on cpu"] in ('ccd_cpu', 'ccd_torch')
+    assert report["mmccd.ops.ccd(impl='auto') on cpu"] in ('cpu', 'torch')
     assert {'PyTorch', 'CUDA available', 'torch', 'mmdet', 'numpy', 'numba', 'triton'} <= set(report)
 
 
@@ -286,5 +283,5 @@ def test_check_env_without_torch_mmcv_and_mmdet(root, tmp_path):
         ('mmdet', 'onedl-mmdetection>=3.3.0'),
         ('mmengine', 'onedl-mmengine>=0.10.7'),
     ):
-        assert f'BROKEN: {name} is not installed\n  mend with:  pip install "{command}"\n' in done.stdout
-    assert 'BROKEN: packaging is not installed\n  mend with:  pip install packaging\n' in done.stdout
+        assert f'BROKEN: {name} is not installed\n  fix with:  pip install "{command}"\n' in done.stdout
+    assert 'BROKEN: packaging is not installed\n  fix with:  pip install packaging\n' in done.stdout

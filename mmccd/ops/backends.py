@@ -1,0 +1,183 @@
+"""Backends of CCD: what a backend is, which there are, and which one a call takes.
+
+Adding one is a file with the functions of :class:`Backend` and a row of :data:`BACKENDS`; the tests cover every row.
+Modules are imported when they are first asked for, so nothing here imports numba or Triton, or touches a device.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from importlib import import_module
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from .options import Options
+
+Saved = tuple[Tensor, Tensor, Tensor]
+
+
+class Backend(Protocol):
+    """What computes :func:`mmccd.ops.ccd`; a module with these functions is one.
+
+    ``x`` is (N, C, H, W) of any strides, N and C possibly 0, H and W at least 1. Arguments are checked already.
+    ``residual`` has the shape and device of ``x``; its dtype and strides may differ. :func:`add_relu_` and
+    :func:`relu_gradient` are for backends without kernels that add it in the same pass.
+    """
+
+    def unavailable(self, x: Tensor, options: Options) -> str | None:
+        """Why this cannot run on these tensors and options, for a message; None if it can. Allocates nothing."""
+
+    def forward(
+        self, x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, keep: bool
+    ) -> tuple[Tensor, Saved]:
+        """Gate ``x``, and add and rectify where there is a ``residual``.
+
+        Returns:
+            tuple: y, with the strides of ``torch.empty_like(x)``, and what backward needs: (context, d, stats), all in
+            the computing dtype (:func:`compute_dtype`), without elements if not ``keep``:
+
+            - context (N, C, S, S): mean of the poolings on the finest grid, S = max(scales);
+            - d (N, G, H, W): the similarity before normalisation (of the cosine: after the division by the norms);
+            - stats (N, G, 2): z-score: mean and deviation of d; min-max: minimum and range; none: not read. The second
+              number is exactly 0 where the map is flat: the decision is taken once, and backward reads it here.
+        """
+
+    def backward(
+        self,
+        grad_y: Tensor,
+        y: Tensor | None,
+        x: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        saved: Saved,
+        options: Options,
+        need_x: bool,
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Gradients of x, residual, scale and bias.
+
+        ``grad_y`` has any strides. ``y`` is given where there was a residual, whose gradient then has the dtype and
+        strides of ``y``; else it is None. With ``need_x=False`` the gradient of x may be without elements.
+        """
+
+
+class Row(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        module (str): Where the functions are, a dotted path.
+        preferred_on (tuple[str, ...]): Device types whose tensors ``impl='auto'`` gives to it.
+    """
+
+    module: str
+    preferred_on: tuple[str, ...] = ()
+
+
+BACKENDS = {
+    'torch': Row('mmccd.ops.torch_backend'),  # stock operators, everywhere: what 'auto' falls back to
+    'cpu': Row('mmccd.ops.numba_backend.launch', preferred_on=('cpu',)),
+    'triton': Row('mmccd.ops.triton_backend.launch'),  # not preferred: it has run in Triton's interpreter alone
+}
+_reported: set[str] = set()
+_logger = logging.getLogger(__name__)
+
+
+def check_impl(impl: str) -> None:
+    """Raise ValueError unless ``impl`` is ``'auto'`` or in the table."""
+    if impl != 'auto' and impl not in BACKENDS:
+        raise ValueError(f'impl must be one of {("auto", *BACKENDS)}, got {impl!r}')
+
+
+class _Adapted:  # TODO: goes when all backends have the interface above
+    def __init__(self, module):
+        import inspect
+
+        self.module = module
+        self.old = list(inspect.signature(module.unavailable).parameters) == ['x']
+        self.__name__ = module.__name__
+
+    def unavailable(self, x, options):
+        return self.module.unavailable(x) if self.old else self.module.unavailable(x, options)
+
+    def forward(self, x, residual, scale, bias, options, keep):
+        if self.old:
+            y, saved = self.module.forward(x, scale, bias, options, keep)
+            return add_relu_(y, residual), saved
+        if residual is None or self.module.adds_residual(x, residual, options):
+            return self.module.forward(x, residual, scale, bias, options, keep)
+        y, saved = self.module.forward(x, None, scale, bias, options, keep)
+        return add_relu_(y, residual), saved
+
+    def backward(self, grad_y, y, x, scale, bias, saved, options, need_x):
+        grad_residual = None
+        if y is not None and (self.old or not self.module.adds_residual(x, y, options)):
+            grad_y = grad_residual = relu_gradient(grad_y, y)
+            y = None
+        if self.old:
+            a, b, c = self.module.backward(grad_y, x, scale, bias, saved, options, need_x)
+            return a, grad_residual, b, c
+        a, r, b, c = self.module.backward(grad_y, y, x, scale, bias, saved, options, need_x)
+        return a, grad_residual if r is None else r, b, c
+
+
+@cache
+def _load(module: str) -> Backend:
+    from importlib.util import find_spec
+
+    if module.endswith('triton_backend.launch') and find_spec(module) is None:
+        module = 'mmccd.ops.triton_backend.kernels'
+    loaded = import_module(module)
+    return cast(Backend, loaded if module.endswith('torch_backend') else _Adapted(loaded))
+
+
+def load(name: str) -> Backend:
+    """The backend of a row of the table, imported."""
+    return _load(BACKENDS[name].module)
+
+
+def choose(impl: str, x: Tensor, options: Options) -> Backend:
+    """The backend that runs these tensors and options: a named one, or with ``'auto'`` that of :func:`automatic`.
+
+    Raises:
+        ValueError: If a named one cannot run, with the reason.
+    """
+    if impl == 'auto':
+        return load(automatic(x, options))
+    backend = load(impl)
+    reason = backend.unavailable(x, options)
+    if reason is not None:
+        raise ValueError(f'impl={impl!r} cannot run here: {reason}')
+    return backend
+
+
+def automatic(x: Tensor, options: Options) -> str:
+    """Name of the backend that ``impl='auto'`` takes: the one that is preferred on the device of ``x``.
+
+    If that one cannot run, it is stock operators, and a warning is logged, once in a process.
+    """
+    for name, row in BACKENDS.items():
+        if x.device.type in row.preferred_on:
+            reason = load(name).unavailable(x, options)
+            if reason is None:
+                return name
+            if name not in _reported:
+                _reported.add(name)
+                _logger.warning("ccd: impl='auto' runs stock operators, since %r cannot run: %s", name, reason)
+    return 'torch'
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of sums: float32 for half precision, else the dtype itself."""
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def add_relu_(y: Tensor, residual: Tensor | None) -> Tensor:
+    """relu(y + residual) in the memory of ``y``; ``y`` itself without a residual."""
+    return y if residual is None else y.add_(residual).relu_()
+
+
+def relu_gradient(grad_y: Tensor, y: Tensor) -> Tensor:
+    """Gradient of what ``y`` is the relu of, with the strides of ``y``: ``grad_y`` where y is above 0, or NaN."""
+    return torch.ops.aten.threshold_backward.grad_input(grad_y, y, 0, grad_input=torch.empty_like(y))

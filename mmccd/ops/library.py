@@ -1,0 +1,167 @@
+"""CCD inside PyTorch: one pair of custom operators, and a way around their Python where nobody looks at operators.
+
+``mmccd::ccd_forward`` and ``mmccd::ccd_backward`` are what torch.compile and torch.export keep whole; tensor
+subclasses, dispatch modes and functorch's transforms meet them, too. :class:`Direct` is the same for plain tensors
+outside all of these. Both are kept, because torch.library costs 0.2 ms a layer (see :func:`is_eager`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from .backends import Backend, choose, compute_dtype
+from .options import Options
+
+_OPTIONS = 'int groups, int[] scales, str similarity, str? normalize, float eps, float gain, str impl'
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager:
+    """Where backends run: float32 sums stay so in products with matrices, too."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def is_eager(*tensors: Tensor | None) -> bool:
+    """Whether nothing but autograd listens: no subclass, no mode, no transform, which take note of operators."""
+    return (
+        all(t is None or (type(t) in (Tensor, Parameter) and not t.is_meta) for t in tensors)
+        and not torch._C._len_torch_dispatch_stack()
+        and not torch._C._are_functorch_transforms_active()
+    )
+
+
+class Direct(torch.autograd.Function):
+    """The operators for plain tensors."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        x: Tensor,
+        residual: Tensor | None,
+        scale: Tensor,
+        bias: Tensor,
+        options: Options,
+        impl: str,
+        backend: Backend,
+    ) -> Tensor:
+        y, saved = backend.forward(x, residual, scale, bias, options, True)
+        ctx.backend = backend
+        _save(ctx, x, residual, scale, bias, options, impl, y, saved)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_y is None or torch.is_grad_enabled():  # the operator says what is wrong with a second derivative
+            return *_gradients(ctx, grad_y), None, None, None
+        y, x, scale, bias, *saved = ctx.saved_tensors
+        need = ctx.needs_input_grad
+        with without_autocast(x):
+            grads = ctx.backend.backward(grad_y, y, x, scale, bias, tuple(saved), ctx.options, need[0])
+        return *(g if n else None for g, n in zip(grads, need)), None, None, None
+
+
+def _save(
+    ctx,
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    options: Options,
+    impl: str,
+    y: Tensor,
+    saved: Sequence[Tensor],
+) -> None:
+    """Keep what backward needs."""
+    ctx.options, ctx.impl = options, impl
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(None if residual is None else y, x, scale, bias, *saved)
+
+
+def _gradients(ctx, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Of x, residual, scale and bias, None where not asked for, by the operator."""
+    if grad_y is None:
+        return (None,) * 4
+    need = ctx.needs_input_grad[:4]
+    grads = torch.ops.mmccd.ccd_backward(grad_y, *ctx.saved_tensors, *ctx.options, ctx.impl, need[0])
+    return tuple(g if n else None for g, n in zip(grads, need))
+
+
+@torch.library.custom_op(
+    'mmccd::ccd_forward',
+    mutates_args=(),
+    schema=f'(Tensor x, Tensor? residual, Tensor scale, Tensor bias, {_OPTIONS}, bool keep)'
+    ' -> (Tensor, Tensor, Tensor, Tensor)',
+)
+def ccd_forward(x, residual, scale, bias, groups, scales, similarity, normalize, eps, gain, impl, keep):
+    """(y, context, d, stats) of :class:`mmccd.ops.backends.Backend`."""
+    options = Options(groups, tuple(scales), similarity, normalize, eps, gain)
+    with without_autocast(x):
+        y, saved = choose(impl, x, options).forward(x, residual, scale, bias, options, keep)
+    return y, *saved
+
+
+@ccd_forward.register_fake
+def _(x, residual, scale, bias, groups, scales, similarity, normalize, eps, gain, impl, keep):
+    n, c, h, w = x.shape
+    grid = max(scales)
+    shapes = ((n, c, grid, grid), (n, groups, h, w), (n, groups, 2)) if keep else ((0,),) * 3
+    return torch.empty_like(x), *(x.new_empty(shape, dtype=compute_dtype(x.dtype)) for shape in shapes)
+
+
+def _setup_context(ctx, inputs, output) -> None:
+    x, residual, scale, bias, *options, impl, keep = inputs
+    y, *saved = output
+    ctx.mark_non_differentiable(*saved)
+    ctx.keep = keep
+    if keep:
+        _save(ctx, x, residual, scale, bias, Options(*options), impl, y, saved)
+
+
+def _autograd(ctx, grad_y, *_):
+    return *_gradients(ctx, grad_y if ctx.keep else None), *(None,) * 8
+
+
+ccd_forward.register_autograd(_autograd, setup_context=_setup_context)
+
+
+@torch.library.custom_op(
+    'mmccd::ccd_backward',
+    mutates_args=(),
+    schema='(Tensor grad_y, Tensor? y, Tensor x, Tensor scale, Tensor bias, Tensor context, Tensor d, Tensor stats, '
+    f'{_OPTIONS}, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)',
+)
+def ccd_backward(
+    grad_y, y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps, gain, impl, need_x
+):
+    """Gradients of x, residual, scale and bias; without elements where x's is not needed, or there is no residual."""
+    options = Options(groups, tuple(scales), similarity, normalize, eps, gain)
+    with without_autocast(x):
+        grad_x, grad_residual, grad_scale, grad_bias = choose(impl, x, options).backward(
+            grad_y, y, x, scale, bias, (context, d, stats), options, need_x
+        )
+    return (
+        grad_x if need_x else x.new_empty(0),
+        x.new_empty(0) if grad_residual is None else grad_residual,
+        grad_scale,
+        grad_bias,
+    )
+
+
+@ccd_backward.register_fake
+def _(grad_y, y, x, scale, bias, context, d, stats, groups, scales, similarity, normalize, eps, gain, impl, need_x):
+    return (
+        torch.empty_like(x) if need_x else x.new_empty(0),
+        x.new_empty(0) if y is None else torch.empty_like(y),
+        torch.empty_like(scale),
+        torch.empty_like(bias),
+    )
+
+
+@ccd_backward.register_autograd
+def _no_second_derivative(*_):
+    raise RuntimeError('ccd has no second derivative; take it through mmccd.ops.ccd_reference')

@@ -1,10 +1,10 @@
-"""Parameters, operations and activations of a model, counted on the meta device: without data, weights or waiting.
+"""Parameters, operations and activations of a model, counted on the meta device, without data or weights.
 
-Three conventions, since one number called FLOPs means several things:
+Three conventions, since "FLOPs" means different things in different papers:
 
 * ``published``: the one behind the paper's Table 1. By module: a convolution counts its multiply-accumulates and its
   bias, a linear layer its multiply-accumulates, BatchNorm two for each input element, ReLU one for each output element,
-  every pooling one for each input element; what is a function and no module counts nothing, CCD's arithmetic among it.
+  every pooling one for each input element; functions that are not modules count nothing, CCD's arithmetic included.
 * ``mac``: multiply-accumulates of convolutions and linear layers, and every elementary operation of the attentions.
 * ``mmengine``: what ``mmengine.analysis`` counts, operator by operator on a traced model.
 """
@@ -34,11 +34,11 @@ class Complexity:
     """Counts for one image.
 
     Attributes:
-        params (int): Numbers in the parameters.
-        flops (int): Operations in the convention asked for.
+        params (int): Elements of the parameters.
+        flops (int): Operations in the chosen convention.
         activations (int): Outputs of convolutions and linear layers.
         attention_params (int): Those of ``params`` in attention layers.
-        attention_ops (int): Elementary operations of the attention layers, all of them, in any convention.
+        attention_ops (int): All elementary operations of the attention layers, in any convention.
     """
 
     params: int = 0
@@ -82,7 +82,7 @@ def _published(module: nn.Module, x: Tensor, out: Tensor) -> int:
 
 
 def _published_correction(layer: nn.Module, x: Tensor, out: Tensor) -> int:
-    """Where a layer here is built of other modules than the one that was counted for the paper."""
+    """Difference where a layer consists of other modules here than in the implementation counted for the paper."""
     if isinstance(layer, SE):  # its convolutions were linear layers, whose bias does not count
         return -layer.conv1.conv.out_channels - layer.conv2.conv.out_channels
     if isinstance(layer, GE) and layer.gather is None:  # a function here
@@ -127,9 +127,9 @@ def _module_ops(module: nn.Module, x: Tensor, out: Tensor) -> int:
 
 
 def run_once(model: nn.Module, x: Tensor) -> Any:
-    """One image (1, 3, H, W) through everything that convolves.
+    """One image (1, 3, H, W) through backbone, neck and heads, without post-processing.
 
-    Of a detector: backbone, neck and heads; heads on RoIs get as many as are kept at test time.
+    Heads on RoIs get as many as are kept at test time.
     """
     with torch.no_grad():
         if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
@@ -154,7 +154,7 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
         model (nn.Module): A classifier of mmpretrain or a detector of mmdet, on the meta device; ``'mmengine'`` moves
             it to the CPU.
         shape (tuple[int, int]): Height and width of the image in pixels.
-        convention (str): ``'published'``, ``'mac'`` or ``'mmengine'``, see above.
+        convention (str): ``'published'``, ``'mac'`` or ``'mmengine'``, see above. Default: ``'published'``.
 
     Raises:
         ValueError: For another convention.
@@ -176,7 +176,7 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
         if module in inside:
             ops = _module_ops(module, x, out) + _elementary(module, x, out)
             total.attention_ops += ops
-            if convention == 'mac':  # the products are in already
+            if convention == 'mac':  # the products are counted already
                 total.flops += ops - (_macs(module, out) if isinstance(module, (*_CONVOLUTIONS, nn.Linear)) else 0)
         if convention == 'published':
             total.flops += _published(module, x, out) + _published_correction(module, x, out)
@@ -196,7 +196,7 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
 
 
 class _Traced(nn.Module):
-    """What mmengine's analyzer traces: a call with a tensor alone."""
+    """A call with a single tensor, as mmengine's analyzer traces it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Runs of several configs with several seeds: what they measured, compared seed by seed."""
+"""Runs of several configs with several seeds: their results, compared seed by seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-# What a task is usually compared by, in this order of preference.
+# Metrics that tasks are usually compared by, in order of preference.
 METRICS = ('coco/bbox_mAP', 'accuracy/top1')
 
 
@@ -20,11 +20,11 @@ class Result:
     Attributes:
         config (str): Name of the config, without folder and ending.
         seed (int): ``randomness.seed`` of the run.
-        metric (str): As the evaluator calls it, e.g. ``'coco/bbox_mAP'``.
+        metric (str): Its name in the evaluator, e.g. ``'coco/bbox_mAP'``.
         value (float): In the metric's own unit, of the last epoch.
-        seconds (float): Wall-clock time of the training, all its parts together.
+        seconds (float): Wall-clock time of the training, summed over interruptions.
         options (str): ``--cfg-options`` that all runs had.
-        device (str): What it ran on.
+        device (str): Name of the GPU or CPU.
         torch (str): Version of PyTorch.
         mmccd (str): Version of mmccd.
         date (str): When it ended, YYYY-MM-DD.
@@ -43,7 +43,7 @@ class Result:
 
 
 def write_results(path: str, results: Iterable[Result]) -> None:
-    """Write a CSV file, a row a metric of a run, sorted."""
+    """Write a sorted CSV file: a row for each metric of each run."""
     rows = sorted((asdict(r) for r in results), key=lambda r: (r['metric'], r['config'], r['seed']))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, 'w', newline='') as f:
@@ -53,10 +53,10 @@ def write_results(path: str, results: Iterable[Result]) -> None:
 
 
 def read_results(path: str) -> list[Result]:
-    """Read what :func:`write_results` wrote.
+    """Read a file of :func:`write_results`.
 
     Raises:
-        ValueError: If the file has other columns or a value that is no number.
+        ValueError: If the file has other columns or a value is not a number.
     """
     with open(path, newline='') as f:
         reader = csv.DictReader(f)
@@ -76,14 +76,14 @@ def read_results(path: str) -> list[Result]:
 
 @dataclass(frozen=True)
 class Summary:
-    """A config's values over the seeds, and what they are above those of the first config.
+    """A config's values over the seeds, and their differences to those of the first config.
 
     Attributes:
         config (str): Name of the config.
         values (dict[int, float]): Value by seed.
         mean (float): Over the seeds.
         std (float): Sample standard deviation (n - 1); NaN with one seed.
-        difference (float): Mean over the seeds that both have of own value minus the first config's; NaN without any.
+        difference (float): Mean of own value minus the first config's, over the seeds that both have; NaN without any.
         difference_std (float): Sample standard deviation of those differences; NaN with one seed.
         interval (float): Half the 95 % confidence interval of ``difference`` by Student's t; NaN with one seed.
     """
@@ -102,8 +102,8 @@ def summarise(results: Sequence[Result], metric: str, order: Sequence[str] | Non
 
     Args:
         results (Sequence[Result]): Of any configs and metrics.
-        metric (str): The one to compare by.
-        order (Sequence[str] | None): Configs, the one to compare with first; default: as they come in ``results``.
+        metric (str): Name of the metric to compare.
+        order (Sequence[str] | None): Configs, beginning with the one to compare with. Default: as in ``results``.
 
     Raises:
         ValueError: If no result has this metric.
@@ -115,7 +115,7 @@ def summarise(results: Sequence[Result], metric: str, order: Sequence[str] | Non
     values = {name: dict(sorted(v.items())) for name, v in values.items() if v}
     if not values:
         known = ', '.join(sorted({r.metric for r in results})) or 'none'
-        raise ValueError(f'metric {metric!r} was measured by no run (there are: {known})')
+        raise ValueError(f'metric {metric!r} was not measured by any run (measured: {known})')
     first = next(iter(values.values()))
     found = []
     for name, own in values.items():
@@ -141,8 +141,8 @@ def table(summaries: Sequence[Summary], metric: str, digits: int | None = None) 
 
     Args:
         summaries (Sequence[Summary]): The first is what the others are compared with.
-        metric (str): Its heading.
-        digits (int | None): Decimals; default: 4 for metrics between 0 and 1, else 2.
+        metric (str): Name of the metric, for the heading.
+        digits (int | None): Decimals. Default: 4 for metrics between 0 and 1, else 2.
     """
     if digits is None:
         digits = 4 if all(abs(v) <= 1 for s in summaries for v in s.values.values()) else 2
@@ -172,6 +172,6 @@ def _std(values: list[float]) -> float:
 
 def _t95(freedom: int) -> float:
     """Two-sided 95 % quantile of Student's t."""
-    from scipy.stats import t  # mmdet needs it, too; half a second to import
+    from scipy.stats import t  # a requirement of mmdet; half a second to import
 
     return float(t.ppf(0.975, freedom))

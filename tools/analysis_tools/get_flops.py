@@ -1,4 +1,4 @@
-"""Parameters, operations and activations of configs, beside plain ResNet. Needs no data and no weights."""
+"""Count parameters, operations and activations of configs, beside plain ResNet. Needs no data and no weights."""
 
 import argparse
 import copy
@@ -7,7 +7,7 @@ import os.path as osp
 
 from mmengine.config import Config
 
-import mmccd  # noqa: F401
+import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
 from mmccd.cli.arguments import run_tool
 from mmccd.configs import load_config
@@ -17,8 +17,8 @@ EXAMPLES = """examples:
   python tools/analysis_tools/get_flops.py configs/*_r50_8xb32_in1k.py
   python tools/analysis_tools/get_flops.py configs/retinanet_ccd_r50_fpn_1x_coco.py --shape 800 1344 --convention mac
 conventions:
-  published  behind the paper's Table 1: modules only, so that CCD, which is a function, counts nothing
-  mac        multiply-accumulates of convolutions and linear layers, and all arithmetic of the attentions
+  published  as in the paper's Table 1: modules only, so that CCD, which is a function, counts nothing
+  mac        multiply-accumulates of convolutions and linear layers, and all arithmetic of the attention layers
   mmengine   mmengine.analysis
 """
 
@@ -35,7 +35,7 @@ def parse_args() -> argparse.Namespace:
         metavar=('H', 'W'),
         help='image size in pixels; default: 224 224 for classifiers, 800 1333 for detectors',
     )
-    parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what a FLOP is')
+    parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what counts as a FLOP')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()
 

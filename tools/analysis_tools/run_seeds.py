@@ -28,7 +28,7 @@ from mmccd.cli.checks import check_data, check_init_checkpoint
 from mmccd.configs import load_config
 from mmccd.env import is_local
 from mmccd.errors import UserError
-from mmccd.models.build import check_model
+from mmccd.models.build import build_model
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 EXAMPLES = """examples:
@@ -229,7 +229,7 @@ def check(args: argparse.Namespace) -> None:
     for config in args.configs:
         cfg = load_config(config, args.cfg_options)
         check_data(cfg, ('train', 'val'))
-        model = check_model(cfg)
+        model = build_model(cfg)
         if not args.backbones:
             check_init_checkpoint(cfg, model)
 

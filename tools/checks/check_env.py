@@ -1,7 +1,7 @@
-"""Say what is installed and in use, and for everything that is known not to work, the command that mends it.
+"""Report what is installed and in use, known problems, and the command that fixes each.
 
-The exit code is 1 if something is broken. The same as
-`python -m mmccd.analysis.doctor.collect_env`, but this works where `import mmccd` does not.
+The exit code is 1 if something is broken. The same as `python -m mmccd.analysis.doctor.collect_env`, but this works
+where `import mmccd` does not.
 """
 
 import argparse

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from mmccd.analysis.doctor import collect_env, installed, problems as doctor
+from mmccd.analysis.doctor import collect_env, installed
+from mmccd.analysis.doctor import problems as doctor
 from mmccd.env import OPTIONAL, REQUIRED
 
 GOOD = {

@@ -87,7 +87,7 @@ def test_the_same_layer_twice_in_a_block():
     assert [type(m) for m in (block.ccd, block.ccd_inner)] == [CCD, CCD]
     elsewhere = dict(type='mmccd.CCD', stages=(False, True, True, True))
     plugins = [dict(cfg=dict(type='mmccd.CCD'), position='after_conv1', stages=(True, False, False, False))]
-    assert AttentionResNet(18, plugins=plugins, attention=elsewhere).layer1[0].after_conv1_plugin_names == ['ccd']
+    assert AttentionResNet(18, plugins=plugins, attention=elsewhere).layer1[0].plugin_names['after_conv1'] == ['ccd']
 
 
 def test_stock_mmdet_resnet_takes_the_layer_as_plugin():

@@ -1,0 +1,132 @@
+"""Residual blocks with layers behind any convolution, in place of the 3x3 one, and stochastic depth.
+
+They are mmdet's blocks, with the same names of tensors. Added: parsed plugins (:class:`Plugin`), in BasicBlock too; a
+last layer that adds the shortcut and applies the ReLU in its own pass; ``drop_path_rate`` as in MMPretrain's ResNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.utils.checkpoint
+from mmcv.cnn.bricks import DropPath
+from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+from torch import Tensor, nn
+
+from .plugins import POSITIONS, REPLACE_CONV, Plugin
+
+
+class _BlockWithPlugins:
+    """What both residual blocks share.
+
+    Attributes:
+        positions (tuple[str, ...]): Places behind the block's convolutions, which are as many.
+        conv3x3 (int): Number of the convolution that a layer can take the place of, with its norm and ReLU.
+        plugin_names (dict[str, list[str]]): Names of the layers at each position.
+        replaced (int | None): Number of the convolution whose place a layer has.
+        fused (str | None): Name of the layer that adds the shortcut and applies the ReLU, too.
+    """
+
+    positions: tuple[str, ...]
+    conv3x3: int
+    downsample: nn.Module | None
+    relu: nn.Module
+    training: bool
+    with_cp: bool
+
+    def add_plugins(self, plugins: Sequence[Plugin]) -> None:
+        """Build the layers and put them in their places."""
+        self.replaced: int | None = None
+        self.fused: str | None = None
+        self.drop_path: nn.Module = nn.Identity()
+        self.plugin_names: dict[str, list[str]] = {}
+        for i, position in enumerate(self.positions, 1):
+            here = [plugin for plugin in plugins if plugin.position == position]
+            for plugin in here:
+                self.add_module(plugin.name, plugin.build(in_channels=getattr(self, f'conv{i}').out_channels))
+            self.plugin_names[position] = [plugin.name for plugin in here]
+        for plugin in plugins:
+            if plugin.position == REPLACE_CONV:
+                self._replace_conv(plugin)
+
+    def _replace_conv(self, plugin: Plugin) -> None:
+        conv = getattr(self, f'conv{self.conv3x3}')
+        layer = plugin.build(
+            in_channels=conv.in_channels,
+            out_channels=conv.out_channels,
+            stride=conv.stride[0],
+            dilation=conv.dilation[0],
+        )
+        setattr(self, f'conv{self.conv3x3}', layer)
+        delattr(self, getattr(self, f'norm{self.conv3x3}_name'))
+        self.replaced = self.conv3x3
+
+    def set_end(self, drop_path_rate: float, fuse: bool) -> None:
+        """What happens to the residual branch at its end: dropped for some samples, or added by its last layer."""
+        if drop_path_rate > 1e-5:  # MMPretrain's bound
+            self.drop_path = DropPath(drop_path_rate).train(self.training)  # not in a frozen stage
+        names = self.plugin_names[self.positions[-1]]
+        takes_residual = bool(names) and getattr(getattr(self, names[-1]), 'takes_residual', False)
+        # A branch that may be dropped is dropped before the sum, which a fused layer hides.
+        self.fused = names[-1] if fuse and takes_residual and isinstance(self.drop_path, nn.Identity) else None
+
+    def _conv_norm(self, x: Tensor, i: int) -> Tensor:
+        """Convolution i and its norm, or what has taken their place."""
+        x = getattr(self, f'conv{i}')(x)
+        return x if self.replaced == i else getattr(self, getattr(self, f'norm{i}_name'))(x)
+
+    def _plugins(self, x: Tensor, names: Sequence[str]) -> Tensor:
+        for name in names:
+            x = getattr(self, name)(x)
+        return x
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Both branches and their sum; before the last ReLU unless a layer applies that."""
+        out = x
+        for i, position in enumerate(self.positions[:-1], 1):
+            out = self._conv_norm(out, i)
+            out = out if self.replaced == i else self.relu(out)
+            out = self._plugins(out, self.plugin_names[position])
+        out = self._conv_norm(out, len(self.positions))
+        names = self.plugin_names[self.positions[-1]]
+        if self.fused is not None:
+            out = self._plugins(out, names[:-1])
+            return getattr(self, self.fused)(out, x if self.downsample is None else self.downsample(x))
+        out = self.drop_path(self._plugins(out, names))
+        out += x if self.downsample is None else self.downsample(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        if self.with_cp and x.requires_grad:
+            out = torch.utils.checkpoint.checkpoint(self._sum, x, use_reentrant=False)
+        else:
+            out = self._sum(x)
+        return self.relu(out) if self.fused is None else out
+
+
+class AttentionBasicBlock(_BlockWithPlugins, BasicBlock):
+    """mmdet's BasicBlock (ResNet-18 and -34). A replacement stands for its first convolution, which has the stride."""
+
+    positions = POSITIONS[:2]
+    conv3x3 = 1
+
+    def __init__(self, *args: Any, plugins: Sequence[Plugin] = (), **kwargs: Any) -> None:
+        if kwargs.get('dcn') is not None:
+            raise ValueError('dcn needs Bottleneck blocks (depth 50, 101 or 152)')
+        super().__init__(*args, **kwargs)
+        self.add_plugins(plugins)
+
+
+class AttentionBottleneck(_BlockWithPlugins, Bottleneck):
+    """mmdet's Bottleneck (ResNet-50, -101 and -152)."""
+
+    positions = POSITIONS
+    conv3x3 = 2
+
+    def __init__(self, *args: Any, plugins: Sequence[Plugin] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.with_dcn and any(plugin.position == REPLACE_CONV for plugin in plugins):
+            raise ValueError('dcn and a layer in place of the 3x3 convolution exclude each other')
+        self.add_plugins(plugins)

@@ -72,8 +72,8 @@ def test_order(results):
     assert [s.config for s in summarise(results, TOP1, ['ccd'])] == ['ccd']
 
 
-def test_metric_that_nobody_measured(results):
-    with pytest.raises(ValueError, match=r"metric 'coco/bbox_mAP' was measured by no run \(there are: accuracy/top"):
+def test_metric_that_no_run_measured(results):
+    with pytest.raises(ValueError, match=r"metric 'coco/bbox_mAP' was not measured by any run \(measured: accuracy/top"):
         summarise(results, 'coco/bbox_mAP')
 
 
@@ -126,10 +126,10 @@ def test_file_with_a_value_that_is_none(results, tmp_path):
         ('trees', 'coco/bbox_mAP_50', ['retinanet_r18_fpn_trees', 'retinanet_ccd_r18_fpn_trees']),
     ],
 )
-def test_tables_of_the_readme(name, metric, configs):
-    """They are the committed results', three seeds each."""
+def test_tables_of_the_results(name, metric, configs):
+    """The tables in the documentation are those of the committed results, three seeds each."""
     results = read_results(str(ROOT / 'benchmarks' / 'seeds' / f'{name}.csv'))
     summaries = summarise(results, metric, configs)
     assert [s.config for s in summaries] == configs
     assert all(list(s.values) == [0, 1, 2] for s in summaries)
-    assert table(summaries, metric) in (ROOT / 'README.md').read_text()
+    assert table(summaries, metric) in (ROOT / 'docs' / 'results.md').read_text()

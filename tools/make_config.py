@@ -20,9 +20,10 @@ from mmccd.cli.arguments import run_tool
 from mmccd.cli.own_config import classifier_text, detector_text
 from mmccd.cli.own_data import Part, check_same_classes, decide, read_coco, read_folders
 from mmccd.configs import load_config
-from mmccd.data.checks.dataset_check import CLEANED, Report, check_config, number
+from mmccd.data.checks import Report, check_config
+from mmccd.data.checks.report import CLEANED, number
 from mmccd.errors import UserError
-from mmccd.models.build import check_model
+from mmccd.models.build import build_model
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 BASES = {'mmdet': 'retinanet_ccd_r50_fpn_1x_coco', 'mmpretrain': 'ccd_r50_8xb32_in1k'}
@@ -146,7 +147,7 @@ def main() -> None:
     is_file = osp.isfile(base)
     text = write(cfg, repr(osp.relpath(base, osp.dirname(out) or '.')) if is_file else named, parts, decisions)
     own = Config.fromstring(write(cfg, repr(osp.abspath(base)) if is_file else named, parts, decisions), '.py')
-    check_model(own)
+    build_model(own)
     report = check_config(own, tuple(p.argument[2:] for p in parts), args.workers)
     print(report.text())
     for warning in dict.fromkeys(decisions.warnings):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 
-from mmccd.data.checks.dataset_check import number
+from mmccd.data.checks.report import number
 from mmccd.data.classes import head_classes
 from mmccd.errors import UserError
 

@@ -19,7 +19,8 @@ from mmengine.config import Config, ConfigDict
 from PIL import Image
 
 from mmccd.configs import datasets_of
-from mmccd.data.checks.dataset_check import UNREADABLE, CocoFile, is_id, number, read_json
+from mmccd.data.checks.coco import UNREADABLE, CocoFile, is_id, read_json
+from mmccd.data.checks.report import number
 from mmccd.data.classes import class_folders, dataset_class, is_a, read_categories
 from mmccd.env import is_local
 from mmccd.errors import UserError

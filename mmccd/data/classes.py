@@ -6,7 +6,6 @@ MMPretrain numbers by the sorted folder names. Neither says a word when the name
 
 from __future__ import annotations
 
-import difflib
 import json
 import mmap
 import os
@@ -20,7 +19,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS
 
 from mmccd.configs import datasets_of
-from mmccd.errors import UserError
+from mmccd.errors import UserError, suggest
 
 _KEY = re.compile(rb'"categories"\s*:\s*(?=\[)')
 _WINDOW = 1 << 16
@@ -72,15 +71,8 @@ def _decode_at(content: mmap.mmap, start: int) -> Any:
         window *= 2
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """``" (nearest: 'x')"`` for the nearest of ``names``; empty if none is near."""
-    lower = {n.lower().replace('_', ' '): n for n in names}
-    close = difflib.get_close_matches(name.lower().replace('_', ' '), lower, n=1)
-    return f' (nearest: {lower[close[0]]!r})' if close else ''
-
-
 def dataset_class(dataset: Mapping, scope: str | None) -> type | None:
-    """The class that a data set's config names; None if there is none of that name."""
+    """The class that a dataset's config names; None if there is none of that name."""
     name = dataset.get('type')
     if isinstance(name, str):
         return DATASETS.get(name if '.' in name or not scope else f'{scope}.{name}')
@@ -93,7 +85,7 @@ def is_a(cls: type | None, name: str) -> bool:
 
 
 def class_names(dataset: Mapping, cls: type) -> list[str] | None:
-    """The classes that a data set is told, by its config or by its own nature; None if it takes what it finds.
+    """The classes that a dataset is told, by its config or by its own nature; None if it takes what it finds.
 
     Raises:
         ValueError: If they are no list of names.
@@ -118,7 +110,7 @@ def category_problems(classes: Sequence[str], categories: Sequence[str], ann_fil
     """What would go wrong with these classes on a COCO file with these categories, a line each."""
     missing = [c for c in classes if c not in categories]
     if missing:
-        shown = _shown([f'{c!r}{nearest(c, categories)}' for c in missing], 5)
+        shown = _shown([_with_suggestion(c, categories) for c in missing], 5)
         return [
             f'{len(missing)} of {len(classes)} classes are no categories of {ann_file}: {shown}. '
             f'Its categories are: {_shown(categories)}'
@@ -136,7 +128,7 @@ def category_problems(classes: Sequence[str], categories: Sequence[str], ann_fil
 
 
 def class_folders(dataset: Mapping) -> list[str] | None:
-    """Names of the class folders of one of MMPretrain's data sets without an annotation file, in label order."""
+    """Names of the class folders of one of MMPretrain's datasets without an annotation file, in label order."""
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = prefix.get('img_path', '') if isinstance(prefix, Mapping) else prefix
@@ -163,7 +155,7 @@ def folder_problems(classes: Sequence[str] | None, folders: Sequence[str], where
             f'labels. Write them as: {_shown(folders, 100)}'
         ]
     if other and len(other) < len(folders):  # all others: names for humans
-        shown = _shown([f'{f!r}{nearest(f, classes)}' for f in other], 5)
+        shown = _shown([_with_suggestion(f, classes) for f in other], 5)
         return [f'{len(other)} of {len(folders)} folders in {where} have no class of their name: {shown}']
     return []
 
@@ -179,10 +171,6 @@ def head_classes(model: Any, key: str = 'model') -> Iterator[tuple[str, int]]:
     elif isinstance(model, (list, tuple)):
         for i, value in enumerate(model):
             yield from head_classes(value, f'{key}.{i}')
-
-
-def _shown(names: Sequence[str], limit: int = 10) -> str:
-    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
 
 
 def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
@@ -224,3 +212,12 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
             other = sorted(set(folders) ^ set(folders_of[first]))
             problems.append(f'{key} has other class folders than {first}: {", ".join(other[:10])}')
     return problems
+
+
+def _shown(names: Sequence[str], limit: int = 10) -> str:
+    return ', '.join(names[:limit]) + (f' and {len(names) - limit} more' if len(names) > limit else '')
+
+
+def _with_suggestion(name: str, names: Sequence[str]) -> str:
+    hint = suggest(name, names).removeprefix('; ')
+    return f'{name!r} ({hint})' if hint else repr(name)

@@ -15,7 +15,7 @@ from mmccd.env import OPTIONAL, is_local
 from mmccd.errors import UserError
 from mmccd.registry import DATASETS
 
-from .image_files import looks_cut, why_broken
+from .image_files import is_inside, looks_cut, why_broken
 
 DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
 
@@ -28,11 +28,6 @@ class BrokenImageError(UserError):
     def __init__(self, message: str) -> None:
         # A loader's worker raises it in the main process with its traceback as the message.
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].rstrip())
-
-
-def is_inside(path: str, folder: str) -> bool:
-    """Whether a path stays inside a folder, by its text: links are the user's own."""
-    return osp.relpath(path, folder).split(os.sep)[0] != os.pardir
 
 
 class GuardedDataset:

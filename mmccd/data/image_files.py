@@ -1,8 +1,8 @@
-"""Whether a file holds a whole image.
+"""Where an image may be, and whether its file holds a whole one.
 
 OpenCV, which the pipelines decode with, makes a half grey image of a JPEG that is cut short, in some of its versions;
 Pillow tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks
-wrong there is decoded once more, by :func:`why_broken`.
+wrong there is decoded again, by :func:`why_broken`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,11 @@ class ImageFile(NamedTuple):
     size: tuple[int, int] = (0, 0)
     turned: bool = False
     problem: str = ''
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path stays inside a folder, by its text: links are the user's own."""
+    return osp.relpath(path, folder).split(os.sep)[0] != os.pardir
 
 
 def looks_cut(path: str) -> bool:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmccd.data import classes
-from mmccd.data.classes import category_problems, class_names, folder_problems, head_classes, nearest, read_categories
+from mmccd.data.classes import category_problems, class_names, folder_problems, head_classes, read_categories
 
 CATEGORIES = [dict(id=1, name='cat'), dict(id=7, name='b\u00e4r "x"')]
 
@@ -58,7 +58,7 @@ def test_category_problems():
     assert category_problems(['a', 'b'], ['a', 'b'], 'x.json') == []
     assert category_problems(['a', 'b'], ['z', 'a', 'y', 'b'], 'x.json') == []  # some of many
     assert category_problems(['Traffic_Light', 'a', '!'], ['a', 'traffic light'], 'x.json') == [
-        "2 of 3 classes are no categories of x.json: 'Traffic_Light' (nearest: 'traffic light'), '!'. "
+        "2 of 3 classes are no categories of x.json: 'Traffic_Light' (did you mean 'traffic light'?), '!'. "
         'Its categories are: a, traffic light'
     ]
     [problem] = category_problems(['a', 'b'], ['b', 'a'], 'x.json')
@@ -73,13 +73,8 @@ def test_folder_problems():
     assert folder_problems(['a', 'b'], ['a'], 'x') == ['there are 2 classes, and 1 folders in x: a']
     assert folder_problems(['b', 'a'], ['a', 'b'], 'x')[0].endswith('Write them as: a, b')
     assert folder_problems(['cat', 'dog'], ['cats', 'dog'], 'x') == [
-        "1 of 2 folders in x have no class of their name: 'cats' (nearest: 'cat')"
+        "1 of 2 folders in x have no class of their name: 'cats' (did you mean 'cat'?)"
     ]
-
-
-def test_nearest():
-    assert nearest('Persn', ['person', 'dog']) == " (nearest: 'person')"
-    assert nearest('xyz', ['person', 'dog']) == ''
 
 
 def test_class_names(tmp_path):

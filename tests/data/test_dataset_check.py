@@ -1,4 +1,4 @@
-"""Each fault that the data doctor knows, its message, and whatever else a JSON file may hold."""
+"""Each fault that the checks know, its message, and whatever else a JSON file may hold."""
 
 from __future__ import annotations
 
@@ -15,35 +15,28 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
-from mmccd.data.checks.dataset_check import (
-    KINDS,
-    UNREADABLE,
-    CocoFile,
-    Report,
-    box_problem,
-    check_config,
-    read_json,
-    write_clean,
-)
+from mmccd.data.checks import Report, check_config, write_clean
+from mmccd.data.checks.coco import UNREADABLE, CocoFile, box_problem, read_json
+from mmccd.data.checks.report import KINDS
 from mmccd.errors import UserError
 
 SET = dict(metainfo=dict(classes=('cat', 'dog')), type='mmccd.CocoDataset', pipeline=[])
 
 
 def config(root, scope='mmdet', **options) -> Config:
-    """A config of the toy sets; ``options`` go into every set."""
+    """A config of the toy splits; ``options`` go into every dataset."""
     cfg = {
-        f'{part}_dataloader': dict(
+        f'{split}_dataloader': dict(
             dataset=dict(SET, data_root=str(root), ann_file=f'{name}.json', data_prefix=dict(img=f'{name}/'), **options)
         )
-        for part, name in (('train', 'train'), ('val', 'val'), ('test', 'val'))
+        for split, name in (('train', 'train'), ('val', 'val'), ('test', 'val'))
     }
     return Config(dict(cfg, default_scope=scope, val_evaluator=dict(type='CocoMetric', ann_file=f'{root}/val.json')))
 
 
-def edit(root, part, change) -> None:
-    """Let ``change`` work on the annotations of a part."""
-    path = root / f'{part}.json'
+def edit(root, split, change) -> None:
+    """Let ``change`` work on the annotations of a split."""
+    path = root / f'{split}.json'
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -167,8 +160,11 @@ def first(content, what='annotations'):
         (lambda c: first(c, 'images').update(file_name='2.jpg'), {'image-file-double': 1}),
         (lambda c: first(c, 'images').update(file_name='\ud800\0'), {'image-broken': 1}),
         (lambda c: first(c, 'images').update(file_name='../val/1.jpg'), {'image-shared': 1}),
-        (lambda c: c.update(images=[]), {'empty-set': 1, 'annotation-without-image': 12, 'class-without-examples': 2}),
-        (lambda c: c.update(annotations=[]), {'empty-set': 1, 'image-without-boxes': 6, 'class-without-examples': 2}),
+        (
+            lambda c: c.update(images=[]),
+            {'empty-split': 1, 'annotation-without-image': 12, 'class-without-examples': 2},
+        ),
+        (lambda c: c.update(annotations=[]), {'empty-split': 1, 'image-without-boxes': 6, 'class-without-examples': 2}),
         (lambda c: c.update(annotations=c['annotations'][2:]), {'image-without-boxes': ['1.jpg (id 1)']}),
         (lambda c: c.update(annotations=c['annotations'][::2]), {'class-without-examples': ["'dog'"]}),
         (lambda c: c.pop('images'), {'annotation-file': 1}),
@@ -219,7 +215,7 @@ def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
     [
         (
             ('cat', 'dgo'),
-            "1 of 2 classes are no categories of {}: 'dgo' (nearest: 'dog'). Its categories are: cat, dog",
+            "1 of 2 classes are no categories of {}: 'dgo' (did you mean 'dog'?). Its categories are: cat, dog",
         ),
         (
             ('dog', 'cat'),
@@ -231,7 +227,7 @@ def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
 def test_class_names(toy_coco, names, what):
     got = check_config(config(toy_coco, metainfo=dict(classes=names))).findings['classes']
     assert got == [
-        (part, what.format(toy_coco / name)) for part, name in (('train', 'train.json'), ('val, test', 'val.json'))
+        (split, what.format(toy_coco / name)) for split, name in (('train', 'train.json'), ('val, test', 'val.json'))
     ]
 
 
@@ -269,7 +265,7 @@ def test_shared_content(toy_coco):
 
 
 def test_wrappers(toy_coco):
-    """Sets inside of sets, the second of them faulty."""
+    """Datasets inside of datasets, the second of them faulty."""
     cfg = config(toy_coco)
     other = dict(cfg.train_dataloader.dataset, ann_file='other.json')
     cfg.train_dataloader.dataset = dict(
@@ -370,11 +366,11 @@ def test_list(toy_folders):
 
 
 def test_configs_without_data(toy_coco):
-    with pytest.raises(UserError, match='the config has no data set for train, val, test'):
+    with pytest.raises(UserError, match='the config has no dataset for train, val, test'):
         check_config(Config(dict()))
     cfg = config(toy_coco)
     cfg.train_dataloader.dataset.type = 'CooDataset'
-    with pytest.raises(UserError, match=r"train_dataloader\.dataset\.type: there is no data set 'CooDataset'"):
+    with pytest.raises(UserError, match=r"train_dataloader\.dataset\.type: there is no dataset 'CooDataset'"):
         check_config(cfg)
 
 
@@ -409,7 +405,7 @@ def test_write_clean(toy_coco):
     assert check_config(config(toy_coco), ('train',)).count('error') == 0
     with pytest.raises(UserError, match=r'clean\.json is there, and nothing is overwritten'):
         write_clean(report, str(out))
-    with pytest.raises(UserError, match=r'needs one readable COCO annotation file, found 2: .* with --sets'):
+    with pytest.raises(UserError, match=r'needs one readable COCO annotation file, found 2: .* with --splits'):
         write_clean(check_config(config(toy_coco)), str(out) + '2')
 
 
@@ -473,7 +469,7 @@ def doctor(content) -> dict[str, list[str]]:
     if file.usable:
         again = Report()
         CocoFile(file.cleaned(), lambda kind, what: again.add('x', kind, what), classes=['cat', 'dog'])
-        left = set(found(again)) - {'classes', 'category-entry', 'empty-set', 'image-file-double'}
+        left = set(found(again)) - {'classes', 'category-entry', 'empty-split', 'image-file-double'}
         assert all(KINDS[kind][0] != 'error' for kind in left)
         assert not left & {'box-empty', 'box-outside'}
     return found(report)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmccd.data.image_files import ImageFile, looks_cut, read_file, read_image, why_broken
+from mmccd.data.image_files import ImageFile, is_inside, looks_cut, read_file, read_image, why_broken
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
 
@@ -82,3 +82,15 @@ def test_no_file(tmp_path, path):
 @pytest.mark.parametrize('path', ['.', 'nul\0', '\ud800'])
 def test_paths_that_are_none(path):
     assert why_broken(path).startswith('it cannot be read: ')
+
+
+def test_is_inside():
+    assert is_inside('data/coco/x.jpg', 'data/coco/')
+    assert is_inside('data/coco/..x.jpg', 'data/coco')
+    assert is_inside('../data/x.jpg', '../data')
+    assert is_inside('/data/x', '/data')
+    assert is_inside('x.jpg', '.')
+    assert not is_inside('data/coco2/x.jpg', 'data/coco')
+    assert not is_inside('data/coco/../x.jpg', 'data/coco')
+    assert not is_inside('/data/x', 'data')
+    assert not is_inside('../x.jpg', '.')

@@ -12,13 +12,13 @@ import sys
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.cli.arguments import OptionsAction, run_tool
 from mmccd.configs import load_config
-from mmccd.data.checks.dataset_check import MAX_PIXELS, SETS, check_config, write_clean
+from mmccd.data.checks import MAX_PIXELS, SPLITS, check_config, write_clean
 from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/checks/check_dataset.py configs/retinanet_ccd_r50_fpn_1x_coco.py --workers 16 --out report.json
-  python tools/checks/check_dataset.py configs/ccd_r50_8xb32_in1k.py --sets val
-  python tools/checks/check_dataset.py CONFIG --sets train --write-clean data/mine/annotations/train_clean.json
+  python tools/checks/check_dataset.py configs/ccd_r50_8xb32_in1k.py --splits val
+  python tools/checks/check_dataset.py CONFIG --splits train --write-clean data/mine/annotations/train_clean.json
 """
 
 
@@ -27,7 +27,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument('--sets', nargs='+', choices=SETS, default=SETS, help='which sets; default: all')
+    parser.add_argument(
+        '--splits', '--sets', nargs='+', choices=SPLITS, default=SPLITS, help='which splits; default: all'
+    )
     parser.add_argument(
         '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode images; 0: this one'
     )
@@ -41,7 +43,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--write-clean',
         metavar='OUT.json',
-        help='write the COCO annotation file of the one set in --sets without its broken images and boxes',
+        help='write the COCO annotation file of the one split in --splits without its broken images and boxes',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
@@ -51,15 +53,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    for name, least in (('workers', 0), ('max_pixels', 1)):
-        if getattr(args, name) < least:
-            raise UserError(f'--{name.replace("_", "-")} must be at least {least}, got {getattr(args, name)}')
+    for name, minimum in (('workers', 0), ('max_pixels', 1)):
+        if getattr(args, name) < minimum:
+            raise UserError(f'--{name.replace("_", "-")} must be at least {minimum}, got {getattr(args, name)}')
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out must end with .json, got {args.out!r}')
     if args.write_clean and osp.exists(args.write_clean):  # said before the long work
         raise UserError(f'--write-clean: {args.write_clean} is there, and nothing is overwritten')
     cfg = load_config(args.config, args.cfg_options)
-    report = check_config(cfg, tuple(args.sets), args.workers, args.max_pixels)
+    report = check_config(cfg, tuple(args.splits), args.workers, args.max_pixels)
     print(report.text())
     if args.out:
         with open(args.out, 'w') as f:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-TOOL = 'misc/check_dataset.py'
+TOOL = 'checks/check_dataset.py'
 DETECTOR, CLASSIFIER = 'retinanet_ccd_r18_fpn_digits', 'ccd_r18_digits'
 
 
@@ -28,16 +28,15 @@ def config(root):
 
 @pytest.mark.parametrize('name', [DETECTOR, CLASSIFIER])
 def test_clean(call_tool, config, place, capsys, name):
-    code, err = call_tool(TOOL, config(name), '--workers', 0, '--sets', 'train', 'val')
+    code, err = call_tool(TOOL, config(name), '--workers', 0, '--splits', 'train', 'val')
     assert code == 0, err
     assert capsys.readouterr().out.rstrip().splitlines()[-1].startswith('0 errors, ')
 
 
 def test_errors(call_tool, config, place, capsys):
     (place / 'data/digits/det/train/000003.png').write_bytes(b'')
-    code, _ = call_tool(
-        TOOL, config(DETECTOR), '--workers', 2, '--out', 'report.json', '--sets', 'train', '--write-clean', 'clean.json'
-    )
+    options = ['--workers', 2, '--out', 'report.json', '--sets', 'train']  # the former name of --splits
+    code, _ = call_tool(TOOL, config(DETECTOR), *options, '--write-clean', 'clean.json')
     assert code == 1
     assert capsys.readouterr().out.splitlines()[-2:] == [
         '1 error, 0 warnings, 0 notes',
@@ -46,10 +45,10 @@ def test_errors(call_tool, config, place, capsys):
     report = read('report.json')
     assert report['counts']['error'] == 1
     assert report['findings'][0]['items'] == [
-        dict(set='train', what='data/digits/det/train/000003.png: the file is empty')
+        dict(split='train', what='data/digits/det/train/000003.png: the file is empty')
     ]
     assert 3 not in [i['id'] for i in read('clean.json')['images']]
-    code, err = call_tool(TOOL, config(DETECTOR), '--sets', 'train', '--write-clean', 'clean.json')
+    code, err = call_tool(TOOL, config(DETECTOR), '--splits', 'train', '--write-clean', 'clean.json')
     assert (code, err) == (2, 'error: --write-clean: clean.json is there, and nothing is overwritten\n')
 
 

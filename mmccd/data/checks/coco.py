@@ -1,0 +1,287 @@
+"""What is wrong with a COCO annotation file.
+
+Anything may stand in it: whatever a JSON file holds becomes findings.
+"""
+
+from __future__ import annotations
+
+import os.path as osp
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from mmccd.data.classes import category_problems, class_names, is_a, parse_json
+from mmccd.data.image_files import is_inside
+
+from .report import SLACK, Add, CheckedSplit, Report, readable, short
+
+UNREADABLE = object()  # None is a JSON file's content too
+
+
+class CocoFile:
+    """The content of a COCO annotation file, nothing in it taken for granted.
+
+    Args:
+        content (Any): As JSON gave it.
+        add (Callable[[str, str], None]): Takes each finding: a kind of ``KINDS``, and what.
+        locate (Callable[[str], str | None]): The path of an image by its ``file_name``; None if it leaves the root.
+        classes (list[str] | None): The config's.
+        min_size (float): Images with a shorter side are left out: ``filter_cfg.min_size`` of the training split.
+        evaluated (bool): Whether COCO's evaluation will read the file.
+        name (str): How messages call the file.
+
+    Attributes:
+        images (dict): Usable entries by id.
+        paths (dict[str, tuple]): Expected (width, height) of each image's path.
+    """
+
+    def __init__(
+        self,
+        content: Any,
+        add: Add,
+        locate: Callable[[str], str | None] = lambda name: name,
+        classes: list[str] | None = None,
+        min_size: float = 0,
+        evaluated: bool = False,
+        name: str = 'the file',
+    ) -> None:
+        self.content, self.add, self.name = content, add, name
+        self.images: dict[Any, Mapping] = {}
+        self.paths: dict[str, tuple[float, float]] = {}
+        self._ids_of_path: dict[str, list] = defaultdict(list)
+        self._bad_images: set[int] = set()  # positions in the lists
+        self._bad_annotations: set[int] = set()
+        missing = [
+            k
+            for k in ('images', 'annotations', 'categories')
+            if not isinstance(content, dict) or not isinstance(content.get(k), list)
+        ]
+        self.usable = not missing
+        if missing:
+            kind = 'a JSON object' if isinstance(content, dict) else f'{type(content).__name__} and no JSON object'
+            add('annotation-file', f'{name} is {kind} without the lists {", ".join(missing)}')
+            return
+        categories = self._check_categories(classes)
+        self._check_images(locate, min_size)
+        self._check_annotations(categories, classes, evaluated)
+
+    def _check_categories(self, classes: list[str] | None) -> dict[Any, str]:
+        categories: dict[Any, str] = {}
+        for i, category in enumerate(self.content['categories']):
+            if (
+                not isinstance(category, dict)
+                or not is_id(category.get('id'))
+                or not isinstance(category.get('name'), str)
+            ):
+                self.add('category-entry', f'categories[{i}] must have id and name, is {short(category)}')
+            elif category['id'] in categories:
+                self.add(
+                    'category-entry',
+                    f'categories[{i}] has the id {category["id"]} of {short(categories[category["id"]])}',
+                )
+            else:
+                categories[category['id']] = category['name']
+        if classes is not None:
+            for problem in category_problems(classes, list(categories.values()), self.name):
+                self.add('classes', readable(problem))
+            for category in categories.values():
+                if category not in classes:
+                    self.add('category-unused', short(category))
+        return categories
+
+    def _check_images(self, locate: Callable[[str], str | None], min_size: float) -> None:
+        for i, image in enumerate(self.content['images']):
+            where = f'images[{i}]'
+            self._bad_images.add(i)
+            if not isinstance(image, dict) or not is_id(image.get('id')):
+                self.add('image-entry', f'{where} has no id: {short(image)}')
+                continue
+            where += f' (id {short(image["id"])})'
+            size = image.get('width'), image.get('height')
+            if not isinstance(image.get('file_name'), str) or not image['file_name']:
+                self.add('image-entry', f'{where} has no file_name, but {short(image.get("file_name"))}')
+            elif not all(is_number(s) and 0 < s < 1e9 for s in size):
+                self.add('image-entry', f'{where} must have a width and height above 0, has {short(size)}')
+            elif image['id'] in self.images:
+                self.add(
+                    'image-id-double',
+                    f'{where} {readable(image["file_name"])} has the id of '
+                    f'{readable(self.images[image["id"]]["file_name"])}',
+                )
+            elif locate(image['file_name']) is None:
+                self.add('path-outside', f'{where} {readable(image["file_name"])}')
+            else:
+                self._bad_images.discard(i)
+                self.images[image['id']] = image
+                path = locate(image['file_name'])
+                if path in self.paths:
+                    self.add('image-file-double', f'{where} {readable(path)}')
+                self.paths[path] = size
+                self._ids_of_path[path].append(image['id'])
+                if min(size) < min_size:
+                    self.add('image-small', f'{where} {readable(path)} has {size[0]} x {size[1]}')
+        if not self.content['images']:
+            self.add('empty-split', f'{self.name} has no images')
+
+    def _check_annotations(self, categories: Mapping, classes: list[str] | None, evaluated: bool) -> None:
+        ids, with_boxes, examples = set(), set(), Counter()
+        for i, annotation in enumerate(self.content['annotations']):
+            kind, what = self._annotation_problem(annotation, ids, categories)
+            where = f'annotations[{i}]'
+            if isinstance(annotation, dict) and is_id(annotation.get('id')):
+                where += f' (id {short(annotation["id"])})'
+                ids.add(annotation['id'])
+            if kind:
+                self._bad_annotations.add(i)
+                self.add(kind, f'{where}: {what}')
+                continue
+            if evaluated and 'iscrowd' not in annotation:
+                self.add('iscrowd-missing', where)
+            image = self.images[annotation['image_id']]
+            kind, what = box_problem(annotation['bbox'], annotation['area'], image['width'], image['height'])
+            if kind:
+                self.add(kind, f'{where}: {what}')
+            if kind in ('box-empty', 'box-outside'):
+                self._bad_annotations.add(i)
+                continue
+            with_boxes.add(image['id'])
+            examples[categories[annotation['category_id']]] += 1
+        if self.content['images'] and not with_boxes:
+            self.add('empty-split', f'{self.name} has no usable annotation')
+        for image_id, image in self.images.items():
+            if image_id not in with_boxes:
+                self.add('image-without-boxes', f'{readable(image["file_name"])} (id {short(image_id)})')
+        for name in classes or ():
+            if name in categories.values() and not examples[name]:
+                self.add('class-without-examples', short(name))
+
+    def _annotation_problem(self, annotation: Any, ids: set, categories: Mapping) -> tuple[str, str]:
+        """(kind, what) that makes an annotation useless; empty if nothing does."""
+        if not isinstance(annotation, dict) or not is_id(annotation.get('id')):
+            return 'annotation-entry', f'it has no id: {short(annotation)}'
+        if annotation['id'] in ids:
+            return 'annotation-id-double', 'an earlier one has the same id'
+        box, area = annotation.get('bbox'), annotation.get('area')
+        if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
+            return 'annotation-entry', f'bbox must be four numbers, is {short(box)}'
+        if not is_number(area):
+            return 'annotation-entry', f'area must be a number, is {short(area)}'
+        if not all(map(is_finite, (*box, area))):
+            return 'not-finite', f'bbox {short(box)}, area {short(area)}'
+        for key, kind, known in (
+            ('image_id', 'annotation-without-image', self.images),
+            ('category_id', 'annotation-without-category', categories),
+        ):
+            if not is_id(annotation.get(key)):
+                return 'annotation-entry', f'{key} must be an id, is {short(annotation.get(key))}'
+            if annotation[key] not in known:
+                return kind, f'{key} is {short(annotation[key])}'
+        return '', ''
+
+    def drop(self, path: str) -> None:
+        """Leave an image out of :meth:`cleaned`."""
+        for image_id in self._ids_of_path.get(path, ()):
+            self.images.pop(image_id, None)
+
+    def cleaned(self) -> dict:
+        """The content without what is broken; everything else as it is."""
+        kept = {id(image) for image in self.images.values()}
+        images = [
+            image for i, image in enumerate(self.content['images']) if i not in self._bad_images and id(image) in kept
+        ]
+        annotations = [
+            a
+            for i, a in enumerate(self.content['annotations'])
+            if i not in self._bad_annotations and a['image_id'] in self.images
+        ]
+        return dict(self.content, images=images, annotations=annotations)
+
+
+def is_id(value: Any) -> bool:
+    """Whether a JSON value can identify something: a whole number or a text."""
+    if isinstance(value, float):
+        return value.is_integer()
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number; NaN and infinity, which Python reads, are."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is one that a float32 can hold."""
+    return -1e38 < value < 1e38
+
+
+def box_problem(box: list[float], area: float, width: float, height: float) -> tuple[str, str]:
+    """(kind, what) of a box (x, y, w, h) in an image; empty if there is none. MMDetection leaves out the first two."""
+    x, y, w, h = box
+    what = f'bbox {short(box)} in an image of {width} x {height}'
+    if w < 1 or h < 1 or area <= 0:
+        return 'box-empty', f'{what}, area {area}'
+    if min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
+        return 'box-outside', what
+    if x < -SLACK or y < -SLACK or x + w > width + SLACK or y + h > height + SLACK:
+        return 'box-partly-outside', what
+    return '', ''
+
+
+def read_json(path: str, add: Add) -> Any:
+    """The content of a JSON file; ``UNREADABLE``, and a finding, if it has none."""
+    try:
+        with open(path, 'rb') as f:
+            return parse_json(f.read())
+    except (OSError, ValueError) as e:  # a UnicodeDecodeError is one
+        add('annotation-file', f'{readable(path)}: {e}')
+        return UNREADABLE
+
+
+def check_coco(split: CheckedSplit, dataset: Mapping, cls: type, report: Report, evaluated: bool) -> None:
+    """The annotation file of a COCO dataset of MMDetection."""
+    add = partial(report.add, split.name)
+    root = dataset.get('data_root') or ''
+    prefix = osp.join(root, (dataset.get('data_prefix') or {}).get('img', ''))
+    path = osp.join(root, dataset.get('ann_file') or '')
+    content = read_json(path, add)
+    if content is UNREADABLE:
+        return
+
+    def locate(name: str) -> str | None:
+        located = osp.join(prefix, name)
+        return located if any(is_inside(located, r) for r in (root or prefix or '.', prefix or '.')) else None
+
+    try:
+        classes = class_names(dataset, cls)
+    except ValueError as e:
+        add('classes', str(e))
+        classes = None
+    filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}  # mmdet filters no other split
+    min_size = filters.get('min_size', 0)
+    file = CocoFile(content, add, locate, classes, min_size, evaluated, path)
+    if file.usable:
+        split.paths.update(file.paths)
+        split.drop = file.drop
+        report.cleaned[path] = file.cleaned
+
+
+def reads_coco(cls: type) -> bool:
+    """Whether a class is MMDetection's CocoDataset, or reads its file in the same way."""
+    return (
+        is_a(cls, 'CocoDataset')
+        and cls.parse_data_info.__qualname__ == 'CocoDataset.parse_data_info'
+        and all(
+            base.__name__ in ('CocoDataset', 'GuardedDataset')
+            for base in cls.__mro__
+            if 'load_data_list' in vars(base) and base.__name__ != 'BaseDataset'
+        )
+    )
+
+
+def image_ids(content: Any) -> set:
+    """Ids of the images in an annotation file's content, as far as it has any."""
+    images = content.get('images') if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        return set()
+    return {image['id'] for image in images if isinstance(image, dict) and is_id(image.get('id'))}

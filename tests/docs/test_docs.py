@@ -7,6 +7,7 @@ import textwrap
 import urllib.parse
 
 import pytest
+import torch
 
 PAGES = [
     'README.md',
@@ -176,6 +177,43 @@ def test_demo_checkpoints_are_where_the_demo_writes_them(page):
     for config in work_folders(text):
         trained = re.search(rf'tools/(?:train\.py|dist_train\.sh) configs/{config}\.py(?!.*--work-dir)', text)
         assert trained, f'{page.name}: nothing on the page writes work_dirs/{config}'
+
+
+def test_stock_config_of_the_readme_keeps_pretrained_weights(root, tmp_path):
+    """Its first outputs are the plain network's, and the new gates of the frozen stage are trained."""
+    from mmdet.models import ResNet
+    from mmengine.registry import init_default_scope
+
+    from mmccd.configs import load_config
+    from mmccd.registry import MODELS
+
+    [code] = [c for language, c in FENCE.findall((root / 'README.md').read_text()) if c.startswith('_base_')]
+    weights = tmp_path / 'resnet50.pth'
+    plain = ResNet(50)
+    for module in plain.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    torch.save(dict(plain.state_dict(), **{'fc.weight': torch.ones(1000, 2048), 'fc.bias': torch.ones(1000)}), weights)
+    path = tmp_path / 'config.py'
+    assert 'torchvision://resnet50' in code
+    path.write_text(code.replace('torchvision://resnet50', str(weights)))
+    cfg = load_config(str(path))
+    init_default_scope(cfg.default_scope)
+    backbone = MODELS.build(cfg.model.backbone)
+    backbone.init_weights()
+
+    x = torch.randn(2, 3, 64, 64)
+    backbone.eval()
+    plain.eval()
+    for found, expected in zip(backbone(x), plain(x)):
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    backbone.train()
+    trained = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert {name for name in trained if name.startswith('layer1.')} == {
+        f'layer1.{i}.ccd.{name}' for i in range(3) for name in ('scale', 'bias')
+    }
+    assert len([name for name in trained if '.ccd.' in name]) == 32
 
 
 def test_figures_are_small(root):

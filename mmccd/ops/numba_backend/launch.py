@@ -1,4 +1,4 @@
-"""CCD on CPUs: compiled loops over slabs that fit in a core's cache. What a backend is: :mod:`mmccd.ops.backends`.
+"""CCD on CPUs: compiled loops over slabs that fit in a core's cache. What a backend is: ``mmccd.ops.backends``.
 
 A slab is what one group of one sample holds. The loops (``kernels_*``) are imported and compiled at the first call,
 which takes some seconds, and kept in a cache folder if one can be written to. Here are the choice between reading a
@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmccd.ops.backends import Saved, add_relu_, compute_dtype, relu_gradient
 from mmccd.ops.options import Options
-from mmccd.ops.torch_backend import compute_dtype
 
 from .plan import LANES, plan
 
@@ -45,7 +45,7 @@ def _no_numba() -> str | None:
     return None if importlib.util.find_spec('numba') is not None else 'numba is not installed'
 
 
-def unavailable(x: Tensor, options: Options | None = None, residual: Tensor | None = None) -> str | None:
+def unavailable(x: Tensor, options: Options) -> str | None:
     """Why these loops cannot run on ``x``; None if they can. They have all options."""
     if x.device.type != 'cpu':
         return f'it runs on the CPU, x is on {x.device}'
@@ -54,18 +54,14 @@ def unavailable(x: Tensor, options: Options | None = None, residual: Tensor | No
     return _no_numba()
 
 
-def adds_residual(x: Tensor, residual: Tensor, options: Options | None = None) -> bool:
-    """Whether ``forward`` can add ``residual`` and rectify in the same pass."""
+def _in_one_pass(x: Tensor, other: Tensor) -> bool:
+    """Whether the loops themselves add ``other`` and rectify, or read it as y on the way back."""
     return (
-        unavailable(x, options) is None
-        and x.dtype in (torch.float32, torch.float64)
-        and residual.dtype == x.dtype
-        and residual.shape == x.shape
-        and residual.device == x.device
+        x.dtype in (torch.float32, torch.float64)
+        and other.dtype == x.dtype
         and x.is_contiguous()
-        and residual.is_contiguous()
+        and other.is_contiguous()
         and x.shape[2] * x.shape[3] >= LANES
-        and x.numel() > 0
     )
 
 
@@ -133,8 +129,11 @@ def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def forward(
     x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, keep: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """See :mod:`mmccd.ops.backends`; :func:`adds_residual` says for which residuals."""
+) -> tuple[Tensor, Saved]:
+    """See :class:`mmccd.ops.backends.Backend`."""
+    if residual is not None and not _in_one_pass(x, residual):
+        y, saved = forward(x, None, scale, bias, options, keep)
+        return add_relu_(y, residual), saved
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x = _plain(x, compute)
     n, c, h, w = x.shape
@@ -163,11 +162,15 @@ def backward(
     x: Tensor,
     scale: Tensor,
     bias: Tensor,
-    saved: tuple[Tensor, Tensor, Tensor],
+    saved: Saved,
     options: Options,
     need_x: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """See :mod:`mmccd.ops.backends`."""
+    """See :class:`mmccd.ops.backends.Backend`."""
+    if y is not None and not _in_one_pass(x, y):
+        grad_residual = relu_gradient(grad_y, y)
+        grad_x, _, *others = backward(grad_residual, None, x, scale, bias, saved, options, need_x)
+        return grad_x, grad_residual, *others
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x, grad_y = _plain(x, compute), _plain(grad_y, compute)
     grad_residual = None
@@ -195,24 +198,5 @@ def backward(
     )
 
 
-# The call forms of before, until all callers have the ones above.
-_forward, _backward = forward, backward
-
-
-def forward(x, *args, **kwargs):
-    if isinstance(args[2], tuple):
-        args = [*args, *(True, None)[len(args) - 3 :]]
-        scale, bias, options, keep, residual = args
-        return _forward(x, residual, scale, bias, options, kwargs.get('keep', keep))
-    return _forward(x, *args, **kwargs)
-
-
-def backward(grad_y, *args, **kwargs):
-    if isinstance(args[3], tuple):
-        args = [*args, *(True, None, None)[len(args) - 5 :]]
-        x, scale, bias, saved, options, need_x, y, grad_residual = args
-        grads = _backward(grad_y, y, x, scale, bias, saved, options, kwargs.get('need_x', need_x))
-        if y is not None:
-            grad_residual.copy_(grads[1])
-        return grads[0], grads[2], grads[3]
-    return _backward(grad_y, *args, **kwargs)
+def adds_residual(*_):  # TODO: goes with backends._Adapted
+    return True

@@ -25,7 +25,7 @@ _ADDRESS, _INT, _FLOAT = np.int64, np.int64, np.float64
 ARGUMENTS = np.dtype(
     [
         ('next', _INT),  # the slab, or block of slabs, that nobody has taken yet; threads count it up
-        # Tensors; y, context, d and stats are what mmccd.ops.backends says.
+        # Tensors; context, d and stats are described in mmccd.ops.backends
         ('x', _ADDRESS),
         ('out', _ADDRESS),  # written: y in forward, grad_x in backward
         ('scale', _ADDRESS),

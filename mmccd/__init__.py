@@ -4,7 +4,7 @@
 compiled operators in place where they are missing (:mod:`mmccd.compat`), and from then on ``type='mmccd.CCD'`` and
 the other names resolve in every OpenMMLab scope. It has to come before ``mmdet.models`` is imported.
 
-``list_configs``, ``config_path``, ``get_config`` and ``init_model`` are imported when they are first asked for.
+The other public functions are imported when they are first asked for.
 """
 
 from __future__ import annotations
@@ -18,14 +18,28 @@ from .errors import UserError
 from .version import __version__
 
 if TYPE_CHECKING:
-    from .apis import config_path, get_config, init_model
+    from .apis import allow_mmengine_checkpoints, config_path, get_config, init_model
     from .configs import list_configs
 
 check_requirements()
 mmcv_ops.install()
 
-__all__ = ['UserError', '__version__', 'config_path', 'get_config', 'init_model', 'list_configs']
-_HOMES = {**dict.fromkeys(('config_path', 'get_config', 'init_model'), 'mmccd.apis'), 'list_configs': 'mmccd.configs'}
+__all__ = [
+    'UserError',
+    '__version__',
+    'allow_mmengine_checkpoints',
+    'config_path',
+    'get_config',
+    'init_model',
+    'list_configs',
+]
+_HOMES = {
+    'allow_mmengine_checkpoints': 'mmccd.apis',
+    'config_path': 'mmccd.apis',
+    'get_config': 'mmccd.apis',
+    'init_model': 'mmccd.apis',
+    'list_configs': 'mmccd.configs',
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,12 +1,11 @@
-"""mmccd from Python: ``mmccd.get_config``, ``mmccd.config_path`` and ``mmccd.init_model``.
+"""mmccd from Python: its configs, and models of them.
 
-What they are given wrong raises :class:`mmccd.cli.checks.UserError`, a ``ValueError``, with one message.
+What these functions are given wrong raises :class:`mmccd.UserError`, a ``ValueError``, with one message.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import os
 
 import torch
@@ -17,15 +16,15 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmccd.checkpoints.fit import load_whole_checkpoint
-from mmccd.checkpoints.read import mmengine_globals
+from mmccd.checkpoints.read import allow_mmengine_checkpoints
 from mmccd.data.classes import class_names, dataset_class
-from mmccd.models.build import check_model
+from mmccd.models.build import build_model
 
 from .configs import CONFIGS, datasets_of, is_old_name, list_configs, load_config
 from .env import check_requirements
-from .errors import UserError
+from .errors import UserError, suggest
 
-__all__ = ['config_path', 'get_config', 'init_model']
+__all__ = ['allow_mmengine_checkpoints', 'config_path', 'get_config', 'init_model']
 
 
 def config_path(name: str) -> str:
@@ -47,11 +46,8 @@ def config_path(name: str) -> str:
     names = list_configs()
     stem = name[: -len('.py')] if name.endswith('.py') else name
     if stem not in names and not is_old_name(stem):
-        close = difflib.get_close_matches(stem, names, n=3, cutoff=0.5)
-        raise UserError(
-            f'no config of mmccd is called {name!r}; '
-            + (f'near: {", ".join(close)}' if close else 'mmccd.list_configs() names all')
-        )
+        near = suggest(stem, names, n=3)
+        raise UserError(f'no config of mmccd is called {name!r}{near or "; mmccd.list_configs() names all"}')
     return str((CONFIGS / f'{stem}.py').resolve())
 
 
@@ -71,8 +67,6 @@ def get_config(name: str) -> Config:
         >>> mmccd.get_config('ccd_r50_8xb32_in1k').model.backbone.attention
         {'type': 'mmccd.CCD'}
     """
-    # mmengine 0.10.7's inferencers read no checkpoint of its own runner without: PyTorch refuses the histories.
-    torch.serialization.add_safe_globals(mmengine_globals())
     return load_config(config_path(name))
 
 
@@ -124,8 +118,8 @@ def init_model(
     init_default_scope(scope)
     # Not by mmdet.apis.init_detector and mmpretrain.get_model: they load what fits of a checkpoint, run code in it
     # if it cannot be read otherwise, and name COCO's classes where it has none.
-    model = revert_sync_batchnorm(check_model(cfg, 'cpu'))
-    meta = {} if checkpoint is None else load_whole_checkpoint(os.fspath(checkpoint), model).get('meta') or {}
+    model = revert_sync_batchnorm(build_model(cfg, 'cpu'))
+    meta = {} if checkpoint is None else load_whole_checkpoint(checkpoint, model)
     model.cfg = cfg
     model.dataset_meta = _dataset_meta(cfg, meta)
     if scope == 'mmpretrain':  # where its inferencers look

@@ -5,7 +5,6 @@ Imports nothing heavy: a list of names should not take seconds.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 import os
@@ -13,10 +12,12 @@ import os.path as osp
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .errors import UserError
+from .env import is_first_on_machine
+from .errors import UserError, suggest
 
 # Files in a wheel, links to the checkout's folders in a checkout: the place where mim looks, too.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
@@ -43,6 +44,10 @@ def is_old_name(name: str) -> bool:
     return fnmatch.fnmatch(name, _OLD_NAMES) and (CONFIGS / f'{name}.py').is_file()
 
 
+# What configs of earlier versions, and the dumps of them beside their checkpoints, call code by: (then, now).
+RENAMED = {
+    'mmccd.utils.fsdp.': 'mmccd.engine.strategies.',
+}
 # Top-level keys that mmengine's runners and tools/test.py read beside the arguments of Runner.
 _OTHER_KEYS = {
     'sync_bn',
@@ -57,23 +62,50 @@ _OTHER_KEYS = {
 
 
 def load_config(path: str, options: dict | None = None) -> Config:
-    """Read a config file and merge ``--cfg-options`` into it."""
+    """Read a config file and merge ``--cfg-options`` into it.
+
+    Names of code that has moved since the file was written are replaced (:data:`RENAMED`).
+
+    Args:
+        path (str): The file.
+        options (dict, optional): ``{'key.sub': value}``. Default: none.
+
+    Raises:
+        UserError: If there is no such file, it cannot be read, or the options do not fit it.
+    """
     if not osp.isfile(path):
         folder = osp.dirname(path) or '.'
         names = [n for n in os.listdir(folder) if n.endswith('.py')] if osp.isdir(folder) else []
-        close = difflib.get_close_matches(osp.basename(path), names, n=3, cutoff=0.5)
-        hint = f' Did you mean {" or ".join(osp.join(folder, n) for n in close)}?' if close else ''
-        raise UserError(f'config {path!r} does not exist.{hint}')
+        near = suggest(osp.basename(path), names, n=3, prefix=osp.join(osp.dirname(path), ''))
+        raise UserError(f'config {path!r} does not exist{near}')
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError) as e:  # the latter: a base
         raise UserError(f'config {path!r} cannot be read: {e}') from e
+    _rename(cfg._cfg_dict)
     _check_option_keys(cfg, options or {})
     try:
         cfg.merge_from_dict(options or {})
     except (TypeError, KeyError, ValueError, IndexError) as e:
         raise UserError(f'--cfg-options does not fit {path}: {e.args[0]}') from e
     return cfg
+
+
+def _rename(value: Any) -> Any:
+    """Replace names of moved code in all texts of a config, in place."""
+    if isinstance(value, str):
+        for then, now in RENAMED.items():
+            value = now + value[len(then) :] if value.startswith(then) else value
+    elif isinstance(value, dict):
+        for key, item in dict.items(value):  # a ConfigDict's own would import what it names
+            renamed = _rename(item)
+            if renamed is not item:
+                value[key] = renamed
+    elif isinstance(value, list):
+        value[:] = [_rename(item) for item in value]
+    elif type(value) is tuple:
+        value = tuple(_rename(item) for item in value)
+    return value
 
 
 def keys_read() -> set[str]:
@@ -91,12 +123,9 @@ def _check_option_keys(cfg: Config, options: dict) -> None:
         if key in read:
             continue
         if key not in cfg:
-            close = difflib.get_close_matches(key, sorted(read | set(cfg)), n=1)
-            raise UserError(
-                f'--cfg-options {option}: the config has no key {key!r}, and nothing would read it'
-                + (f'; did you mean {close[0]!r}?' if close else '')
-            )
-        if os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0':
+            near = suggest(key, sorted(read | set(cfg)))
+            raise UserError(f'--cfg-options {option}: the config has no key {key!r}, and nothing would read it{near}')
+        if is_first_on_machine():
             print(
                 f'warning: --cfg-options {option}: {key!r} is a variable of the config files, used when they were '
                 'read; changing it changes nothing that was made from it (set the entries themselves, e.g. '

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from importlib import metadata, util
 
@@ -59,8 +60,42 @@ def check_requirements(*optional: str) -> None:
         )
 
 
+def is_first_on_machine() -> bool:
+    """Whether this process is the first of its machine: torchrun's, slurm's or MPI's, or the only one.
+
+    From the environment, since it is asked before the processes know each other.
+    """
+    return _first_of('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK') == '0'
+
+
+def is_first_of_all() -> bool:
+    """Whether this process is the first of all machines; as :func:`is_first_on_machine`."""
+    return _first_of('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK') == '0'
+
+
+def _first_of(*names: str) -> str:
+    """Value of the first of these environment variables that is set, '0' if none is."""
+    return next((os.environ[name] for name in names if name in os.environ), '0')
+
+
+def set_local_rank(launcher: str, argument: int = 0) -> None:
+    """Put this process's number on its machine into ``LOCAL_RANK``, where mmengine and PyTorch look for it.
+
+    Args:
+        launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. The latter two have a variable of their
+            own, which goes first.
+        argument (int): What ``torch.distributed.launch`` passed as ``--local-rank``, used where nothing sets
+            ``LOCAL_RANK``. Default: 0.
+    """
+    own = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}.get(launcher)
+    if own is not None and own in os.environ:
+        os.environ['LOCAL_RANK'] = os.environ[own]
+    else:
+        os.environ.setdefault('LOCAL_RANK', str(argument))
+
+
 def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: returned to the system, every large tensor's pages are cleared and mapped anew.
+    """Let glibc keep what is freed: returned to the system, every large tensor's pages are cleared and mapped again.
 
     An eighth of a training step on the CPU. Other C libraries are left as they are.
     """

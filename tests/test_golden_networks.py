@@ -20,7 +20,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from mmccd.checkpoints.convert import parse_arch
-from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.checkpoints.read import read_checkpoint
 from mmccd.ops.functional import ccd_reference
 
 TESTS = Path(__file__).parent
@@ -67,7 +67,7 @@ def convert_and_build(path: Path, arch: str | None = None) -> nn.Module:
     """Converter, the config that it finds, the model with every tensor of the converted file."""
     out = path.with_suffix('.converted')
     tool.convert_file(str(path), str(out), arch=arch)
-    checkpoint = load_local_checkpoint(str(out))
+    checkpoint = read_checkpoint(str(out))
     for file in (path, out):
         file.unlink()  # 100 MB each
     cfg, _ = tool.find_config(parse_arch(checkpoint['meta']['arch']))

@@ -9,14 +9,14 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.checkpoints.fit import check_checkpoint_fits
+from mmccd.checkpoints.handover import OpenedCheckpoint
 from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool
 from mmccd.cli.checks import check_amp, check_data
 from mmccd.cli.runner import build_runner
 from mmccd.configs import load_config
 from mmccd.errors import UserError
-from mmccd.models.build import check_model
+from mmccd.models.build import build_model
 
 EXAMPLES = """examples:
   python tools/test.py configs/retinanet_ccd_r18_fpn_digits.py work_dirs/retinanet_ccd_r18_fpn_digits/epoch_4.pth
@@ -94,8 +94,10 @@ def main() -> None:
     if args.tta:
         use_tta(cfg)
 
-    model = check_model(cfg)
-    check_checkpoint_fits(args.checkpoint, model.module if args.tta else model)
+    model = build_model(cfg)
+    checkpoint = OpenedCheckpoint.read(args.checkpoint, 'checkpoint', cfg.launcher)
+    checkpoint.check_fits(model.module if args.tta else model)
+    checkpoint.hand_over()
     runner = build_runner(cfg)
     if args.out and args.out_item == 'pred':
         if cfg.default_scope == 'mmdet':

@@ -5,15 +5,19 @@ import os
 import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.checkpoints.fit import check_checkpoint_fits
 from mmccd.checkpoints.resume import set_resume
-from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool
+from mmccd.cli.arguments import (
+    add_common_arguments,
+    add_training_arguments,
+    apply_common_arguments,
+    apply_training_arguments,
+    run_tool,
+)
 from mmccd.cli.checks import check_amp, check_data, check_init_checkpoint, check_init_download, check_sync_bn
-from mmccd.cli.runner import build_runner, log_scaling, uses_fsdp
+from mmccd.cli.runner import build_runner, log_scaling
 from mmccd.configs import load_config
 from mmccd.engine.hooks.interrupt import Interrupted
-from mmccd.errors import UserError
-from mmccd.models.build import check_model
+from mmccd.models.build import build_model
 
 EXAMPLES = """examples:
   python tools/train.py configs/retinanet_ccd_r18_fpn_digits.py
@@ -29,23 +33,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('config', help='config file')
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by (batch of all processes) / auto_scale_lr.base_batch_size',
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        metavar='CKPT',
-        help='go on from this checkpoint; without a path, from the newest loadable one in the work folder',
-    )
-    parser.add_argument(
-        '--sync-bn',
-        action='store_true',
-        help='BatchNorm over the batches of all processes (several GPUs); no effect on norms in evaluation mode',
-    )
+    add_training_arguments(parser)
     add_common_arguments(parser)
     return parser.parse_args()
 
@@ -54,26 +42,17 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
     apply_common_arguments(cfg, args)
-    if args.amp:
-        cfg.optim_wrapper.type = 'AmpOptimWrapper'
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
-        if uses_fsdp(cfg):
-            cfg.optim_wrapper.use_fsdp = True
-    if args.auto_scale_lr:
-        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-            raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
-        cfg.auto_scale_lr.enable = True
-    if args.sync_bn:
-        cfg.sync_bn = 'torch'
+    apply_training_arguments(cfg, args)
     resumed = set_resume(cfg, args.resume) if args.resume is not None else None
     check_amp(cfg, args.amp)
-    model = check_model(cfg)
+    model = build_model(cfg)
     check_sync_bn(cfg, model)
     check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
     check_init_download(cfg, model)
     if resumed is not None:
-        check_checkpoint_fits(resumed, model)
+        resumed.check_fits(model)
+        resumed.hand_over()
     try:
         runner = build_runner(cfg)
         log_scaling(runner)

@@ -36,6 +36,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .fit import compare, shown, tensors_of
+
 DETECTORS = ('retinanet', 'cascade_rcnn')
 TASKS = ('cls', 'det')
 # (has conv3, blocks of each stage): depth
@@ -182,22 +184,17 @@ def state_dict_of(checkpoint: Any) -> dict[str, Tensor]:
     Raises:
         ValueError: If there are none, or if something else is among them.
     """
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
-    if not isinstance(state, Mapping) or not any(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError('it holds no state dict of tensors')
+    state = tensors_of(checkpoint)
+    everything = checkpoint.get('state_dict', checkpoint)
     for what, others in (
-        ('tensors', [f'{k} ({type(v).__name__})' for k, v in state.items() if not isinstance(v, Tensor)]),
+        ('tensors', [f'{k} ({type(v).__name__})' for k, v in everything.items() if k not in state]),
         (
             'dense tensors',
-            [
-                f'{k} ({str(v.layout).rpartition(".")[2]})'
-                for k, v in state.items()
-                if isinstance(v, Tensor) and v.layout is not torch.strided
-            ],
+            [f'{k} ({str(v.layout).rpartition(".")[2]})' for k, v in state.items() if v.layout is not torch.strided],
         ),
     ):
         if others:
-            raise ValueError(f'{len(others)} entries of its state dict are no {what}: {_shown(others)}')
+            raise ValueError(f'{len(others)} entries of its state dict are no {what}: {shown(others)}')
     prefix = 'module.' if all(str(k).startswith('module.') for k in state) else ''
     return {str(k)[len(prefix) :]: v for k, v in state.items()}
 
@@ -229,7 +226,7 @@ def recognise(state: Mapping[str, Tensor]) -> Arch:
         kind = 'Bottleneck' if 'conv3' in modules else 'BasicBlock'
         raise ValueError(
             f'its backbone is no ResNet of depth {", ".join(map(str, sorted(DEPTHS.values())))}: '
-            + (f'{kind}s a stage: {counts}' if modules else f'it has {_shown(list(state), 4)}')
+            + (f'{kind}s a stage: {counts}' if modules else f'it has {shown(list(state), 4)}')
         )
     found = [name for name, tables in ATTENTIONS.items() if any(_marks(table) & modules for table in tables)]
     if len(found) > 1:
@@ -277,20 +274,9 @@ def check_fits(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Non
     Raises:
         ValueError: With a list of what is missing, unexpected, or has another shape.
     """
-    shapes = []
-    for key in [k for k in target if k in state and state[k].shape != target[k].shape]:
-        if key.endswith(('.ccd.scale', '.ccd.bias')):
-            shapes.append(f'{key} has groups={len(state[key])}, the config groups={len(target[key])}')
-        else:
-            shapes.append(f'{key} {tuple(state[key].shape)}, in the model {tuple(target[key].shape)}')
-    _raise_problems(
-        'it does not fit the model',
-        [
-            ('are missing in it', [k for k in target if k not in state]),
-            ('have no place in the model', [k for k in state if k not in target]),
-            ('have another shape', shapes),
-        ],
-    )
+    problems = compare(state, target).problems()
+    if problems:
+        raise ValueError('it does not fit the model:\n  ' + '\n  '.join(problems))
 
 
 def config_candidates(arch: Arch) -> list[tuple[str, dict[str, Any]]]:
@@ -387,12 +373,7 @@ def _new_value(name: str, value: Tensor) -> Tensor:
     return value
 
 
-def _shown(items: Sequence[str], limit: int = 20) -> str:
-    rest = f' and {len(items) - limit} more' if len(items) > limit else ''
-    return ', '.join(items[:limit]) + rest
-
-
 def _raise_problems(what: str, problems: Sequence[tuple[str, Sequence[str]]]) -> None:
-    lines = [f'{len(items)} tensors {text}: {_shown(items)}' for text, items in problems if items]
+    lines = [f'{len(items)} tensors {text}: {shown(items)}' for text, items in problems if items]
     if lines:
         raise ValueError(f'{what}:\n  ' + '\n  '.join(lines))

@@ -1,9 +1,10 @@
 """Files that appear whole or not at all, and checksums beside them.
 
 A file is written beside its place, synced, and renamed: at every moment, the old content or the new one is there. The
-checksum of ``epoch_3.pth`` is in ``epoch_3.pth.sha256``, as ``sha256sum -c`` reads it. It is taken away before its file
-is replaced and put back after that, so that a good file never stands beside the checksum of another; a file without
-one is neither good nor bad.
+checksum of ``epoch_3.pth`` is in ``.epoch_3.pth.sha256``, as ``sha256sum -c`` reads it. Its name begins with a dot, so
+that patterns such as ``best_*`` find checkpoints alone; up to version 0.1 it had none, and such files are still read.
+The checksum is removed before its file is replaced and written again after that, so that a good file never stands
+beside the checksum of another; a file without one is neither good nor bad.
 """
 
 from __future__ import annotations
@@ -14,11 +15,28 @@ import hashlib
 import os
 import os.path as osp
 import shutil
+from collections.abc import Iterator
+from typing import IO
 
 from mmengine.fileio import LocalBackend, register_backend
 
 PARTIAL = '.partial'
 CHECKSUM = '.sha256'
+
+
+def checksum_path(path: str) -> str:
+    """Where the checksum of a file is written.
+
+    Example:
+        >>> checksum_path('work_dirs/a/epoch_3.pth')
+        'work_dirs/a/.epoch_3.pth.sha256'
+    """
+    return osp.join(osp.dirname(path), f'.{osp.basename(path)}{CHECKSUM}')
+
+
+def _checksum_paths(path: str) -> tuple[str, str]:
+    """Today's place of the checksum, and that of version 0.1."""
+    return checksum_path(path), path + CHECKSUM
 
 
 def sync_folder(path: str) -> None:
@@ -39,8 +57,7 @@ def write_atomically(path: str, content: bytes) -> None:
             f.write(content)
             f.flush()
             os.fsync(f.fileno())
-        if osp.exists(path + CHECKSUM):
-            os.remove(path + CHECKSUM)
+        if _remove_checksums(path):
             sync_folder(osp.dirname(path) or '.')
         os.replace(partial, path)
     except BaseException:
@@ -50,22 +67,35 @@ def write_atomically(path: str, content: bytes) -> None:
     sync_folder(osp.dirname(path) or '.')
 
 
-def write_with_checksum(path: str, content: bytes) -> None:
-    """:func:`write_atomically`, and the SHA-256 of the content beside it."""
+def write_with_checksum(path: str, content: bytes) -> str:
+    """:func:`write_atomically`, and the SHA-256 of the content beside it; returns its digits."""
+    digest = hashlib.sha256(content).hexdigest()
     write_atomically(path, content)
-    line = f'{hashlib.sha256(content).hexdigest()}  {osp.basename(path)}\n'
-    write_atomically(path + CHECKSUM, line.encode())
+    write_atomically(checksum_path(path), f'{digest}  {osp.basename(path)}\n'.encode())
+    return digest
 
 
 def remove_with_checksum(path: str) -> None:
     """Remove a file and its checksum, the file first: a checksum alone misleads nobody."""
     os.remove(path)
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(path + CHECKSUM)
+    _remove_checksums(path)
 
 
-def verify_checksum(path: str) -> bool:
+def _remove_checksums(path: str) -> bool:
+    """Remove what stands beside a file as its checksum; whether there was any."""
+    found = [checksum for checksum in _checksum_paths(path) if osp.exists(checksum)]
+    for checksum in found:
+        os.remove(checksum)
+    return bool(found)
+
+
+def verify_checksum(path: str, file: IO[bytes] | None = None) -> bool:
     """Compare a file with its checksum.
+
+    Args:
+        path (str): The file.
+        file (IO[bytes], optional): The same file, open, which is read from its beginning to its end. Default: None,
+            which opens it, if there is a checksum to compare it with.
 
     Returns:
         bool: False if there is none to compare with.
@@ -73,21 +103,27 @@ def verify_checksum(path: str) -> bool:
     Raises:
         ValueError: If they differ.
     """
-    try:
-        with open(path + CHECKSUM) as f:
-            expected = f.read().split()[0]
-    except (FileNotFoundError, IndexError):
+    checksum, expected = next(_checksums(path), (None, None))
+    if checksum is None:
         return False
     digest = hashlib.sha256()
-    with open(path, 'rb') as f:
+    with contextlib.nullcontext(file) if file is not None else open(path, 'rb') as f:
+        f.seek(0)
         while block := f.read(1 << 20):
             digest.update(block)
     if digest.hexdigest() != expected:
         raise ValueError(
-            f'{path} is not what was written: it differs from {osp.basename(path)}{CHECKSUM} (cut short '
-            'or damaged; if you replaced it on purpose, remove the checksum)'
+            f'{path} is not what was written: it differs from {osp.basename(checksum)} (cut short or damaged; if you '
+            'replaced it on purpose, remove the checksum)'
         )
     return True
+
+
+def _checksums(path: str) -> Iterator[tuple[str, str]]:
+    """(file, SHA-256) of what stands beside a file as its checksum; a crash may leave an empty one."""
+    for checksum in _checksum_paths(path):
+        with contextlib.suppress(FileNotFoundError, IndexError), open(checksum) as f:
+            yield checksum, f.read().split()[0]
 
 
 @register_backend('mmccd.atomic', force=True)
@@ -112,7 +148,7 @@ class AtomicBackend(LocalBackend):
                         'are free there.'
                     )
             raise OSError(
-                e.errno, f'{message} Earlier checkpoints are as they were; mend it and go on with --resume'
+                e.errno, f'{message} Earlier checkpoints are as they were; fix the cause and continue with --resume'
             ) from e
 
     def remove(self, filepath: str) -> None:

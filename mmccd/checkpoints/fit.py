@@ -1,54 +1,201 @@
-"""A checkpoint against a model: all of it, or an error."""
+"""A checkpoint against a model: the one strict report, in PyTorch's words."""
 
 from __future__ import annotations
 
+import os
 import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Size, Tensor, nn
 
 from mmccd.env import is_local
 from mmccd.errors import UserError
 
-from .read import check_checkpoint_file, load_local_checkpoint, load_remote_checkpoint
+from .read import check_checkpoint_file, read_checkpoint
+
+WRAPPER = 'module.'  # what DistributedDataParallel puts before every name
 
 
-def _whole_state(path: str, loaded: Any, model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's tensors in a checkpoint that was read from ``path``; others or fewer are an error."""
-    state = loaded.get('state_dict', loaded) if isinstance(loaded, dict) else {}
-    state = {re.sub(r'^module\.', '', k): v for k, v in state.items() if isinstance(v, torch.Tensor)}
+def is_named(key: str, names: Iterable[str]) -> bool:
+    """Whether ``key`` has one of ``names`` as one or more whole components: 'ccd' is in 'layer1.0.ccd.scale'."""
+    return any(f'.{name}.' in f'.{key}.' for name in names)
+
+
+def shown(items: Sequence[str], limit: int = 8) -> str:
+    """The first items of a list, and how many more there are."""
+    rest = f' and {len(items) - limit} more' if len(items) > limit else ''
+    return ', '.join(items[:limit]) + rest
+
+
+def count(keys: Iterable[str], known: Sequence[str] = ()) -> str:
+    """How many tensors of each kind: 'ccd: 16, layer3: 2'.
+
+    Args:
+        keys (Iterable[str]): Their names.
+        known (Sequence[str]): Names of parts (:func:`is_named`) that are a kind of their own. Default: none, then it
+            is the attention, the layer or the module.
+    """
+    groups = Counter(_group(key, known) for key in keys)
+    return ', '.join(f'{name}: {n}' for name, n in groups.items())
+
+
+def _group(key: str, known: Sequence[str]) -> str:
+    for name in known:
+        if is_named(key, (name,)):
+            return name
+    key = key[len('backbone.') :] if key.startswith('backbone.') else key
+    # layer1.0.ccd.scale -> ccd; layer1.0.conv1.weight -> layer1; fc.weight -> fc
+    block = re.match(r'layer\d+\.\d+\.([a-z_]+)\.', key)
+    if block and not re.match(r'(conv|bn|downsample)$', block.group(1)):
+        return block.group(1)
+    return key.split('.')[0]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A checkpoint against a model, by the model's names.
+
+    Attributes:
+        tensors (dict[str, Tensor]): What both have, in one shape.
+        missing (list[str]): What only the model has.
+        unexpected (list[str]): What only the checkpoint has.
+        mismatched (dict[str, tuple[Size, Size]]): (shape in the checkpoint, shape in the model) where they differ.
+    """
+
+    tensors: dict[str, Tensor]
+    missing: list[str]
+    unexpected: list[str]
+    mismatched: dict[str, tuple[Size, Size]]
+
+    def without(self, missing: Iterable[str] = (), unexpected: Iterable[str] = ()) -> Fit:
+        """The same, but for missing and unexpected keys that are allowed by name (:func:`is_named`)."""
+        missing, unexpected = tuple(missing), tuple(unexpected)
+        return replace(
+            self,
+            missing=[k for k in self.missing if not is_named(k, missing)],
+            unexpected=[k for k in self.unexpected if not is_named(k, unexpected)],
+        )
+
+    def problems(self) -> list[str]:
+        """What keeps the checkpoint from being loaded whole, a line each; none if it fits."""
+        lines = [
+            f'{len(keys)} {word} key{"s" if len(keys) > 1 else ""} ({count(keys)}): {shown(keys)}'
+            for word, keys in (('missing', self.missing), ('unexpected', self.unexpected))
+            if keys
+        ]
+        if self.mismatched:
+            shapes = [_mismatch(key, *pair) for key, pair in self.mismatched.items()]
+            lines.append(f'size mismatch of {len(shapes)} tensor{"s" if len(shapes) > 1 else ""}: {shown(shapes)}')
+        return lines
+
+
+def _mismatch(key: str, found: Size, wanted: Size) -> str:
+    text = f'{key} {tuple(found)} in the checkpoint, {tuple(wanted)} in the model'
+    if key.endswith(('.ccd.scale', '.ccd.bias')) and len(found) == len(wanted) == 1:
+        text += f' (groups={found[0]} and groups={wanted[0]})'
+    return text
+
+
+def compare(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Fit:
+    """Match tensors by name and shape; neither is changed, and the target's may be on the meta device.
+
+    Example:
+        >>> compare({'a': torch.zeros(2), 'b': torch.zeros(1)}, {'a': torch.zeros(3)}).problems()
+        ['1 unexpected key (b: 1): b', 'size mismatch of 1 tensor: a (2,) in the checkpoint, (3,) in the model']
+    """
+    common = [k for k in target if k in state]
+    return Fit(
+        tensors={k: state[k] for k in common if state[k].shape == target[k].shape},
+        missing=[k for k in target if k not in state],
+        unexpected=[k for k in state if k not in target],
+        mismatched={k: (state[k].shape, target[k].shape) for k in common if state[k].shape != target[k].shape},
+    )
+
+
+def tensors_of(checkpoint: Any, source: str = 'it') -> dict[str, Tensor]:
+    """The tensors of what was read from ``source``: those of its ``state_dict`` entry, or its own.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
+    if not tensors:
+        raise ValueError(f'{source} holds no state dict of tensors')
+    return tensors
+
+
+def without_prefix(state: Mapping[str, Tensor], target: Iterable[str], part: str = '') -> dict[str, Tensor]:
+    """Tensors by the names that a model has: without what stands before all of them in the checkpoint.
+
+    That is ``module.``, where a wrapped model was saved, and the name of the part that is wanted. Of several prefixes,
+    the one that most of the model's tensors are found with counts.
+
+    Args:
+        state (Mapping[str, Tensor]): The checkpoint's tensors.
+        target (Iterable[str]): The model's names.
+        part (str): Name of the model in what was saved, e.g. ``'backbone'``; tensors of other parts are then left
+            out. Default: none, the model is all of it.
+    """
+    names = list(target)
+    parts = ('', f'{part}.') if part else ('',)
+    prefixes = [wrapper + inner for wrapper in ('', WRAPPER) for inner in parts]
+    prefix = max(prefixes, key=lambda p: sum(p + name in state for name in names))
+    whole = prefix in ('', WRAPPER)
+    return {
+        key[len(prefix) :] if key.startswith(prefix) else key: value
+        for key, value in state.items()
+        if whole or key.startswith(prefix)
+    }
+
+
+def fitting_state(checkpoint: Any, model: nn.Module, source: str) -> dict[str, Tensor]:
+    """The model's tensors out of a checkpoint that was read from ``source``; UserError if it has others or fewer."""
+    try:
+        state = tensors_of(checkpoint, source)
+    except ValueError as e:
+        raise UserError(str(e)) from e
     target = model.state_dict()
-    problems = []
-    for text, keys in (
-        ('are missing in it', [k for k in target if k not in state]),
-        ('have no place in the model', [k for k in state if k not in target]),
-        ('have another shape', [k for k in target if k in state and state[k].shape != target[k].shape]),
-    ):
-        if keys:
-            problems.append(f'{len(keys)} tensors {text}: {", ".join(keys[:6])}{" ..." if len(keys) > 6 else ""}')
+    found = compare(without_prefix(state, target), target)
+    problems = found.problems()
     if problems:
-        raise UserError(f'checkpoint {path} does not fit the config, nothing was done:\n  ' + '\n  '.join(problems))
-    return state
+        raise UserError(f'checkpoint {source} does not fit the config, nothing was done:\n  ' + '\n  '.join(problems))
+    return found.tensors
 
 
-def check_checkpoint_fits(path: str, model: nn.Module) -> None:
-    """A local checkpoint has to hold exactly the model's tensors: a half-loaded model tests without a complaint."""
-    if not is_local(path):
-        return
+def check_checkpoint_fits(source: str, model: nn.Module) -> None:
+    """A file has to hold exactly the model's tensors: a half-loaded model tests without a complaint.
+
+    URLs are left to whatever loads them.
+
+    Raises:
+        UserError: If it cannot be read, or does not fit.
+    """
+    if is_local(source):
+        fitting_state(_read(source), model, source)
+
+
+def load_whole_checkpoint(source: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
+    """Load a checkpoint, a file or a URL, that holds exactly the model's tensors.
+
+    Returns:
+        dict: Its ``meta`` entry, empty if there is none.
+
+    Raises:
+        UserError: If it does not exist, cannot be read, or does not fit. The model is as it was then.
+    """
+    source = os.fspath(source)
+    check_checkpoint_file(source, 'checkpoint')
+    checkpoint = _read(source)
+    model.load_state_dict(fitting_state(checkpoint, model, source))
+    return checkpoint.get('meta') or {}
+
+
+def _read(source: str) -> Any:
     try:
-        loaded = load_local_checkpoint(path)
+        return read_checkpoint(source, mmap=True)
     except ValueError as e:
         raise UserError(str(e)) from e
-    _whole_state(path, loaded, model)
-
-
-def load_whole_checkpoint(path: str, model: nn.Module) -> dict:
-    """Load a checkpoint, a file or a URL, that holds exactly the model's tensors; returns all that it holds."""
-    check_checkpoint_file(path, 'checkpoint')
-    try:
-        loaded = load_local_checkpoint(path) if is_local(path) else load_remote_checkpoint(path)
-    except ValueError as e:
-        raise UserError(str(e)) from e
-    model.load_state_dict(_whole_state(path, loaded, model))
-    return loaded

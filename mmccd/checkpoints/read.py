@@ -1,17 +1,24 @@
-"""Reading checkpoint files without running code from them."""
+"""The one reader of checkpoints: files and URLs, without running code from them, and compared with their checksums."""
 
 from __future__ import annotations
 
 import os
 import os.path as osp
 import pickle
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import barrier
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+from mmengine.runner.checkpoint import get_torchvision_models
 
-from mmccd.env import is_local
+from mmccd.env import is_first_on_machine, is_local
 from mmccd.errors import UserError
 
 from .files import verify_checksum
@@ -19,9 +26,14 @@ from .files import verify_checksum
 try:
     from numpy._core import multiarray
 except ImportError:  # NumPy 1
-    from numpy.core import multiarray
+    from numpy.core import multiarray  # type: ignore[no-redef]
 
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
+_FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
+_ALLOW = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
+_ZIP = b'PK\x03\x04'  # what torch.save has written since PyTorch 1.6, and what can be mapped
+_OPEN_FILES = '/proc/self/fd'  # Linux
+_LIST = threading.RLock()  # PyTorch's list of what is plain data is one for all threads
 
 
 def _history_method(owner: Any, name: str) -> Any:
@@ -41,56 +53,171 @@ def mmengine_globals() -> list:
     return [HistoryBuffer, *restricted, *arrays, np.ndarray, np.dtype, *dtypes]
 
 
+def allow_mmengine_checkpoints() -> None:
+    """From now on ``torch.load`` reads the checkpoints of mmengine's runner with ``weights_only=True``.
+
+    mmengine 0.10.7 needs this for what it loads itself, as in ``mmdet.apis.DetInferencer``: without it, PyTorch 2.6
+    and newer refuse the histories of a training that such a file holds. mmengine's maintained line does it on its own,
+    and so does everything in mmccd. The list is the process's: reading a config or a checkpoint does not change it.
+
+    Example:
+        >>> import mmccd
+        >>> mmccd.allow_mmengine_checkpoints()
+    """
+    torch.serialization.add_safe_globals(mmengine_globals())
+
+
 def forbid_unpickling() -> None:
-    """From now on ``torch.load`` runs no code from a file in this process, whoever calls it.
+    """From now on ``torch.load`` runs no code from a file in this process, whatever calls it.
 
     mmengine's maintained line falls back to ``weights_only=False`` when safe loading fails, and so do downloads.
     """
-    os.environ.pop('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', None)  # torch refuses both at once
-    os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    os.environ.pop(_ALLOW, None)  # torch refuses both at once
+    os.environ[_FORBID] = '1'
 
 
-def _mmengine_allowed() -> torch.serialization.safe_globals:
-    known = torch.serialization.get_safe_globals()  # leaving the context would forbid these again
-    return torch.serialization.safe_globals([g for g in mmengine_globals() if g not in known])
+@contextmanager
+def mmengine_allowed() -> Iterator[None]:
+    """Inside, PyTorch knows mmengine's histories as plain data; what the process allowed itself stays allowed."""
+    with _LIST:
+        known = torch.serialization.get_safe_globals()
+        try:
+            with torch.serialization.safe_globals(mmengine_globals()):
+                yield
+        finally:
+            torch.serialization.add_safe_globals(known)  # leaving the context forbade them
 
 
-def load_local_checkpoint(path: str, map_location: str = 'cpu') -> Any:
-    """``torch.load`` with ``weights_only=True``, for files of mmengine's runner as well.
+@contextmanager
+def _weights_only_forced() -> Iterator[None]:
+    """Inside, mmengine's own loaders run no code either."""
+    before = {name: os.environ.get(name) for name in (_ALLOW, _FORBID)}
+    forbid_unpickling()
+    try:
+        yield
+    finally:
+        os.environ.pop(_FORBID, None)
+        os.environ.update({name: value for name, value in before.items() if value is not None})
+
+
+def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mmap: bool = False) -> Any:
+    """Read a checkpoint; no code in it runs.
+
+    A file is opened once. It is compared with its checksum (``.<name>.sha256`` beside it, if there is one) and then
+    loaded, so that what was verified is what is loaded even if the file is replaced meanwhile.
+
+    Args:
+        source (str | PathLike): A path, an http(s) or file URL, ``torchvision://resnet50``, or whatever else mmengine
+            resolves. Downloads go to PyTorch's hub folder, once.
+        map_location (str): Device of the tensors. Default: ``'cpu'``.
+        mmap (bool): Map the tensors of a file instead of copying them into memory: for those who copy them at once,
+            into a model, say. Whoever writes into the file in place changes them. Where files cannot be mapped, they
+            are read. Default: False.
+
+    Returns:
+        Any: What ``torch.save`` was given.
 
     Raises:
-        ValueError: If the file differs from its checksum (``<path>.sha256``, if there is one), is cut short, is no
-            checkpoint, or holds objects that are not plain data.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file differs from its checksum, is cut short, is no checkpoint, or holds objects that are
+            not plain data; if a URL cannot be loaded.
+
+    Example:
+        >>> state = read_checkpoint('work_dirs/ccd_r18_digits/epoch_12.pth')['state_dict']  # doctest: +SKIP
     """
-    verify_checksum(path)
+    source = os.fspath(source)
+    if not is_local(source):
+        return _read_remote(source, map_location)
+    with CheckpointFile(source) as file:
+        file.verify()
+        return file.load(map_location, mmap=mmap)
+
+
+class CheckpointFile:
+    """A checkpoint file that is opened once, for those who look into it before they verify it.
+
+    Args:
+        path (str): The file.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = open(path, 'rb')  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> CheckpointFile:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        self._file.close()
+
+    def verify(self) -> None:
+        """Raise ValueError if the file differs from its checksum; one without a checksum is taken as it is."""
+        verify_checksum(self.path, self._file)
+
+    def load(self, map_location: str = 'cpu', *, mmap: bool = False) -> Any:
+        """As :func:`read_checkpoint`, without comparing."""
+        try:
+            with mmengine_allowed():
+                self._file.seek(0)
+                if mmap and self._file.read(len(_ZIP)) == _ZIP and osp.isdir(_OPEN_FILES):
+                    # torch.load maps files that it opens itself: this name stands for the one that is open.
+                    name = f'{_OPEN_FILES}/{self._file.fileno()}'
+                    return torch.load(name, map_location=map_location, weights_only=True, mmap=True)
+                self._file.seek(0)
+                return torch.load(self._file, map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError as e:
+            raise ValueError(_not_plain(self.path, e)) from e
+        except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
+            raise ValueError(f'{self.path} cannot be read as a checkpoint (cut short?): {_reason(e)}') from e
+
+
+def _read_remote(source: str, map_location: str) -> Any:
+    url = source
     try:
-        with _mmengine_allowed():
-            return torch.load(path, map_location=map_location, weights_only=True)
+        if source.startswith(('torchvision://', 'modelzoo://')):
+            url = get_torchvision_models()[source.split('://', 1)[1]]
+        with mmengine_allowed():
+            if url.startswith(('http://', 'https://', 'file://')):
+                return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+            with _weights_only_forced():
+                return CheckpointLoader.load_checkpoint(url, map_location=map_location)
     except pickle.UnpicklingError as e:
-        reason = str(e).splitlines()[0]
-        raise ValueError(f'{path} is not a checkpoint of tensors and plain data, and is not loaded: {reason}') from e
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ValueError(f'{path} cannot be read as a checkpoint (cut short?): {reason}') from e
-
-
-def load_remote_checkpoint(url: str, map_location: str = 'cpu') -> Any:
-    """Download to PyTorch's hub folder, once, and load with ``weights_only=True``, as :func:`load_local_checkpoint`.
-
-    Raises:
-        ValueError: If it cannot be had or read, or holds objects that are not plain data.
-    """
-    try:
-        with _mmengine_allowed():
-            return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
+        raise ValueError(_not_plain(source, e)) from e
     except Exception as e:  # anything from URLError to what damaged files raise
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise ValueError(f'{url} cannot be loaded as a checkpoint: {reason}') from e
+        by_hand = ''
+        if url.startswith('http'):
+            folder = osp.join(torch.hub.get_dir(), 'checkpoints')
+            by_hand = f'.\nWithout a network, fetch {url}\nelsewhere, and put it into {folder}'
+        raise ValueError(f'{source} cannot be loaded as a checkpoint: {_reason(e)}{by_hand}') from e
+
+
+@contextmanager
+def one_download(source: str) -> Iterator[None]:
+    """Inside, a checkpoint that has to be downloaded is: by the first process of each machine, then read by the others.
+
+    All processes have to come here. Where there is nothing to download, or one process, none waits.
+    """
+    waits = not is_local(source) and not is_first_on_machine()
+    if waits:
+        barrier()
+    yield
+    if not waits and not is_local(source):
+        barrier()
+
+
+def _reason(error: Exception) -> str:
+    """First line of what an exception says."""
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _not_plain(source: str, error: Exception) -> str:
+    return f'{source} is not a checkpoint of tensors and plain data, and is not loaded: {_reason(error)}'
 
 
 def check_checkpoint_file(path: str, argument: str) -> None:
-    """A checkpoint named on the command line has to be a file or a URL."""
+    """A checkpoint named on the command line has to be a file or a URL; UserError if it is neither."""
     if is_local(path) and not osp.isfile(path):
         raise UserError(f'{argument} {path!r} does not exist (looked for {osp.abspath(path)})')

@@ -1,4 +1,4 @@
-"""Which checkpoint of a work folder a training goes on from."""
+"""Which checkpoint of a work folder a training continues from."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import os
 import os.path as osp
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
 
 from mmengine.config import Config
 
+from mmccd.env import is_first_of_all
 from mmccd.errors import UserError
 
-from .read import check_checkpoint_file, load_local_checkpoint
+from .handover import OpenedCheckpoint
+from .read import CheckpointFile
 
 # What mmengine's checkpoint hook and ours write; a best_*.pth has no optimizer, what users copy has other names.
 TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth', 'interrupted.pth')
@@ -39,85 +43,128 @@ def _newest_first(folder: str, template: str) -> Iterator[str]:
         yield osp.join(folder, match[0])
 
 
-def newest_checkpoint(folder: str, templates: tuple[str, ...] = TEMPLATES) -> tuple[str | None, dict[str, str]]:
-    """Find the loadable checkpoint with the most iterations. No code in the files runs.
+class _Candidate:
+    """The newest checkpoint of one name that can be opened: its content, whose tensors are not read yet."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        with ExitStack() as stack:  # closes the file if something is wrong with it
+            self.file = stack.enter_context(CheckpointFile(path))
+            try:
+                self.content = self.file.load(mmap=True)
+                self.iterations = _iterations(path, self.content)
+            except ValueError:
+                self.file.verify()  # a checksum that differs says more than what is wrong with the content
+                raise
+            self.close = stack.pop_all().close
+
+
+def find_newest(folder: str, templates: tuple[str, ...] = TEMPLATES) -> tuple[OpenedCheckpoint | None, dict[str, str]]:
+    """Find and read the loadable checkpoint with the most iterations. No code in the files runs.
+
+    Of each name, the newest is opened, once, and only what it says about itself is read. The one with the most
+    iterations is compared with its checksum; older ones are looked at only where it is damaged.
 
     Args:
         folder (str): Where the checkpoints are; may be missing.
         templates (tuple[str, ...]): Names, with ``{}`` for the number that grows.
 
     Returns:
-        tuple[str | None, dict[str, str]]: The path, None if there is none; and for each newer file that was skipped,
-        why.
+        tuple[OpenedCheckpoint | None, dict[str, str]]: The checkpoint, None if there is none; and for each newer file
+        that was skipped, why.
     """
-    best, most, skipped = None, -1, {}
-    for template in templates if osp.isdir(folder) else ():
-        for path in _newest_first(folder, template):
+    skipped: dict[str, str] = {}
+    paths = [_newest_first(folder, template) for template in templates] if osp.isdir(folder) else []
+    heads = [(_open_next(rest, skipped), rest) for rest in paths]
+    try:
+        while True:
+            found = [(head, rest) for head, rest in heads if head is not None]
+            if not found:
+                return None, skipped
+            best, rest = max(found, key=lambda pair: pair[0].iterations)
             try:
-                iterations = _iterations(path)
+                best.file.verify()
+                return OpenedCheckpoint(best.path, best.content), skipped
             except (ValueError, OSError) as e:
-                skipped[path] = str(e)
-                continue
-            if iterations > most:
-                best, most = path, iterations
-            break
-    return best, skipped
+                skipped[best.path] = str(e)
+                best.close()
+            heads = [(_open_next(r, skipped), r) if r is rest else (head, r) for head, r in heads]
+    finally:
+        for head, _ in heads:
+            if head is not None:
+                head.close()
 
 
-def _iterations(path: str) -> int:
-    """Iterations that a checkpoint has had; ValueError unless training can go on from it."""
-    content = load_local_checkpoint(path)
+def _open_next(paths: Iterator[str], skipped: dict[str, str]) -> _Candidate | None:
+    """The next of ``paths`` from which training can continue; notes those from which it cannot."""
+    for path in paths:
+        try:
+            return _Candidate(path)
+        except (ValueError, OSError) as e:
+            skipped[path] = str(e)
+    return None
+
+
+def newest_checkpoint(folder: str, templates: tuple[str, ...] = TEMPLATES) -> tuple[str | None, dict[str, str]]:
+    """As :func:`find_newest`, but for the path alone."""
+    found, skipped = find_newest(folder, templates)
+    return (None if found is None else found.source), skipped
+
+
+def _iterations(path: str, content: Any) -> int:
+    """Iterations that a checkpoint has had; ValueError unless training can continue from it."""
     try:
         iterations = int(content['meta']['iter'])
         complete = 'state_dict' in content and 'message_hub' in content
     except (TypeError, KeyError, ValueError):
         complete = False
     if not complete:
-        raise ValueError(f'{path} is no checkpoint to go on from: it lacks what mmengine saves beside the weights')
+        raise ValueError(f'{path} is no checkpoint to resume from: it lacks what mmengine saves beside the weights')
     return iterations
 
 
-def set_resume(cfg: Config, asked: str) -> str | None:
+def set_resume(cfg: Config, asked: str) -> OpenedCheckpoint | None:
     """What ``--resume`` means, put into the config; says what it chose.
 
     Args:
-        cfg (Config): The config, with ``work_dir``; ``resume`` and ``load_from`` are set.
+        cfg (Config): The config, with ``work_dir`` and ``launcher``; ``resume`` and ``load_from`` are set.
         asked (str): A path or URL, or ``'auto'`` for the newest loadable checkpoint of the work folder.
 
     Returns:
-        str | None: The checkpoint; None if training starts anew, or mmengine looks for one on another storage.
+        OpenedCheckpoint | None: The checkpoint; None if training begins from scratch, or mmengine looks for one on
+        another storage.
 
     Raises:
-        UserError: If the path is no file, or there are checkpoints and none can be loaded: starting anew would
-            overwrite them.
+        UserError: If the path is no file, or there are checkpoints and none can be loaded: training from scratch
+            would overwrite them.
     """
     cfg.resume = True
     if asked != 'auto':
-        check_checkpoint_file(asked, '--resume')
+        checkpoint = OpenedCheckpoint.read(asked, '--resume', cfg.get('launcher', 'none'))
         cfg.load_from = asked
-        return asked
+        return checkpoint
     folder = checkpoint_folder(cfg)
     if folder is None:
         cfg.load_from = None
         return None
-    path, skipped = newest_checkpoint(folder, checkpoint_templates(cfg))
-    if path is None and skipped:
+    found, skipped = find_newest(folder, checkpoint_templates(cfg))
+    if found is None and skipped:
         raise UserError(
             f'--resume: no checkpoint in {folder} can be loaded:\n  '
             + '\n  '.join(skipped.values())
             + '\nMove them away to train from the beginning.'
         )
-    if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) == '0':
+    if is_first_of_all():
         for reason in skipped.values():
             print(f'--resume: skipped {reason}')
         print(
-            f'--resume: going on from {path}'
-            if path
+            f'--resume: continuing from {found.source}'
+            if found
             else f'--resume: no checkpoint in {folder}, training starts from the beginning',
             flush=True,
         )
-    if path is None:
+    if found is None:
         cfg.resume = False
     else:
-        cfg.load_from = path
-    return path
+        cfg.load_from = found.source
+    return found

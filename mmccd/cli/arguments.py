@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import os.path as osp
 import sys
 from collections.abc import Callable
@@ -12,25 +11,39 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmccd.checkpoints.read import forbid_unpickling
-from mmccd.env import check_requirements
+from mmccd.env import check_requirements, is_first_on_machine, set_local_rank
 from mmccd.errors import UserError
 
-from .runner import end_process
+from .runner import end_process, uses_fsdp
+
+INTERRUPTED = 130  # 128 + SIGINT
 
 
 def run_tool(main: Callable[[], None]) -> None:
-    """Run a tool's ``main``; a :class:`UserError` ends it with one message and exit code 2."""
+    """Run a tool's ``main``, and end the process.
+
+    A :class:`UserError` is one message and exit code 2; Ctrl-C is one line and exit code 130, as a shell has it.
+    """
     forbid_unpickling()
     try:
         main()
     except UserError as e:
-        first = os.environ.get('LOCAL_RANK', os.environ.get('SLURM_LOCALID', '0')) == '0'
-        if first or not e.everywhere:
+        if is_first_on_machine() or not e.everywhere:
             print(f'error: {e}', file=sys.stderr)
         sys.exit(2)
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # whoever ends first closes the others' connections
+    except KeyboardInterrupt:
+        if is_first_on_machine():
+            print('\ninterrupted', file=sys.stderr)
+        if _in_group():
+            end_process(INTERRUPTED)
+        sys.exit(INTERRUPTED)
+    if _in_group():
+        torch.distributed.barrier()  # the process that ends first closes the others' connections
         end_process(0)
+
+
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 class OptionsAction(DictAction):
@@ -63,14 +76,67 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Put launcher and work folder into the config; check that the packages for its task are there."""
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    set_local_rank(args.launcher, args.local_rank)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    require_task(cfg)
+
+
+def require_task(cfg: Config) -> None:
+    """UserError if the packages for the config's task are not installed."""
     if cfg.get('default_scope') == 'mmpretrain':
         try:
             check_requirements('mmpretrain')
         except ImportError as e:
             raise UserError(str(e)) from e
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of training alone, beside the common ones."""
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate by (batch of all processes) / auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CKPT',
+        help='continue from this checkpoint; without a path, from the newest loadable one in the work folder',
+    )
+    parser.add_argument(
+        '--sync-bn',
+        action='store_true',
+        help='BatchNorm over the batches of all processes (several GPUs); no effect on norms in evaluation mode',
+    )
+
+
+def apply_training_arguments(cfg: Config, args: argparse.Namespace) -> None:
+    """Put mixed precision, the scaled learning rate and synchronised norms into the config."""
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
+            raise UserError(f'--auto-scale-lr needs auto_scale_lr.base_batch_size, and {args.config} has none')
+        cfg.auto_scale_lr.enable = True
+    if args.sync_bn:
+        cfg.sync_bn = 'torch'
+
+
+def use_amp(cfg: Config) -> None:
+    """Turn the ordinary optimizer wrapper into one with mixed precision; any other is refused, as in MMDetection."""
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    name = kind if isinstance(kind, str) else kind.__name__
+    if name.rpartition('.')[2] not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            "--amp replaces optim_wrapper.type='OptimWrapper' by 'AmpOptimWrapper', and the config has "
+            f'{name!r}: leave --amp out, and set mixed precision there'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    if uses_fsdp(cfg):
+        cfg.optim_wrapper.use_fsdp = True

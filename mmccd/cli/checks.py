@@ -9,17 +9,15 @@ import os
 import os.path as osp
 from collections.abc import Iterator
 
-import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.runner import CheckpointLoader
-from mmengine.runner.checkpoint import get_torchvision_models
 from torch import nn
 
+from mmccd.checkpoints.read import read_checkpoint
 from mmccd.compat import mmcv_ops
 from mmccd.configs import datasets_of
 from mmccd.data.classes import class_problems
-from mmccd.env import is_local
+from mmccd.env import is_first_on_machine, is_local
 from mmccd.errors import UserError
 from mmccd.models.pretrained import PretrainedBackbone, missing_checkpoint_message
 
@@ -92,7 +90,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
             f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py'
             if made
             else (
-                '\nPut or link the data set there (README, "Data"), or name your own with --cfg-options, '
+                '\nPut or link the dataset there (README, "Data"), or name your own with --cfg-options, '
                 f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH'
             )
         )
@@ -103,54 +101,38 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
 
 
 def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
-    """The local checkpoint that the backbone starts from has to be there, and to fit, before anything else is done."""
-    for item in _starts(cfg):
+    """A local file of initial weights of the backbone has to be there, and to fit, before anything else is done."""
+    for item in _init_cfgs(cfg):
         checkpoint = item.get('checkpoint')
         if not checkpoint or not is_local(checkpoint):
             continue
         if not osp.isfile(checkpoint):
             raise UserError(missing_checkpoint_message(checkpoint))
-        if item.get('type') == 'mmccd.PretrainedBackbone':
-            try:
-                _pretrained(item).check(model.backbone)
-            except ValueError as e:
-                raise UserError(str(e)) from e
+        _check_init(item, model)
 
 
 def check_init_download(cfg: Config, model: nn.Module) -> None:
-    """A checkpoint that a URL names has to be had, and to fit: the first process of a machine downloads it now."""
-    if os.environ.get('LOCAL_RANK', '0') != '0':
+    """A checkpoint that a URL names has to be there, and to fit: the first process of a machine downloads it now."""
+    if not is_first_on_machine():
         return
-    for item in _starts(cfg):
+    for item in _init_cfgs(cfg):
         checkpoint = item.get('checkpoint')
-        if not checkpoint or is_local(checkpoint):
-            continue
-        try:
-            if item.get('type') == 'mmccd.PretrainedBackbone':
-                _pretrained(item).check(model.backbone)
-            else:
-                CheckpointLoader.load_checkpoint(checkpoint, map_location='cpu')
-        except ValueError as e:
-            raise UserError(str(e)) from e
-        except (OSError, RuntimeError, KeyError) as e:  # URLError, a wrong hash, a name that torchvision has not
-            raise UserError(f'init_cfg.checkpoint {checkpoint!r} cannot be had: {e}.{_by_hand(checkpoint)}') from e
+        if checkpoint and not is_local(checkpoint):
+            _check_init(item, model)
 
 
-def _starts(cfg: Config) -> list[ConfigDict]:
+def _init_cfgs(cfg: Config) -> list[ConfigDict]:
+    """How the backbone is initialised, as a list."""
     init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
     return list(init_cfg) if isinstance(init_cfg, (list, tuple)) else [init_cfg]
 
 
-def _pretrained(item: ConfigDict) -> PretrainedBackbone:
-    return PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'})
-
-
-def _by_hand(checkpoint: str) -> str:
-    """How to bring a file that cannot be downloaded."""
-    scheme, name = checkpoint.split('://', 1)
-    url = get_torchvision_models().get(name) if scheme == 'torchvision' else checkpoint
-    if url is None or not url.startswith('http'):
-        return ''
-    return (
-        f'\nWithout a network, fetch {url}\nelsewhere, and put it into {osp.join(torch.hub.get_dir(), "checkpoints")}'
-    )
+def _check_init(item: ConfigDict, model: nn.Module) -> None:
+    """Read the checkpoint; our own initializer says whether it fits, mmengine's takes what does."""
+    try:
+        if item.get('type') == 'mmccd.PretrainedBackbone':
+            PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'}).check(model.backbone)
+        elif not is_local(item['checkpoint']):
+            read_checkpoint(item['checkpoint'])
+    except (ValueError, OSError) as e:
+        raise UserError(f'init_cfg.checkpoint: {e}') from e

@@ -13,8 +13,8 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmccd.checkpoints.read import mmengine_globals
-from mmccd.env import keep_freed_memory
+from mmccd.checkpoints.read import allow_mmengine_checkpoints
+from mmccd.env import keep_freed_memory, set_local_rank
 from mmccd.errors import UserError
 
 
@@ -49,7 +49,8 @@ def init_cpu_distributed(cfg: Config) -> None:
                 ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True
             ).split()[0]
         os.environ.setdefault('MASTER_PORT', '29500')
-        for ours, theirs in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS'), ('LOCAL_RANK', 'SLURM_LOCALID')):
+        set_local_rank('slurm')
+        for ours, theirs in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS')):
             os.environ[ours] = os.environ[theirs]
     if 'RANK' not in os.environ:
         raise UserError(
@@ -84,8 +85,7 @@ def build_runner(cfg: Config) -> Runner:
     init_cpu_distributed(cfg)
     if get_device() == 'cpu':
         keep_freed_memory()
-    # mmengine 0.10.7 loads with PyTorch's default, weights_only=True, and then refuses its own checkpoints.
-    torch.serialization.add_safe_globals(mmengine_globals())
+    allow_mmengine_checkpoints()  # what the runner reads itself: initial weights, checkpoints that it publishes
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 

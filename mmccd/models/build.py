@@ -12,11 +12,23 @@ from torch import nn
 from mmccd.errors import UserError
 
 
-def check_model(cfg: Config, device: str = 'meta') -> nn.Module:
-    """Build the model, without memory for its weights: what mmccd finds wrong with it becomes a :class:`UserError`.
+def build_model(cfg: Config, device: str = 'meta') -> nn.Module:
+    """Build the model of a config; ``init_cfg`` is not followed.
 
-    The runner builds its own, after it has set the seed; this one has the names and shapes of the tensors. On
-    another ``device`` it has weights, too.
+    The runner builds its own, after it has set the seed; this one is for checks, and for inference.
+
+    Args:
+        cfg (Config): The config, which is not changed.
+        device (str): Device of the tensors. Default: ``'meta'``, where they have names and shapes but no memory.
+
+    Raises:
+        UserError: For what mmccd finds wrong with the model, and for options that its classes do not know.
+
+    Example:
+        >>> import mmccd
+        >>> model = build_model(mmccd.get_config('ccd_r18_digits'))
+        >>> model.head.fc.weight.shape
+        torch.Size([10, 512])
     """
     try:
         with torch.device(device):
@@ -34,9 +46,9 @@ def _raised_in_mmccd(error: BaseException | None) -> BaseException | None:
     """The exception behind ``error`` that came out of mmccd's own code; None for all others."""
     while error is not None:
         end = error.__traceback__
-        while end.tb_next is not None:
+        while end is not None and end.tb_next is not None:
             end = end.tb_next
-        if end.tb_frame.f_globals.get('__name__', '').startswith('mmccd.'):
+        if end is not None and end.tb_frame.f_globals.get('__name__', '').startswith('mmccd.'):
             return error
         error = error.__context__  # some versions of mmengine's registries raise their own in place of it
     return None

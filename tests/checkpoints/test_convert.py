@@ -283,15 +283,15 @@ def test_check_fits_names_everything(original, target):
         check_fits(state, goal)
     assert str(e.value).splitlines() == [
         'it does not fit the model:',
-        '  1 tensors are missing in it: head.fc.bias',
-        '  1 tensors have no place in the model: backbone.more',
-        '  2 tensors have another shape: backbone.layer1.0.ccd.scale has groups=32, the config groups=64, '
-        'head.fc.weight (10, 2048), in the model (1000, 2048)',
+        '  1 missing key (head: 1): head.fc.bias',
+        '  1 unexpected key (more: 1): backbone.more',
+        '  size mismatch of 2 tensors: backbone.layer1.0.ccd.scale (32,) in the checkpoint, (64,) in the model '
+        '(groups=32 and groups=64), head.fc.weight (10, 2048) in the checkpoint, (1000, 2048) in the model',
     ]
 
 
 def test_long_lists_are_cut(target):
-    with pytest.raises(ValueError, match=r'320 tensors are missing in it: .* and 300 more$'):
+    with pytest.raises(ValueError, match=r'320 missing keys \(.*\): .* and 312 more$'):
         check_fits({}, target('r50_8xb32_in1k.py'))
 
 

@@ -11,6 +11,7 @@ import pytest
 from mmccd.checkpoints import files
 from mmccd.checkpoints.files import (
     AtomicBackend,
+    checksum_path,
     remove_with_checksum,
     verify_checksum,
     write_atomically,
@@ -72,7 +73,7 @@ def test_content_and_checksum(path):
     for content in (b'old', b'new' * 1000):
         write_with_checksum(path, content)
         assert read(path) == content
-        assert read(path + '.sha256') == f'{hashlib.sha256(content).hexdigest()}  x.pth\n'.encode()
+        assert read(checksum_path(path)) == f'{hashlib.sha256(content).hexdigest()}  x.pth\n'.encode()
         assert verify_checksum(path)
     remove_with_checksum(path)
     assert not os.listdir(os.path.dirname(path))
@@ -87,7 +88,7 @@ def test_damage(path, damaged):
     write_with_checksum(path, b'new')
     with open(path, 'wb') as f:
         f.write(damaged)
-    with pytest.raises(ValueError, match=r'x\.pth is not what was written: it differs from x\.pth\.sha256'):
+    with pytest.raises(ValueError, match=r'x\.pth is not what was written: it differs from \.x\.pth\.sha256'):
         verify_checksum(path)
 
 
@@ -108,7 +109,7 @@ def test_no_room(path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert read(path) == b'old'
     assert verify_checksum(path)
-    assert sorted(os.listdir(os.path.dirname(path))) == ['x.pth', 'x.pth.sha256']
+    assert sorted(os.listdir(os.path.dirname(path))) == ['.x.pth.sha256', 'x.pth']
     backend.remove(path)
     assert not os.listdir(os.path.dirname(path))
 

@@ -66,11 +66,11 @@ def test_cut_short(tmp_path, share, with_checksum):
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     if not with_checksum:
-        (tmp_path / 'epoch_2.pth.sha256').unlink()
+        (tmp_path / '.epoch_2.pth.sha256').unlink()
     found, skipped = newest_checkpoint(str(tmp_path))
     assert found == str(tmp_path / 'epoch_1.pth')
     assert list(skipped) == [str(path)]
-    assert ('differs from epoch_2.pth.sha256' if with_checksum else 'cut short?') in skipped[str(path)]
+    assert ('differs from .epoch_2.pth.sha256' if with_checksum else 'cut short?') in skipped[str(path)]
 
 
 def test_every_flipped_bit_is_found(tmp_path):
@@ -86,19 +86,19 @@ def test_no_checksum_is_no_fault(tmp_path):
     """Older runs have none; a crash may leave none, or an empty one."""
     write(tmp_path, 'epoch_1.pth', 5)
     path = write(tmp_path, 'epoch_2.pth', 10)
-    checksum = tmp_path / 'epoch_2.pth.sha256'
+    checksum = tmp_path / '.epoch_2.pth.sha256'
     assert checksum.read_text().split()[0] == hashlib.sha256(path.read_bytes()).hexdigest()
     for content in ('', None):
         checksum.write_text(content) if content is not None else checksum.unlink()
         assert newest_checkpoint(str(tmp_path)) == (str(path), {})
 
 
-def test_weights_alone_are_nothing_to_go_on_from(tmp_path):
+def test_weights_alone_are_nothing_to_resume_from(tmp_path):
     write(tmp_path, 'epoch_1.pth', 5)
     torch.save(dict(state_dict={}), tmp_path / 'epoch_2.pth')
     found, skipped = newest_checkpoint(str(tmp_path))
     assert found == str(tmp_path / 'epoch_1.pth')
-    assert 'is no checkpoint to go on from' in skipped[str(tmp_path / 'epoch_2.pth')]
+    assert 'is no checkpoint to resume from' in skipped[str(tmp_path / 'epoch_2.pth')]
 
 
 def test_set_resume_says_what_it_does(cfg, tmp_path, capsys):
@@ -106,11 +106,11 @@ def test_set_resume_says_what_it_does(cfg, tmp_path, capsys):
         path = write(tmp_path, f'epoch_{epoch}.pth', 5 * epoch)
     flip(path)
     chosen = str(tmp_path / 'epoch_1.pth')
-    assert set_resume(cfg, 'auto') == chosen
+    assert set_resume(cfg, 'auto').source == chosen
     assert (cfg.resume, cfg.load_from) == (True, chosen)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f'--resume: skipped {path} is not what was written')
-    assert lines[1:] == [f'--resume: going on from {chosen}']
+    assert lines[1:] == [f'--resume: continuing from {chosen}']
 
 
 def test_one_process_speaks(cfg, tmp_path, capsys, monkeypatch):
@@ -121,7 +121,7 @@ def test_one_process_speaks(cfg, tmp_path, capsys, monkeypatch):
 
 
 def test_beginning(cfg, tmp_path, capsys):
-    """Nothing there: training starts anew, from what the config loads; a requeued job may have been that early."""
+    """Nothing there: training begins from scratch, with what the config loads; a requeued job may be that early."""
     cfg.load_from = 'start.pth'
     assert set_resume(cfg, 'auto') is None
     assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
@@ -129,7 +129,7 @@ def test_beginning(cfg, tmp_path, capsys):
 
 
 def test_all_are_damaged(cfg, tmp_path):
-    """Training anew would write over them."""
+    """Training from scratch would write over them."""
     flip(write(tmp_path, 'epoch_1.pth', 5))
     with pytest.raises(UserError, match=r'no checkpoint in .* can be loaded:\n  .*epoch_1\.pth .*\nMove them away'):
         set_resume(cfg, 'auto')
@@ -137,7 +137,7 @@ def test_all_are_damaged(cfg, tmp_path):
 
 def test_path(cfg, tmp_path):
     path = str(write(tmp_path, 'mine.pth', 5))
-    assert set_resume(cfg, path) == path
+    assert set_resume(cfg, path).source == path
     assert (cfg.resume, cfg.load_from) == (True, path)
     with pytest.raises(UserError, match='does not exist'):
         set_resume(cfg, str(tmp_path / 'gone.pth'))

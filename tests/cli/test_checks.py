@@ -249,7 +249,11 @@ def test_variable_that_was_used_already(config, capsys, monkeypatch):
             r'resnet50-.*.pth\nelsewhere, and put it into ',
         ),
         (RuntimeError('invalid hash value'), 'https://a.org/b.pth', r'invalid hash.*\n.* fetch https://a.org/b.pth\n'),
-        (KeyError('resnet51'), 'torchvision://resnet51', r"'torchvision://resnet51' cannot be had: 'resnet51'\.$"),
+        (
+            KeyError('resnet51'),
+            'torchvision://resnet51',
+            r"torchvision://resnet51 cannot be loaded as a checkpoint: 'resnet51'$",
+        ),
     ],
 )
 @pytest.mark.parametrize('kind', ['Pretrained', 'mmccd.PretrainedBackbone'])
@@ -259,7 +263,7 @@ def test_start_that_cannot_be_downloaded(monkeypatch, error, checkpoint, message
     def load(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr('mmengine.runner.CheckpointLoader.load_checkpoint', load)
+    monkeypatch.setattr('torch.hub.load_state_dict_from_url', load)
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type=kind, checkpoint=checkpoint)))))
     monkeypatch.setenv('LOCAL_RANK', '0')
     with pytest.raises(UserError, match=message):
@@ -271,7 +275,7 @@ def test_start_that_cannot_be_downloaded(monkeypatch, error, checkpoint, message
 # A process of a group, with something for Python's end and something for atexit.
 GROUP_OF_ONE = """
 import atexit, sys, torch
-from mmccd.cli.checks import run_tool
+from mmccd.cli.arguments import run_tool
 
 class Last:
     def __del__(self):

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 import mmccd.engine  # noqa: F401
-from mmccd.checkpoints.read import mmengine_globals
+from mmccd.checkpoints.read import allow_mmengine_checkpoints
 
 SAMPLES, BATCH, ITERATIONS = 20, 4, 5
 _numbers = itertools.count()
@@ -118,7 +118,7 @@ def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
         finite: dict | None = None,
         batch: int = BATCH,
     ) -> Runner:
-        torch.serialization.add_safe_globals(mmengine_globals())
+        allow_mmengine_checkpoints()
         log = Log()
         loader = dict(
             dataset=dict(type=Points),

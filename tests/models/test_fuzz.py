@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mmccd.configs import load_config
 from mmccd.errors import UserError
 from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK, AttentionResNet
-from mmccd.models.build import check_model
+from mmccd.models.build import build_model
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ccd_r18_digits.py'
 few = settings(
@@ -196,7 +196,7 @@ OPTIONS = {
 def test_options_of_a_config(options):
     """``--cfg-options``: the model can be built, or one message says what is wrong."""
     try:
-        check_model(load_config(str(CONFIG), options))
+        build_model(load_config(str(CONFIG), options))
     except UserError as e:
         words = {word for option in options for word in option.split('.')} | {'type', 'Index', 'normalise'}
         assert names_one_of(str(e), words), e

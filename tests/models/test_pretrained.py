@@ -43,14 +43,16 @@ def test_one_line_says_what_was_loaded(tmp_path, trained, monkeypatch):
     torch.save({**plain, 'backbone.fc.weight': torch.ones(2), 'head.fc.bias': torch.ones(2)}, tmp_path / 'a.pth')
     said = []
     monkeypatch.setattr(pretrained, 'print_log', lambda text, **kwargs: said.append(text))
-    PretrainedBackbone(str(tmp_path / 'a.pth'), allow_new='ccd')(AttentionResNet(18, attention=dict(type='mmccd.CCD')))
-    line = f'{len(plain)} tensors loaded, 16 new (ccd: 16), 1 unused (fc: 1)'
+    PretrainedBackbone(str(tmp_path / 'a.pth'), allow_missing='ccd')(
+        AttentionResNet(18, attention=dict(type='mmccd.CCD'))
+    )
+    line = f'{len(plain)} tensors loaded, 16 missing (ccd: 16), 1 unexpected (fc: 1)'
     assert said == [f'{tmp_path / "a.pth"}: {line}']
 
 
 def test_new_parts_keep_their_start(tmp_path, trained):
     torch.save({k: v for k, v in trained.items() if '.ccd.' not in k}, tmp_path / 'plain.pth')
-    net = backbone(tmp_path / 'plain.pth', allow_new=['ccd'])
+    net = backbone(tmp_path / 'plain.pth', allow_missing=['ccd'])
     net.init_weights()
     assert torch.equal(net.layer4[1].ccd.bias, torch.ones(64))
     assert torch.equal(net.layer4[1].conv2.weight, trained['layer4.1.conv2.weight'])
@@ -58,7 +60,7 @@ def test_new_parts_keep_their_start(tmp_path, trained):
 
 def test_new_parts_of_frozen_stages_are_trained(tmp_path, trained, monkeypatch):
     torch.save({k: v for k, v in trained.items() if '.ccd.' not in k}, tmp_path / 'plain.pth')
-    init_cfg = dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_new='ccd')
+    init_cfg = dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_missing='ccd')
     net = AttentionResNet(18, frozen_stages=1, attention=dict(type='mmccd.CCD'), init_cfg=init_cfg)
     gates = {f'layer1.{b}.ccd.{p}' for b in (0, 1) for p in ('scale', 'bias')}
 
@@ -71,8 +73,10 @@ def test_new_parts_of_frozen_stages_are_trained(tmp_path, trained, monkeypatch):
     net.init_weights()
     net.train()
     assert trainable() == gates
-    assert said[0].startswith('frozen_stages=1: 4 tensors that start anew are trained nevertheless (layer1.0.ccd.scale')
-    init_cfg.pop('allow_new')
+    assert said[0].startswith(
+        'frozen_stages=1: 4 tensors that the checkpoint may miss are trained nevertheless (layer1.0.ccd.scale'
+    )
+    init_cfg.pop('allow_missing')
     net = AttentionResNet(18, frozen_stages=1, attention=dict(type='mmccd.CCD'), init_cfg=init_cfg)
     assert trainable() == set()
 
@@ -98,36 +102,36 @@ HALF = [
         'no gates in the file',
         lambda s: {k: v for k, v in s.items() if '.ccd.' not in k},
         {},
-        r'16 tensors of the backbone are not in it \(ccd: 16\): layer1\.0\.ccd\.scale.*name them in allow_new',
+        r'16 missing keys \(ccd: 16\): layer1\.0\.ccd\.scale.*named in allow_missing',
     ),
     (
         'a layer missing',
         lambda s: {k: v for k, v in s.items() if not k.startswith('layer3')},
-        dict(allow_new=('ccd',)),
-        r'tensors of the backbone are not in it \(layer3: ',
+        dict(allow_missing=('ccd',)),
+        r'missing keys \(layer3: ',
     ),
     (
         'a tensor too many',
         lambda s: {**s, 'layer1.2.conv1.weight': torch.ones(64, 64, 3, 3)},
         {},
-        r'1 of its tensors have no place in the backbone \(layer1: 1\).*name them in allow_unused',
+        r'1 unexpected key \(layer1: 1\).*named in allow_unexpected',
     ),
     (
         'another attention',
         lambda s: {k.replace('.ccd.', '.se_layer.'): v for k, v in s.items()},
         {},
-        r'not in it \(ccd: 16\).*\n.*no place in the backbone \(se_layer: 16\)',
+        r'16 missing keys \(ccd: 16\).*\n.*16 unexpected keys \(se_layer: 16\)',
     ),
     (
         'other groups',
         lambda s: {k: v[:32] if '.ccd.' in k else v for k, v in s.items()},
         {},
-        r'16 tensors have another shape: layer1\.0\.ccd\.scale \(32,\) in the file, \(64,\) in the backbone',
+        r'size mismatch of 16 tensors: layer1\.0\.ccd\.scale \(32,\) in the checkpoint, \(64,\) in the model',
     ),
     (
         'nothing in common',
         lambda s: {'encoder.weight': torch.ones(3)},
-        dict(allow_new='ccd'),
+        dict(allow_missing='ccd'),
         r'nothing in .* matches the backbone: it has encoder\.weight',
     ),
     ('no tensors', lambda s: {'meta': 'text'}, {}, 'holds no state dict of tensors'),
@@ -146,14 +150,14 @@ def test_half_a_backbone_is_refused(tmp_path, trained, change, options, message)
         backbone(tmp_path / 'half.pth', **options).init_weights()
 
 
-def test_allow_unused(tmp_path, trained):
+def test_allow_unexpected(tmp_path, trained):
     torch.save(trained, tmp_path / 'a.pth')
     cut = AttentionResNet(
         18, num_stages=3, strides=(1, 2, 2), dilations=(1, 1, 1), out_indices=(2,), attention=dict(type='mmccd.CCD')
     )
-    with pytest.raises(ValueError, match='no place in the backbone'):
+    with pytest.raises(ValueError, match=r'unexpected keys \(layer4: '):
         PretrainedBackbone(str(tmp_path / 'a.pth'))(cut)
-    PretrainedBackbone(str(tmp_path / 'a.pth'), allow_unused='layer4')(cut)
+    PretrainedBackbone(str(tmp_path / 'a.pth'), allow_unexpected='layer4')(cut)
     assert torch.equal(cut.layer3[0].conv1.weight, trained['layer3.0.conv1.weight'])
 
 
@@ -182,7 +186,7 @@ def test_missing_file_names_the_commands():
     assert 'publish_model.py work_dirs/ccd_r50_8xb32_in1k/epoch_100.pth checkpoints/ccd_r50_in1k.pth' in text
     assert (
         '--cfg-options model.backbone.attention.identity_init=True '
-        'model.backbone.init_cfg.checkpoint=torchvision://resnet50 model.backbone.init_cfg.allow_new=ccd'
+        'model.backbone.init_cfg.checkpoint=torchvision://resnet50 model.backbone.init_cfg.allow_missing=ccd'
     ) in text
     assert 'identity' not in missing_checkpoint_message('checkpoints/ge_r50_in1k.pth')
     with pytest.raises(FileNotFoundError, match=r'does not exist.*ccd_r18_digits'):
@@ -203,7 +207,7 @@ def test_identity_start_gives_the_plain_outputs(tmp_path, depth, attention, new)
     net = AttentionResNet(
         depth,
         attention=dict(type=f'mmccd.{attention}', **options),
-        init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_new=new),
+        init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_missing=new),
     )
     net.init_weights()
     x = torch.randn(1, 3, 64, 64)

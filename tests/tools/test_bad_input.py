@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.checkpoints.read import read_checkpoint
 from mmccd.cli import arguments, checks
 from mmccd.errors import UserError
 
@@ -46,14 +46,14 @@ def checkpoint(workplace) -> Path:
 def test_config_that_does_not_exist(refused, config, tool):
     wrong = config('retinanet_cdd_r50_fpn_1x_coco.py')
     message = refused(tool, wrong, *['x.pth'] * (tool == 'test.py'))
-    assert message.startswith(f"config '{wrong}' does not exist. Did you mean ")
-    assert message.split('Did you mean ')[1].split(' or ')[0].rstrip('?') == str(
-        config('retinanet_ccd_r50_fpn_1x_coco.py')
+    assert message.startswith(f"config '{wrong}' does not exist; did you mean ")
+    assert message.split('did you mean ')[1].split(' or ')[0].rstrip('?') == repr(
+        str(config('retinanet_ccd_r50_fpn_1x_coco.py'))
     )
 
 
 def test_config_nothing_is_near_to(refused):
-    assert refused('train.py', 'nowhere/x.py') == "config 'nowhere/x.py' does not exist."
+    assert refused('train.py', 'nowhere/x.py') == "config 'nowhere/x.py' does not exist"
 
 
 def test_data_that_are_not_there(refused, config):
@@ -102,7 +102,7 @@ def test_missing_imagenet_checkpoint(run_tool, config, workplace):
     assert 'publish_model.py work_dirs/ccd_r50_8xb32_in1k/epoch_100.pth checkpoints/ccd_r50_in1k.pth\n' in done.stderr
     assert (
         'model.backbone.attention.identity_init=True model.backbone.init_cfg.checkpoint=torchvision://resnet50 '
-        'model.backbone.init_cfg.allow_new=ccd'
+        'model.backbone.init_cfg.allow_missing=ccd'
     ) in done.stderr
     assert 'Traceback' not in done.stderr
     assert not done.stdout
@@ -143,9 +143,9 @@ def test_checkpoint_of_another_attention(refused, config, workplace, tool):
     lines = message.splitlines()
     assert lines[0] == 'checkpoint se.pth does not fit the config, nothing was done:'
     # Two parameters in each of 8 blocks; SE's two convolutions have a weight and a bias each.
-    assert lines[1].startswith('  16 tensors are missing in it: backbone.layer1.0.ccd.scale, ')
-    assert lines[2].startswith('  32 tensors have no place in the model: backbone.layer1.0.se_layer.')
-    assert lines[3:] == ['  1 tensors have another shape: head.fc.bias']
+    assert lines[1].startswith('  16 missing keys (ccd: 16): backbone.layer1.0.ccd.scale, ')
+    assert lines[2].startswith('  32 unexpected keys (se_layer: 32): backbone.layer1.0.se_layer.')
+    assert lines[3:] == ['  size mismatch of 1 tensor: head.fc.bias (5,) in the checkpoint, (10,) in the model']
 
 
 def test_test_checkpoint_that_is_not_there(refused, config):
@@ -199,7 +199,7 @@ def test_files_that_are_no_checkpoints(tmp_path, content):
     path = tmp_path / 'x.pth'
     path.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(str(path))):
-        load_local_checkpoint(str(path))
+        read_checkpoint(str(path))
 
 
 def test_amp_on_the_cpu(refused, config, monkeypatch):
@@ -318,7 +318,7 @@ def test_config_that_cannot_be_read(refused, workplace, text, rule):
 @pytest.mark.parametrize(
     ('content', 'rule'),
     [
-        ({'conv1.weight': torch.zeros(64, 3, 7, 7)}, '115 tensors of the backbone are not in it'),
+        ({'conv1.weight': torch.zeros(64, 3, 7, 7)}, '115 missing keys'),
         (b'no checkpoint', 'start.pth is not a checkpoint of tensors and plain data'),
         (b'', 'start.pth cannot be read as a checkpoint'),
         ({'x': torch.zeros(1)}, 'nothing in start.pth matches the backbone'),

@@ -310,7 +310,7 @@ def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workp
         cwd=workplace,
         PORT=free_port(),
     )
-    assert f'--resume: going on from {path}' in done.stdout
+    assert f'--resume: continuing from {path}' in done.stdout
     assert f'resumed epoch: {epoch}, iter: {iteration}' in done.stdout
     assert (workplace / 'work' / f'epoch_{epoch + 1}.pth').is_file()
     last = torch.load(workplace / 'work' / f'epoch_{epoch + 1}.pth', weights_only=False)
@@ -322,7 +322,7 @@ START = """
 import sys, torch
 import mmccd
 from mmengine.config import Config
-from mmccd.cli.checks import end_process, init_cpu_distributed
+from mmccd.cli.runner import end_process, init_cpu_distributed
 cfg = Config(dict(launcher='slurm', env_cfg=dict(dist_cfg=dict(backend='nccl'))))
 init_cpu_distributed(cfg)
 total = torch.tensor(float(torch.distributed.get_rank() + 1))

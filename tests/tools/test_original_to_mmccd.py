@@ -16,7 +16,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
-from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.checkpoints.read import read_checkpoint
 
 TOOL = 'model_converters/original_to_mmccd.py'
 OUT = 'made/out.pth'
@@ -79,8 +79,8 @@ def test_what_is_written(load_tool, place, state):
     assert out == (
         f'ccd_r50 (classifier): 352 tensors, 25,559,080 parameters -> {OUT}, fits configs/ccd_r50_8xb32_in1k.py'
     )
-    assert [p.name for p in (place / 'made').iterdir()] == ['out.pth']
-    checkpoint = load_local_checkpoint(OUT)
+    assert sorted(p.name for p in (place / 'made').iterdir()) == ['.out.pth.sha256', 'out.pth']
+    checkpoint = read_checkpoint(OUT)
     assert set(checkpoint) == {'meta', 'state_dict'}
     assert checkpoint['meta'].pop('dataset_meta')['classes'][:1] == ('tench, Tinca tinca',)
     assert checkpoint['meta'].pop('mmccd_version')
@@ -95,7 +95,7 @@ def test_detector(load_tool, place, state):
         f'cascade_rcnn_ccd_r50 (detector): 396 tensors, 69,396,814 parameters -> {OUT}, '
         'fits configs/cascade_rcnn_ccd_r50_fpn_2x_legacy_coco.py'
     )
-    assert len(load_local_checkpoint(OUT)['meta']['dataset_meta']['classes']) == 80
+    assert len(read_checkpoint(OUT)['meta']['dataset_meta']['classes']) == 80
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_arch_is_recorded(load_tool, place, state, arch, name, config):
     line = load_tool(TOOL).convert_file(save(state('resnet50')), OUT, arch=arch)
     assert line.startswith(f'{name} (classifier)')
     assert line.endswith(f'fits {config}')
-    assert load_local_checkpoint(OUT)['meta']['arch'] == name
+    assert read_checkpoint(OUT)['meta']['arch'] == name
 
 
 def test_depth_without_a_config_of_its_own(load_tool, place):
@@ -131,8 +131,9 @@ def test_files_from_before_batch_counters(load_tool, place, state):
 
 def test_an_older_out_is_replaced(call_tool, place, state):
     (place / 'out.pth').write_text('old')
+    (place / 'out.pth.sha256').write_text(f'{"0" * 64}  out.pth\n')  # of version 0.1
     assert call_tool(TOOL, save(state('resnet50')), 'out.pth')[0] == 0
-    assert len(load_local_checkpoint('out.pth')['state_dict']) == 320
+    assert len(read_checkpoint('out.pth')['state_dict']) == 320
 
 
 @pytest.mark.parametrize(
@@ -175,14 +176,20 @@ def test_unknown_arch(refused, state):
     [
         (
             {'layer1.0.pf.scale': (1, 32, 1), 'layer1.0.pf.bias': (1, 32, 1)},
-            'backbone.layer1.0.ccd.scale has groups=32, the config groups=64',
+            'backbone.layer1.0.ccd.scale (32,) in the checkpoint, (64,) in the model (groups=32 and groups=64)',
         ),
         ({'layer1.0.pf.scale': (64,)}, 'layer1.0.pf.scale: must have shape (1, groups, 1), has (64,)'),
         ({'layer1.0.eca.conv.weight': (1, 1, 3)}, '1 tensors have no place in it: layer1.0.eca.conv.weight'),
-        ({'layer3.2.bn2.weight': None}, '1 tensors are missing in it: backbone.layer3.2.bn2.weight'),
-        ({'layer3.5.pf.scale': None}, '1 tensors are missing in it: backbone.layer3.5.ccd.scale'),
-        ({'fc.weight': (10, 2048), 'fc.bias': (10,)}, 'head.fc.weight (10, 2048), in the model (1000, 2048)'),
-        ({'layer4.0.conv2.weight': (512, 16, 3, 3)}, 'layer4.0.conv2.weight (512, 16, 3, 3), in the model'),  # ResNeXt
+        ({'layer3.2.bn2.weight': None}, '1 missing key (layer3: 1): backbone.layer3.2.bn2.weight'),
+        ({'layer3.5.pf.scale': None}, '1 missing key (ccd: 1): backbone.layer3.5.ccd.scale'),
+        (
+            {'fc.weight': (10, 2048), 'fc.bias': (10,)},
+            'head.fc.weight (10, 2048) in the checkpoint, (1000, 2048) in the model',
+        ),
+        (
+            {'layer4.0.conv2.weight': (512, 16, 3, 3)},
+            'layer4.0.conv2.weight (512, 16, 3, 3) in the checkpoint, (512, 512, 3, 3) in the model',
+        ),  # ResNeXt
         ({'layer4.0.se.fc.0.weight': (128, 2048)}, 'its blocks have several attentions: ccd, se'),
     ],
     ids=['groups', 'shape of a gate', 'unknown key', 'missing norm', 'missing gate', 'classes', 'resnext', 'two'],
@@ -203,7 +210,7 @@ def test_all_groups_differ(refused, state):
     """The authors' ablation with 32 groups: 32 tensors, a few of them named."""
     tensors = {k: torch.zeros(1, 32, 1) if '.pf.' in k else v for k, v in state('ccd_resnet50').items()}
     said = refused(TOOL, save(tensors), OUT)
-    assert '32 tensors have another shape: backbone.layer1.0.ccd.scale has groups=32' in said
+    assert 'size mismatch of 32 tensors: backbone.layer1.0.ccd.scale (32,) in the checkpoint' in said
 
 
 def test_code_does_not_run(refused, place, state):
@@ -248,11 +255,10 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
     tool = load_tool(TOOL)
     save(state('resnet50'))
 
-    def fail(content, path):
-        Path(path).write_bytes(b'half')
+    def fail(fd):
         raise OSError('disk full')
 
-    monkeypatch.setattr(torch, 'save', fail)
+    monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='disk full'):
         tool.convert_file('in.pth.tar', 'out.pth')
     assert [p.name for p in place.iterdir()] == ['in.pth.tar']

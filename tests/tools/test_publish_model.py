@@ -12,6 +12,9 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
+from mmccd.checkpoints.files import verify_checksum
+from mmccd.checkpoints.read import read_checkpoint
+
 TOOL = 'model_converters/publish_model.py'
 
 
@@ -49,7 +52,7 @@ def test_weights_and_meta_alone(call_tool, trained):
     for key, value in before['state_dict'].items():
         assert after['state_dict'][key].dtype == value.dtype
         assert torch.equal(after['state_dict'][key], value)
-    assert os.listdir('new/folder') == ['x.pth']
+    assert sorted(os.listdir('new/folder')) == ['.x.pth.sha256', 'x.pth']
     assert Path('new/folder/x.pth').stat().st_size < trained.stat().st_size
 
 
@@ -61,7 +64,8 @@ def test_printed_hash(load_tool, trained, capsys):
 
 def test_hash_in_the_name(call_tool, trained):
     assert call_tool(TOOL, trained, 'out/ccd.r50.pth', '--add-hash') == (0, '')
-    [written] = Path('out').iterdir()
+    checksum, written = sorted(Path('out').iterdir())
+    assert checksum.name == f'.{written.name}.sha256'
     digest = hashlib.sha256(written.read_bytes()).hexdigest()
     assert written.name == f'ccd.r50-{digest[:8]}.pth'
 
@@ -119,12 +123,23 @@ def test_interrupted_writing_leaves_nothing_half_done(load_tool, trained, monkey
     tool.publish(str(trained), 'x.pth')
     before = Path('x.pth').read_bytes()
 
-    def fail(content, path):
-        Path(path).write_bytes(b'half')
+    def fail(fd):
         raise OSError(28, 'No space left on device')
 
-    monkeypatch.setattr(torch, 'save', fail)
+    monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='No space left'):
         tool.publish(str(trained), 'x.pth')
     assert Path('x.pth').read_bytes() == before
-    assert sorted(os.listdir()) == ['epoch_1.pth', 'x.pth']
+    assert sorted(os.listdir()) == ['.x.pth.sha256', 'epoch_1.pth', 'x.pth']
+    assert verify_checksum('x.pth')
+
+
+@pytest.mark.parametrize('checksum', ['.x.pth.sha256', 'x.pth.sha256'])
+def test_the_checksum_of_an_older_file_goes_with_it(call_tool, trained, checksum):
+    """What stands beside the new file is its own, or every tool would refuse it; version 0.1 had another name."""
+    Path('x.pth').write_bytes(b'old')
+    Path(checksum).write_text(f'{hashlib.sha256(b"old").hexdigest()}  x.pth\n')
+    assert call_tool(TOOL, trained, 'x.pth') == (0, '')
+    assert verify_checksum('x.pth')
+    assert 'state_dict' in read_checkpoint('x.pth')
+    assert sorted(os.listdir()) == ['.x.pth.sha256', 'epoch_1.pth', 'x.pth']

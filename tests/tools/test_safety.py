@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from mmccd.checkpoints.read import forbid_unpickling, load_local_checkpoint
+from mmccd.checkpoints.read import forbid_unpickling, read_checkpoint
 
 DETECTOR, CLASSIFIER = 'configs/retinanet_ccd_r18_fpn_digits.py', 'configs/ccd_r18_digits.py'
 
@@ -38,7 +38,7 @@ def test_the_trap_is_one(trap):
         ('train.py', [CLASSIFIER, '--resume', 'trap.pth']),
         ('train.py', [DETECTOR, '--cfg-options', 'model.backbone.init_cfg.checkpoint=trap.pth']),
         ('test.py', [CLASSIFIER, 'trap.pth']),
-        ('misc/check_pretrained.py', [DETECTOR, 'trap.pth']),
+        ('checks/check_pretrained.py', [DETECTOR, 'trap.pth']),
         ('model_converters/publish_model.py', ['trap.pth', 'out.pth']),
         ('model_converters/original_to_mmccd.py', ['trap.pth', 'out.pth']),
     ],
@@ -60,7 +60,7 @@ def test_tools(call_tool, root, trap, tool, args):
         lambda path: torch.hub.load_state_dict_from_url(
             f'file://{Path(path).absolute()}', model_dir='.', file_name='x'
         ),
-        load_local_checkpoint,
+        read_checkpoint,
     ],
 )
 def test_everything_else_that_a_tool_loads(trap, monkeypatch, read):

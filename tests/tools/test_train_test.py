@@ -180,7 +180,7 @@ def test_detector(run_tool, root, place, detector):
     """One epoch from the classifier's backbone, all of it; then metrics, and boxes drawn on every image."""
     run = runs(detector)[0]
     assert losses(run) == [(1, step) for step in range(1, 5)]
-    assert f'checkpoints/{CLASSIFIER}.pth: 136 tensors loaded, 0 new, 0 unused' in log(run)
+    assert f'checkpoints/{CLASSIFIER}.pth: 136 tensors loaded, 0 missing, 0 unexpected' in log(run)
     run_tool(
         'test.py',
         root / f'configs/{DETECTOR}.py',
@@ -295,7 +295,7 @@ def coco_options(coco, folder) -> list[str]:
         'model.test_cfg.score_thr=0.',
         'model.backbone.attention.identity_init=True',
         f'model.backbone.init_cfg.checkpoint={torchvision_resnet50(folder / "resnet50.pth")}',
-        'model.backbone.init_cfg.allow_new=ccd',
+        'model.backbone.init_cfg.allow_missing=ccd',
     ]
 
 
@@ -325,7 +325,7 @@ def test_two_processes_train(two_processes):
     """4 images have boxes: 2 steps an epoch for two processes."""
     first = runs(two_processes)[0]
     assert losses(first) == [(1, 1), (1, 2)]
-    assert 'resnet50.pth: 318 tensors loaded, 32 new (ccd: 32), 2 unused (fc: 2)' in log(first)
+    assert 'resnet50.pth: 318 tensors loaded, 32 missing (ccd: 32), 2 unexpected (fc: 2)' in log(first)
     assert 0 <= average_precision(first) <= 1
 
 

@@ -310,7 +310,7 @@ class Torture:
         if len(newest) < 2:
             return
         path = place / 'work' / max(newest, key=newest.get)
-        checksum = path.with_name(path.name + '.sha256')
+        checksum = path.with_name(f'.{path.name}.sha256')
         kind = self.rng.choice(DAMAGES)
         content = bytearray(path.read_bytes())
         if kind.startswith('cut short'):

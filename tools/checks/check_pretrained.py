@@ -1,6 +1,6 @@
 """What a detector or classifier would load from its pretrained checkpoint, stage by stage. Loads nothing.
 
-Ends with 0 if the backbone would load whole but for what allow_new and allow_unused name, else with 1.
+Ends with 0 if the backbone would load whole but for what allow_missing and allow_unexpected name, else with 1.
 """
 
 import argparse
@@ -13,7 +13,10 @@ from mmccd.analysis.complexity import build_on_meta
 from mmccd.cli.arguments import run_tool
 from mmccd.configs import load_config
 from mmccd.errors import UserError
-from mmccd.models.pretrained import PretrainedBackbone, is_named
+from mmccd.models.pretrained import PretrainedBackbone
+
+# Of init_cfg; the last two are former names.
+OPTIONS = ('checkpoint', 'allow_missing', 'allow_unexpected', 'allow_new', 'allow_unused')
 
 EXAMPLES = """examples:
   python tools/checks/check_pretrained.py configs/retinanet_ccd_r50_fpn_1x_coco.py
@@ -41,7 +44,7 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config)
     given = cfg.model.backbone.get('init_cfg') or {}
-    options = {k: given[k] for k in ('checkpoint', 'allow_new', 'allow_unused') if k in given}
+    options = {k: given[k] for k in OPTIONS if k in given}
     if args.checkpoint:
         options['checkpoint'] = args.checkpoint
     if 'checkpoint' not in options:
@@ -53,20 +56,20 @@ def main() -> None:
         raise UserError(str(e)) from e
 
     columns = {
-        'loaded': [k for k in found.tensors if k not in found.shapes],
-        'new': found.new,
-        'unused': found.unused,
-        'other shape': list(found.shapes),
+        'loaded': list(found.tensors),
+        'missing': found.missing,
+        'unexpected': found.unexpected,
+        'size mismatch': list(found.mismatched),
     }
     counts = {name: Counter(stage(k) for k in keys) for name, keys in columns.items()}
     stages = sorted({s for c in counts.values() for s in c}, key=lambda s: (s != 'stem', not s.startswith('layer'), s))
     print(f'{initializer.checkpoint} -> {args.config}\n')
-    print(f'{"stage":12}' + ''.join(f'{name:>13}' for name in columns))
+    print(f'{"stage":12}' + ''.join(f'{name:>15}' for name in columns))
     for s in [*stages, 'all']:
-        print(f'{s:12}' + ''.join(f'{sum(c.values()) if s == "all" else c[s]:>13}' for c in counts.values()))
-    allowed = [k for k in found.new if is_named(k, initializer.allow_new)]
+        print(f'{s:12}' + ''.join(f'{sum(c.values()) if s == "all" else c[s]:>15}' for c in counts.values()))
+    allowed = len(found.missing) - len(found.without(initializer.allow_missing).missing)
     if allowed:
-        print(f'\n{len(allowed)} of the new ones are allowed by allow_new={initializer.allow_new}')
+        print(f'\n{allowed} of the missing ones are allowed by allow_missing={initializer.allow_missing}')
     problems = initializer.problems(found)
     print('\n' + ('\n'.join(f'PROBLEM: {p}' for p in problems) if problems else 'The backbone would load whole.'))
     sys.exit(1 if problems else 0)

@@ -6,14 +6,11 @@ upgrade_model_version.py does not do, stands in mmccd/checkpoints/convert.py. No
 """
 
 import argparse
-import contextlib
 import os
 import os.path as osp
 
-import torch
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS
-from torch import nn
+from mmengine.registry import DATASETS
 
 import mmccd  # before anything of mmdet
 from mmccd.checkpoints.convert import (
@@ -26,10 +23,12 @@ from mmccd.checkpoints.convert import (
     recognise,
     state_dict_of,
 )
-from mmccd.checkpoints.read import check_checkpoint_file, load_local_checkpoint
-from mmccd.cli.arguments import run_tool
-from mmccd.env import check_requirements
+from mmccd.checkpoints.files import write_with_checksum
+from mmccd.checkpoints.read import check_checkpoint_file, read_checkpoint
+from mmccd.checkpoints.write import checkpoint_bytes
+from mmccd.cli.arguments import require_task, run_tool
 from mmccd.errors import UserError
+from mmccd.models.build import build_model
 
 CONFIGS = osp.join(osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__)))), 'configs')
 TASK_NAMES = {'cls': 'classifier', 'det': 'detector'}
@@ -82,17 +81,6 @@ def find_config(arch: Arch) -> tuple[Config, str]:
     raise UserError(f'none of the configs for {arch} is in {CONFIGS}')
 
 
-def build_target(cfg: Config) -> nn.Module:
-    """The config's model without memory for its tensors."""
-    if cfg.default_scope == 'mmpretrain':
-        try:
-            check_requirements('mmpretrain')
-        except ImportError as e:
-            raise UserError(str(e)) from e
-    with torch.device('meta'):
-        return MODELS.build(dict(cfg.model, _scope_=cfg.default_scope))
-
-
 def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str | None = None) -> str:
     """Write ``in_file``, converted, to ``out_file``; returns the line that says what it is and which config it fits."""
     check_checkpoint_file(in_file, 'IN')
@@ -105,7 +93,7 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
     except ValueError as e:
         raise UserError(f'--{e}') from e
     try:
-        checkpoint = load_local_checkpoint(in_file)
+        checkpoint = read_checkpoint(in_file, mmap=True)
     except ValueError as e:
         raise UserError(str(e)) from e
     try:
@@ -113,7 +101,8 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
         found = check_expected(recognise(state), wanted, task)
         state = convert(state, found)
         cfg, config = find_config(found)
-        model = build_target(cfg)
+        require_task(cfg)
+        model = build_model(cfg)
         check_fits(state, model.state_dict())
     except ValueError as e:
         raise UserError(f'{in_file} is not converted: {e}') from e
@@ -127,15 +116,9 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
     )
     if isinstance(checkpoint.get('epoch'), int):
         meta['epoch'] = checkpoint['epoch']
+    content = checkpoint_bytes(dict(meta=meta, state_dict={k: state[k] for k in model.state_dict()}))
     os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)
-    partial = f'{out_file}.partial'
-    try:
-        torch.save(dict(meta=meta, state_dict={k: state[k] for k in model.state_dict()}), partial)
-        load_local_checkpoint(partial)  # what is handed on must load without running code
-        os.replace(partial, out_file)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(partial)
+    write_with_checksum(out_file, content)
     parameters = sum(state[k].numel() for k, _ in model.named_parameters())
     return (
         f'{found} ({TASK_NAMES[found.task]}): {len(state)} tensors, {parameters:,} parameters -> {out_file}, '

@@ -5,10 +5,10 @@ import hashlib
 import os
 import os.path as osp
 
-import torch
-
 import mmccd  # noqa: F401
-from mmccd.checkpoints.read import check_checkpoint_file, load_local_checkpoint
+from mmccd.checkpoints.files import write_with_checksum
+from mmccd.checkpoints.read import check_checkpoint_file, read_checkpoint
+from mmccd.checkpoints.write import checkpoint_bytes
 from mmccd.cli.arguments import run_tool
 from mmccd.errors import UserError
 
@@ -31,28 +31,18 @@ def publish(in_file: str, out_file: str, add_hash: bool = False) -> str:
     """Write the published form of ``in_file``; returns the path written. Whole or not at all."""
     check_checkpoint_file(in_file, 'in_file')
     try:
-        checkpoint = load_local_checkpoint(in_file)
+        checkpoint = read_checkpoint(in_file, mmap=True)
     except ValueError as e:
         raise UserError(str(e)) from e
     if not isinstance(checkpoint, dict) or 'state_dict' not in checkpoint:
         raise UserError(f'{in_file} has no state_dict: it is no checkpoint of a training')
-    kept = {k: checkpoint[k] for k in ('meta', 'state_dict') if k in checkpoint}
+    content = checkpoint_bytes({k: checkpoint[k] for k in ('meta', 'state_dict') if k in checkpoint})
+    if add_hash:
+        stem, suffix = osp.splitext(out_file)
+        out_file = f'{stem}-{hashlib.sha256(content).hexdigest()[:8]}{suffix}'
     os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)
-    partial = f'{out_file}.partial'
-    try:
-        torch.save(kept, partial)
-        load_local_checkpoint(partial)  # what is handed on must load without running code
-        with open(partial, 'rb') as f:
-            digest = hashlib.sha256(f.read()).hexdigest()
-        if add_hash:
-            stem, suffix = osp.splitext(out_file)
-            out_file = f'{stem}-{digest[:8]}{suffix}'
-        os.replace(partial, out_file)
-    except BaseException:  # a full disk, Ctrl-C
-        if osp.exists(partial):
-            os.remove(partial)
-        raise
-    print(f'{out_file}: {osp.getsize(out_file) / 2**20:.1f} MiB, SHA-256 {digest}')
+    digest = write_with_checksum(out_file, content)
+    print(f'{out_file}: {len(content) / 2**20:.1f} MiB, SHA-256 {digest}')
     return out_file
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that appear whole or not at all, and from which training goes on as if nothing had happened."""
+"""Checkpoints that appear whole or not at all, and from which training continues as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class _RemoveLater:
         self.waiting.append((self.backend.rmtree, path))
 
     def flush(self, keep: set[str]) -> None:
-        """Remove what waits, but for what has been written anew meanwhile."""
+        """Remove what waits, but for what has been written again meanwhile."""
         for remove, path in self.waiting:
             if path not in keep:
                 remove(path)
@@ -69,15 +69,15 @@ class CheckpointHook(MMEngineCheckpointHook):
     """mmengine's hook, with the same arguments, for days on machines that fail.
 
     * A checkpoint on a local disk is written beside its place, synced and renamed, with its SHA-256 in
-      ``<name>.sha256``. The one before it is removed after that. What cannot be written raises ``OSError`` and leaves
+      ``.<name>.sha256``. The one before it is removed after that. What cannot be written raises ``OSError`` and leaves
       the folder as it was.
     * It holds, beside mmengine's entries, ``resume``: random states of all processes, how far the epoch was, the seed
       of the sampler, the number of processes, the batch of all of them, and the course (:func:`course_of`).
-    * Training goes on from there with the same random numbers, in the middle of an epoch as well: images that the
+    * Training continues from there with the same random numbers, in the middle of an epoch as well: images that the
       epoch has had are left out. In an :class:`~mmengine.runner.EpochBasedTrainLoop` each sample has a seed of its own
       for this, and validation leaves the random states as they were.
     * Processes, batch or course that have changed are named in a warning. A validation that the interruption cut off
-      is made up for.
+      is repeated.
 
     Checkpoints of mmengine's own hook can be resumed as before.
     """
@@ -91,11 +91,12 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._batches = None
         self._samples = 0
         self._saved: tuple[int, int] | None = None
+        self._training = False
 
     # Resuming
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Keep what training goes on from."""
+        """Keep what training continues from."""
         if runner._resume:
             self._resumed = checkpoint.get('resume', {})
 
@@ -104,6 +105,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if self.backend_args is None and self.file_client_args is None and '://' not in str(self.out_dir or ''):
             self.backend_args = dict(backend='mmccd.atomic')
         super().before_train(runner)
+        self._training = True
         if is_main_process() and self._local:
             os.makedirs(self.out_dir, exist_ok=True)
             for name in os.listdir(self.out_dir):
@@ -154,7 +156,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             self._samples = self._batches.skip * batch
             if self._batches.skip:
                 runner.logger.info(
-                    f'Epoch {runner.epoch + 1} goes on after {self._batches.skip} of {len(loader)} '
+                    f'Epoch {runner.epoch + 1} continues after {self._batches.skip} of {len(loader)} '
                     'batches, whose images are not loaded again.'
                 )
 
@@ -194,7 +196,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             runner.val_loop.run()
 
     def _validated_iter(self, runner: Runner) -> int:
-        """Iteration of the last validation that was finished; that of the checkpoint if nobody can know."""
+        """Iteration of the last validation that was finished; that of the checkpoint if it is not known."""
         if not self._local or osp.dirname(osp.abspath(runner._load_from or '')) != osp.abspath(self.out_dir):
             return runner.iter
         try:
@@ -232,15 +234,16 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._states_before_val = get_random_states()
 
     def after_val_epoch(self, runner: Runner, metrics: dict | None = None) -> None:
-        """Take the random states back; save the best checkpoint."""
+        """Take the random states back; while training, save the best checkpoint."""
         if self._states_before_val is not None:
             set_random_states(self._states_before_val)
             self._states_before_val = None
-        super().after_val_epoch(runner, metrics or {})
+        if self._training:
+            super().after_val_epoch(runner, metrics or {})
 
     def after_val(self, runner: Runner) -> None:
         """Note that the validation is complete."""
-        if is_main_process() and self._local and osp.isdir(str(self.out_dir)):
+        if self._training and is_main_process() and self._local:
             write_atomically(osp.join(self.out_dir, VALIDATED), json.dumps(dict(iter=runner.iter)).encode())
 
     # Saving
@@ -304,7 +307,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             interrupted = self.file_backend.join_path(self.out_dir, INTERRUPTED)
             if filename != INTERRUPTED and self.file_backend.isfile(interrupted):
                 self.file_backend.remove(interrupted)
-        barrier()  # no process goes on, or ends, before the file is there
+        barrier()  # no process continues, or ends, before the file is there
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         """mmengine's, but the outdated checkpoint goes after the new one has come, and no file is ever half written."""
@@ -324,6 +327,7 @@ class CheckpointHook(MMEngineCheckpointHook):
                 self.file_backend.rmtree(outdated)
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
+        """mmengine's, but the best so far goes after the new one has come."""
         backend = self.file_backend
         self.file_backend = later = _RemoveLater(backend)
         try:

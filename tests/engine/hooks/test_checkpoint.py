@@ -15,7 +15,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import Runner
 
 from mmccd.checkpoints.files import verify_checksum
-from mmccd.checkpoints.read import load_local_checkpoint
+from mmccd.checkpoints.read import read_checkpoint
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine import CheckpointHook
 from mmccd.engine.hooks.checkpoint import course_of
@@ -130,26 +130,27 @@ def test_files(make_runner, tmp_path):
     work = tmp_path / 'work'
     names = sorted(p.name for p in work.iterdir() if p.is_file() and 'best' not in p.name and p.suffix != '.py')
     assert names == [
+        '.epoch_3.pth.sha256',
+        '.epoch_4.pth.sha256',
         'epoch_3.pth',
-        'epoch_3.pth.sha256',
         'epoch_4.pth',
-        'epoch_4.pth.sha256',
         'last_checkpoint',
         'last_validation.json',
     ]
     [best] = work.glob('best_*.pth')
     for path in (best, work / 'epoch_3.pth', work / 'epoch_4.pth'):
-        text = path.with_name(path.name + '.sha256').read_text()
+        text = path.with_name(f'.{path.name}.sha256').read_text()
         assert text == f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
-        assert 'state_dict' in load_local_checkpoint(str(path))
-    assert len(list(work.glob('best_*'))) == 2
+        assert 'state_dict' in read_checkpoint(str(path))
+    assert list(work.glob('best_*')) == list(work.glob('*best_*.pth')) == [best]  # as users look for it
+    assert (work / f'.{best.name}.sha256').is_file()
     assert (work / 'last_checkpoint').read_text() == str(work / 'epoch_4.pth')
     assert json.loads((work / 'last_validation.json').read_text()) == dict(iter=20)
 
 
 def test_half_written_files_are_cleared_away(make_runner, tmp_path):
     (tmp_path / 'work').mkdir()
-    for name in ('epoch_1.pth.partial', 'epoch_1.pth.sha256.partial', 'notes.partial'):
+    for name in ('epoch_1.pth.partial', 'epoch_1.pth.sha256.partial', '.epoch_1.pth.sha256.partial', 'notes.partial'):
         (tmp_path / 'work' / name).write_text('half')
     make_runner(epochs=1).train()
     assert [p.name for p in (tmp_path / 'work').glob('*.partial')] == ['notes.partial']
@@ -174,7 +175,10 @@ def test_full_disk(make_runner, tmp_path, best):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.errno == errno.EFBIG
     work = tmp_path / 'work'
-    assert [p.name for p in sorted(work.glob('epoch*'))] == ['epoch_1.pth', 'epoch_1.pth.sha256']
+    assert [p.name for p in sorted([*work.glob('epoch*'), *work.glob('.epoch*')])] == [
+        '.epoch_1.pth.sha256',
+        'epoch_1.pth',
+    ]
     assert not list(work.glob('*.partial'))
     path, skipped = newest_checkpoint(str(work))
     assert (path, skipped) == (str(work / 'epoch_1.pth'), {})

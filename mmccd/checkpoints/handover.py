@@ -1,0 +1,84 @@
+"""A checkpoint that is read once: checked first, and then handed to mmengine's runner, which would read it again."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from mmccd.env import is_local
+from mmccd.errors import UserError
+
+from .fit import fitting_state
+from .read import check_checkpoint_file, read_checkpoint
+
+
+class OpenedCheckpoint:
+    """What was read from a checkpoint, until it is handed over.
+
+    Args:
+        source (str): Path or URL, as the runner will name it.
+        content (Any, optional): What was read; its tensors may be mapped. Default: None, nothing yet: the runner
+            reads it.
+
+    Example:
+        >>> checkpoint = OpenedCheckpoint.read('epoch_12.pth', 'checkpoint')  # doctest: +SKIP
+        >>> checkpoint.check_fits(model)  # doctest: +SKIP
+        >>> checkpoint.hand_over()  # doctest: +SKIP
+        >>> runner.load_checkpoint('epoch_12.pth')  # reads nothing  # doctest: +SKIP
+    """
+
+    def __init__(self, source: str, content: Any = None) -> None:
+        self.source = source
+        self._content = content
+
+    @classmethod
+    def read(cls, source: str, argument: str, launcher: str = 'none') -> OpenedCheckpoint:
+        """Read a file or a URL.
+
+        Args:
+            source (str): Path or URL.
+            argument (str): Option that named it, for messages.
+            launcher (str): The job's launcher. Of several processes, which do not know each other yet, none downloads:
+                mmengine does that, one process first. Default: ``'none'``.
+
+        Raises:
+            UserError: If there is no such file, or it cannot be read.
+        """
+        check_checkpoint_file(source, argument)
+        if not is_local(source) and launcher != 'none':
+            return cls(source)
+        try:
+            return cls(source, read_checkpoint(source, mmap=True))
+        except ValueError as e:
+            raise UserError(str(e)) from e
+
+    def check_fits(self, model: nn.Module) -> None:
+        """UserError unless it holds exactly the model's tensors: a half-loaded model tests without a complaint."""
+        if self._content is not None:
+            fitting_state(self._content, model, self.source)
+
+    def hand_over(self) -> None:
+        """Let mmengine's next loading of this source take what was read; nothing of it stays here or there."""
+        if self._content is not None:
+            # mmengine asks the longest prefix first; this one is the whole name.
+            CheckpointLoader.register_scheme(re.escape(self.source) + r'\Z', _Once(self._content), force=True)
+        self._content = None
+
+
+class _Once:
+    """A loader of mmengine's for one name: what it was given, then, if asked again, what is read.
+
+    Tensors stay on the CPU whatever ``map_location`` says: the runner copies them where they belong.
+    """
+
+    __name__ = 'load_from_local'  # mmengine logs the part after 'load_from_'
+
+    def __init__(self, content: Any) -> None:
+        self._content = content
+
+    def __call__(self, source: str, map_location: Any = None, **kwargs: Any) -> Any:
+        content, self._content = self._content, None
+        return read_checkpoint(source, map_location or 'cpu') if content is None else content

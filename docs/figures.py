@@ -24,7 +24,7 @@ DARK, BLUE, ORANGE = '0.15', '#4575b4', '#d9732b'
 
 
 def features() -> torch.Tensor:
-    """Three channels that can be looked at: an image's colours, normalised as a network gets them, (1, 3, H, W)."""
+    """Three channels that can be drawn: an image's colours, normalised as a network gets them, (1, 3, H, W)."""
     image = torch.from_numpy(astronaut()).float().permute(2, 0, 1)[None] / 255
     image = F.adaptive_avg_pool2d(image[..., :384, :], (90, 120))
     return (image - MEAN[:, None, None]) / STD[:, None, None]
@@ -82,7 +82,7 @@ def draw_layer() -> Figure:
         gate = ccd_gate(x, torch.tensor([scale]), torch.ones(1), 1)[0, 0]
         expected = torch.sigmoid(scale * normalized + 1)
         assert torch.allclose(gate, expected, atol=1e-5)  # the figure's steps are the layer's
-        below = 'the start: 0.731' if scale == 0 else f'{gate.min():.2f} to {gate.max():.2f}'
+        below = 'initially 0.731' if scale == 0 else f'{gate.min():.2f} to {gate.max():.2f}'
         show(axes, gate.numpy(), f'gate, scale {scale:g}', below, cmap=COLORS, vmin=0, vmax=1)
     bar = figure.colorbar(ScalarMappable(Normalize(0, 1), COLORS), ax=bottom[4], fraction=0.05, pad=0.03)
     bar.ax.tick_params(labelsize=8)

@@ -18,7 +18,7 @@ def to_mathml(node: nodes.math | nodes.math_block, display: str) -> str:
     try:
         mathml = convert(latex, display=display)
         ElementTree.fromstring(mathml)
-    except Exception as e:  # latex2mathml passes on what it does not know
+    except Exception as e:  # latex2mathml raises errors of many types
         logger.warning('formula cannot be converted: %s: %s', e, latex, location=node)
         raise nodes.SkipNode from e
     return mathml

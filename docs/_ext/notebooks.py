@@ -12,7 +12,7 @@ def code(text: str) -> str:
 
 def output(cell: nbformat.NotebookNode, out: nbformat.NotebookNode) -> str:
     if 'image/png' in out.get('data', {}):
-        # A notebook's image has no place for words, but its cell has: they are read to whom sees none.
+        # A notebook's image has no alternative text, so its cell has it: for readers who see no images.
         return f'![{cell.metadata.alt}](data:image/png;base64,{out.data["image/png"].strip()})'
     text = out.text if out.output_type == 'stream' else out.data['text/plain']
     return f'````{{code-block}} text\n:class: output\n\n{text.rstrip()}\n````'

@@ -1,4 +1,4 @@
-"""The notebook runs, and shows what is stored in it."""
+"""The notebook runs, and its outputs are those that are stored in it."""
 
 import importlib.util
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def texts(cell):
-    """Text that a cell put out, printed or as its value."""
+    """Text output of a cell, printed or its value."""
     return [
         out.text if out.output_type == 'stream' else out.data['text/plain']
         for out in cell.outputs
@@ -31,10 +31,10 @@ def test_the_tour(root):
     for before, after in code:
         assert texts(after) == texts(before)
         drawn = [out for out in after.outputs if 'image/png' in out.get('data', {})]
-        assert not drawn or after.metadata.alt  # words for whom sees no images
+        assert not drawn or after.metadata.alt  # a text for readers who see no images
         images += len(drawn)
     assert images == 2
     printed = '\n'.join(text for _, after in code for text in texts(after))
-    assert 'gate at the start: 0.731' in printed
+    assert 'initial gate: 0.731' in printed
     assert "did you mean 'groups'?" in printed
     assert 'ccd_r50       25,559,080   4.122' in printed

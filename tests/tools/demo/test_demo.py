@@ -1,14 +1,22 @@
-"""Tests of tools/demo/demo.py: what is done is not done again, and the sheet of images shows the detections."""
+"""The demos: what is done is not done again, Ctrl-C ends them in good order, and the drawing shows the detections."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from mmccd.analysis.boxes import YELLOW
+from mmccd.cli import demo as shared
+from mmccd.engine.hooks.interrupt import EXIT_CODE
 
 
 @pytest.fixture
@@ -18,10 +26,11 @@ def demo(load_tool, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def play(demo, monkeypatch):
+def play(tmp_path, monkeypatch):
     """Run steps 'a', 'b', 'c', each of which writes its file and takes a second, more for the clock; say which ran."""
     clock = [0.0]
-    monkeypatch.setattr(demo.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(shared.time, 'monotonic', lambda: clock[0])
+    monkeypatch.chdir(tmp_path)
 
     def play(seconds: float = 1.0, fail: str | None = None, names: str = 'abc') -> list[str]:
         ran = []
@@ -33,7 +42,7 @@ def play(demo, monkeypatch):
                 raise KeyboardInterrupt
             Path(name).write_text(name)
 
-        steps = demo.Steps('steps.json')
+        steps = shared.Steps('steps.json')
         for name in names:
             steps.do(name, [name], lambda name=name: work(name))
         return ran
@@ -63,7 +72,7 @@ def test_vanished_output_is_made_again_and_what_follows(play):
     assert state()['c'] == dict(seconds=1.0, done=True)
 
 
-def test_first_step_anew_means_all_anew(play):
+def test_first_step_again_means_all_again(play):
     play()
     Path('a').unlink()
     assert play(seconds=3) == ['a', 'b', 'c']
@@ -71,8 +80,8 @@ def test_first_step_anew_means_all_anew(play):
     assert [state()[name]['seconds'] for name in 'bc'] == [3.0, 3.0]
 
 
-def test_step_done_anew_is_not_forgotten_by_an_interruption(play):
-    """'a' is made again, 'b' breaks off: 'b' and 'c', though their files are there, come from the old 'a'."""
+def test_step_done_again_is_not_forgotten_by_an_interruption(play):
+    """'a' is made again, 'b' is interrupted: 'b' and 'c', though their files exist, come from the old 'a'."""
     play()
     Path('a').unlink()
     with pytest.raises(KeyboardInterrupt):
@@ -93,8 +102,8 @@ def test_times_add_up_over_an_interruption(play):
     }
 
 
-def test_breaking_off_while_made_again_is_not_taken_for_done(play):
-    """The file of the first time is still there, but a step before it was done anew."""
+def test_interruption_while_made_again_is_not_taken_for_done(play):
+    """The file of the first time still exists, but a step before it was done again."""
     play()
     Path('b').unlink()
     with pytest.raises(KeyboardInterrupt):
@@ -104,7 +113,7 @@ def test_breaking_off_while_made_again_is_not_taken_for_done(play):
 
 
 def test_only_interrupted_steps_are_told_so(demo):
-    """A training goes on from its checkpoint after an interruption only, not when its data were made again."""
+    """A training resumes after an interruption only, not when its data were made again."""
     told = {}
 
     def do(name: str, fail: bool = False) -> None:
@@ -116,17 +125,17 @@ def test_only_interrupted_steps_are_told_so(demo):
 
         steps.do(name, [name], work)
 
-    steps = demo.Steps('steps.json')
+    steps = shared.Steps('steps.json')
     do('a')
     with pytest.raises(KeyboardInterrupt):
         do('b', fail=True)
     assert told == {'a': False, 'b': False}
-    steps = demo.Steps('steps.json')
+    steps = shared.Steps('steps.json')
     do('a')
     do('b')
     assert told == {'a': False, 'b': True}
     Path('a').unlink()
-    steps = demo.Steps('steps.json')
+    steps = shared.Steps('steps.json')
     do('a')
     do('b')
     assert told == {'a': False, 'b': False}
@@ -135,24 +144,24 @@ def test_only_interrupted_steps_are_told_so(demo):
 @pytest.mark.parametrize(
     ('interrupted', 'checkpoint', 'resumes'), [(True, True, True), (True, False, False), (False, True, False)]
 )
-def test_training_goes_on_where_it_broke_off(demo, monkeypatch, interrupted, checkpoint, resumes):
+def test_training_resumes_where_it_was_interrupted(demo, monkeypatch, interrupted, checkpoint, resumes):
     commands = []
-    monkeypatch.setattr(demo, 'run', lambda *args: commands.append(args))
+    monkeypatch.setattr(shared, 'run', lambda *args: commands.append(args))
     Path('w/x').mkdir(parents=True)
     if checkpoint:
         Path('w/x/last_checkpoint').write_text('w/x/epoch_1.pth')
-    demo.train('w', 'demo.log', 'x', interrupted)
+    shared.train('w', 'demo.log', 'x', interrupted)
     assert commands == [('demo.log', 'train.py', 'configs/x.py', '--work-dir', 'w/x', *['--resume'] * resumes)]
 
 
 def test_state_is_there_while_a_step_runs(demo):
     """Killed without a word in the middle of a step: what was done before stays so, the rest is not."""
     seen = []
-    steps = demo.Steps('steps.json')
+    steps = shared.Steps('steps.json')
     for name in 'ab':
         steps.do(name, [], lambda: seen.append(state()))
     assert seen[1] == {'a': dict(seconds=pytest.approx(0, abs=1), done=True), 'b': dict(seconds=0.0, done=False)}
-    assert demo.Steps('steps.json').state == state()
+    assert shared.Steps('steps.json').state == state()
 
 
 def test_state_is_written_whole(play, demo, monkeypatch):
@@ -163,10 +172,152 @@ def test_state_is_written_whole(play, demo, monkeypatch):
         f.write('{"a": ')
         raise ZeroDivisionError
 
-    monkeypatch.setattr(demo.json, 'dump', half)
+    monkeypatch.setattr(shared.json, 'dump', half)
     with pytest.raises(ZeroDivisionError):
         play(names='ab')
     assert state() == {'a': dict(seconds=1.0, done=True)}
+
+
+# ---------------------------------------------------------------------------------------------- interruptions
+
+
+def test_code_of_a_training_that_saved():
+    assert shared.SAVED == EXIT_CODE
+
+
+STUB = """
+    import signal, sys, time
+
+    def end(signum, frame):
+        signal.signal(signum, signal.SIG_IGN)  # it comes twice: to the group, and from the demo
+        print('saving', flush=True)
+        sys.exit({on_term})
+
+    signal.signal(signal.SIGTERM, end)
+    print('Epoch(train) [1][1/2]', flush=True)
+    {then}
+"""
+
+
+@pytest.fixture
+def start(tmp_path, root, cpu_env):
+    """Start a demo of one step, the training of 'x', in a group of its own, with tools/train.py as given."""
+    started = []
+
+    def start(tool: str | Path, *options: str) -> subprocess.Popen:
+        if isinstance(tool, Path):
+            (tmp_path / 'tools').symlink_to(tool)
+        else:
+            (tmp_path / 'tools').mkdir()
+            (tmp_path / 'tools' / 'train.py').write_text(textwrap.dedent(tool))
+        (tmp_path / 'demo.py').write_text(
+            textwrap.dedent(f"""
+                import sys
+                from mmccd.cli.demo import demo_arguments, open_work_dir, run_demo, train
+
+                def main():
+                    work_dir, log, steps = open_work_dir(demo_arguments('', 'w').parse_args(), {str(tmp_path)!r})
+                    steps.do('train', [], lambda: train(work_dir, log, 'x', steps.interrupted))
+
+                run_demo(main, 'make x')
+            """)
+        )
+        process = subprocess.Popen(
+            [sys.executable, 'demo.py', *options],
+            cwd=tmp_path,
+            env={**cpu_env, 'PYTHONPATH': str(root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def read_until(process: subprocess.Popen, text: str) -> None:
+    for line in process.stdout:
+        if text in line:
+            return
+    pytest.fail(process.stderr.read())
+
+
+@pytest.mark.parametrize(
+    ('signum', 'on_term', 'options', 'code', 'message'),
+    [
+        (signal.SIGINT, 85, (), 130, 'interrupted and saved; `make x` continues'),
+        (signal.SIGTERM, 85, (), 143, 'interrupted and saved; `make x` continues'),
+        (signal.SIGINT, 1, (), 130, 'interrupted; `make x` continues'),
+        (
+            signal.SIGINT,
+            85,
+            ('--fresh', '--work-dir', 'my w'),
+            130,
+            "interrupted and saved; `python demo.py --work-dir 'my w'` continues",
+        ),
+    ],
+)
+def test_interrupted_by_a_signal(start, tmp_path, signum, on_term, options, code, message):
+    """Sent to the whole group, as a terminal does; what the tool writes at its end is in the log."""
+    process = start(STUB.format(on_term=on_term, then='time.sleep(60)'), *options)
+    read_until(process, 'Epoch(train)')
+    os.killpg(process.pid, signum)
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.splitlines()[-1]) == (code, message)
+    assert 'Traceback' not in stderr and 'error' not in stderr
+    folder = tmp_path / (options[-1] if options else 'w')
+    assert not json.loads((folder / 'steps.json').read_text())['train']['done']
+    assert (folder / 'demo.log').read_text().splitlines()[-1] == 'saving'
+
+
+def test_training_that_was_interrupted_itself(start):
+    process = start(STUB.format(on_term=85, then='sys.exit(85)'))
+    _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr.splitlines()[-1]) == (85, 'interrupted and saved; `make x` continues')
+
+
+def test_tool_that_fails(start):
+    process = start(STUB.format(on_term=85, then='sys.exit("because")'))
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert stderr.splitlines()[-3:] == [
+        'because',
+        '',
+        'error: train.py ended with exit code 1; its whole output is in w/demo.log',
+    ]
+    assert 'Traceback' not in stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_a_training(start, tmp_path, root, digits):
+    """The real tool: it saves, and is resumed by the next call."""
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data' / 'digits').symlink_to(digits)
+    (tmp_path / 'configs').mkdir()
+    loaders = ''.join(
+        f'{split}_dataloader = dict(batch_size=8, num_workers=0, persistent_workers=False)\n'
+        for split in ('train', 'val', 'test')
+    )
+    (tmp_path / 'configs' / 'x.py').write_text(
+        f'_base_ = {str(root / "configs" / "ccd_r18_digits.py")!r}\n{loaders}'
+        'train_cfg = dict(max_epochs=1000, val_interval=1000)\ndefault_hooks = dict(logger=dict(interval=1))\n'
+    )
+    process = start(root / 'tools')
+    read_until(process, 'Epoch(train)')
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stderr.splitlines()[-1]) == (130, 'interrupted and saved; `make x` continues')
+    assert 'Traceback' not in stderr + (tmp_path / 'w' / 'demo.log').read_text()
+    assert (tmp_path / 'w' / 'x' / 'last_checkpoint').is_file()
+
+
+# -------------------------------------------------------------------------------------------- the detections
 
 
 def found(image_id: int, category_id: int, box: tuple[int, ...], score: float) -> dict:
@@ -175,7 +326,7 @@ def found(image_id: int, category_id: int, box: tuple[int, ...], score: float) -
 
 @pytest.fixture
 def scenes() -> Path:
-    """14 grey images, of which the sheet shows 12, as the detector's validation set."""
+    """14 grey images, of which 12 are drawn, as the detector's validation set."""
     folder = Path('data/digits/det')
     (folder / 'annotations').mkdir(parents=True)
     (folder / 'val').mkdir()
@@ -187,7 +338,11 @@ def scenes() -> Path:
     return folder
 
 
-def test_contact_sheet(demo, scenes):
+def near(pixels: np.ndarray, color: tuple[int, ...]) -> np.ndarray:
+    return (abs(pixels.astype(int) - color) < 40).all(-1)
+
+
+def test_drawing(demo, scenes):
     """4 x 3 images at three times their size, 8 px apart; boxes from a score of 0.5 on."""
     results = [
         found(1, 8, (10, 20, 30, 40), 0.5),
@@ -196,31 +351,31 @@ def test_contact_sheet(demo, scenes):
         found(13, 1, (0, 0, 20, 20), 0.9),
     ]
     Path('r.json').write_text(json.dumps(results))
-    demo.contact_sheet('r.json', 'sheet.png')
-    sheet = np.array(Image.open('sheet.png'))
-    assert sheet.shape == (3 * 200 - 8, 4 * 200 - 8, 3)
-    tiles = {n: sheet[(n - 1) // 4 * 200 :, (n - 1) % 4 * 200 :][:192, :192] for n in range(1, 13)}
-    yellow = {n: (tile == (0xFF, 0xE0, 0)).all(axis=2) for n, tile in tiles.items()}
+    demo.draw_detections('r.json', 'out.png')
+    image = np.array(Image.open('out.png'))
+    assert image.shape == (3 * 200 - 8, 4 * 200 - 8, 3)
+    tiles = {n: image[(n - 1) // 4 * 200 :, (n - 1) % 4 * 200 :][:192, :192] for n in range(1, 13)}
     for n, tile in tiles.items():
         if n not in (1, 12):
             assert (tile == 10 * n).all()  # the plain image, no box
-    assert (sheet[:, 192:200] == 255).all()
-    # Image 1: a frame of 2 px from (30, 60) to (120, 180), nothing inside, the text with its score above.
-    for row, column in ((60, 75), (61, 75), (180, 75), (100, 30), (100, 31), (100, 120)):
-        assert yellow[1][row, column], (row, column)
-    assert not yellow[1][65:175, 35:115].any()
-    assert yellow[1][40:58].any()
-    # Image 12: no room above, so that the text stands below the box.
-    assert yellow[12][0, 30]
-    assert yellow[12][61:85].any()
+    assert (image[:, 192:200] == 255).all()
+    # Image 1: a frame from (30, 60) to (120, 180), its text above it, nothing inside.
+    yellow = near(tiles[1], YELLOW)
+    for row, column in ((60, 110), (180, 75), (150, 30), (100, 120)):
+        assert yellow[row, column], (row, column)
+    assert yellow[38:57, 30:90].any()
+    assert (tiles[1][64:176, 34:116] == 10).all()
+    assert (tiles[1][:34] == 10).all()
+    # Image 12: a frame at the border, from (0, 0) to (60, 60).
+    assert near(tiles[12], YELLOW)[[30, 60], [60, 30]].all()
 
 
-def test_contact_sheet_of_no_detections(demo, scenes):
+def test_drawing_of_no_detections(demo, scenes):
     Path('r.json').write_text('[]')
-    demo.contact_sheet('r.json', 'sheet.png')
-    sheet = np.array(Image.open('sheet.png'))
-    assert (sheet[-10:, -10:] == 120).all()
-    assert (sheet[:10, :10] == 10).all()
+    demo.draw_detections('r.json', 'out.png')
+    image = np.array(Image.open('out.png'))
+    assert (image[-10:, -10:] == 120).all()
+    assert (image[:10, :10] == 10).all()
 
 
 # ------------------------------------------------------------------------------------------------- the report
@@ -255,7 +410,8 @@ def tools(demo, monkeypatch):
 
     monkeypatch.setattr(demo, 'ROOT', str(Path.cwd()))
     monkeypatch.setattr(demo, 'run', run)
-    monkeypatch.setattr(demo, 'contact_sheet', lambda results, out: Path(out).write_text(''))
+    monkeypatch.setattr(shared, 'run', run)
+    monkeypatch.setattr(demo, 'draw_detections', lambda results, out: Path(out).write_text(''))
 
     def play(*options: str) -> list[tuple[str, ...]]:
         calls.clear()
@@ -332,7 +488,7 @@ def test_report_of_a_demo(demo, call_tool, made_up, toy_coco, monkeypatch):
     done, pages = [], []
     for state in ({}, {'plain: test the detector': dict(seconds=1, done=True)}):
         Path('steps.json').write_text(json.dumps(state))
-        demo.compare(demo.Steps('steps.json'), 'demo.log', 'work_dirs/demo', 'report.html')
+        demo.compare(shared.Steps('steps.json'), 'demo.log', 'work_dirs/demo', 'report.html')
         pages.append(made_up.tables(Path('report.html').read_text()))
         Path('report.html').unlink()
     assert [code for code, _ in done] == [0, 0]

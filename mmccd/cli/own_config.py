@@ -1,87 +1,113 @@
-"""The config that ``tools/make_config.py`` writes: :mod:`mmccd.cli.own_data`'s decisions with their reasons."""
+"""The config that ``tools/make_config.py`` writes: :mod:`mmccd.cli.own_recipe`'s decisions with their reasons."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
+import os.path as osp
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
 
-from mmccd.data.checks.report import number
+from mmccd.apis import get_config
+from mmccd.configs import load_config
+from mmccd.data.checks import Report, check_config
+from mmccd.data.checks.report import CLEANED, number
 from mmccd.data.classes import head_classes
 from mmccd.errors import UserError
+from mmccd.models.build import build_model
 
-from .own_data import MATCH_IOU, MATCHED, Decisions, Part, fit_anchors, fit_scale, only_dataset, resize_factors
+from .config_text import Raw, assign, code, comment, merged, names, nested
+from .own_data import Split, check_same_classes, read_coco, read_folders
+from .own_recipe import MATCH_IOU, MATCHED, Decisions, decide, fit_anchors, fit_scale, only_dataset, resize_factors
 
-
-class Raw(str):
-    """An expression that stands in the config as it is."""
-
-
-def code(value: Any, indent: int = 0, used: int = 0) -> str:
-    """A value as configs are written: ``dict(a=1)``, in lines of 120, ``used`` characters before it on the first."""
-    if isinstance(value, Raw):
-        return value
-    if isinstance(value, float):
-        return f'{value:.6g}'
-    if isinstance(value, dict):
-        (start, end), items = ('dict(', ')'), [(f'{k}=', v) for k, v in value.items()]
-    elif isinstance(value, list):
-        (start, end), items = '[]', [('', v) for v in value]
-    else:
-        return repr(value)
-    flat = start + ', '.join(name + code(v, -1000) for name, v in items) + end
-    if indent + used + len(flat) <= 116:  # brackets and a comma may follow
-        return flat
-    lines, inner = [start], indent + 4
-    for name, v in items:
-        text = name + code(v, inner, len(name))
-        if '\n' in text or '\n' in lines[-1] or len(lines) == 1 or len(lines[-1]) + len(text) > 115:
-            lines.append(' ' * inner + text + ',')
-        else:
-            lines[-1] += f' {text},'
-    return '\n'.join(lines)[:-1] + end
+BASES = {'mmdet': 'retinanet_ccd_r50_fpn_1x_coco', 'mmpretrain': 'ccd_r50_8xb32_in1k'}
+_TASKS = {'mmdet': 'a detector', 'mmpretrain': 'a classifier'}
 
 
-def assign(name: str, value: Any) -> str:
-    """``name = value`` in code."""
-    return f'{name} = {code(value, used=len(name) + 3)}'
+@dataclass
+class OwnConfig:
+    """A config for own data, and what the checks found in the data.
+
+    Attributes:
+        text (str): Content of the file.
+        report (Report): Of :func:`mmccd.data.checks.check_config`.
+        warnings (list[str]): What the user should look at.
+        broken (dict[str, str]): COCO files with entries that can be left out: their split, by their path.
+    """
+
+    text: str
+    report: Report
+    warnings: list[str]
+    broken: dict[str, str]
 
 
-def names(classes: Sequence[str]) -> str:
-    """``classes = ('a', 'b')`` in lines of 120; names are never broken."""
-    lines = ['classes = (']
-    for text in [f'{c!r}, ' for c in classes]:
-        if len(lines[-1] + text) > 120:
-            lines.append(' ' * 11)
-        lines[-1] += text
-    lines[-1] = (lines[-1].rstrip() if len(classes) == 1 else lines[-1][:-2]) + ')'
-    return '\n'.join(line.rstrip() for line in lines)
+def read_base(base: str, scope: str) -> Config:
+    """The config of a name or a path; a UserError if it is for another task than ``scope``."""
+    cfg = load_config(base) if _is_path(base) else get_config(base)
+    if cfg.get('default_scope') != scope:
+        raise UserError(
+            f'--base {base} is {_TASKS.get(cfg.get("default_scope"), "for neither task")}, and --train is '
+            f'data for {_TASKS[scope]} ({"DIR JSON" if scope == "mmdet" else "DIR"})'
+        )
+    return cfg
 
 
-def comment(text: str) -> str:
-    """A comment in lines of 120."""
-    return textwrap.fill(
-        text, 120, initial_indent='# ', subsequent_indent='# ', break_long_words=False, break_on_hyphens=False
-    )
+def default_out(base: str) -> str:
+    """``retinanet_ccd_r50_fpn_own.py`` for ``retinanet_ccd_r50_fpn_1x_coco``."""
+    stem = re.sub(r'(_8xb32|_(fsdp-)?1x|_2x|_24e)?(_legacy)?_(coco|in1k|digits|trees)$', '', _stem(base))
+    return f'{stem}_own.py'
 
 
-def nested(keys: Sequence[str], value: dict) -> dict:
-    """``{k1: {k2: value}}``."""
-    for key in reversed(keys):
-        value = {key: value}
-    return value
+def make_config(
+    cfg: Config, base: str, out: str, data: Mapping[str, Sequence[str]], gpus: int, batch: int | None, workers: int
+) -> OwnConfig:
+    """Read the data, decide, write the config's text and check the data by it.
+
+    Args:
+        cfg (Config): Of :func:`read_base`.
+        base (str): Its name or path.
+        out (str): File that the config is for; a base that is a path is written relative to it.
+        data (Mapping[str, Sequence[str]]): Paths by the option that named them, ``--train`` first: folder and
+            annotation file, or a folder of class folders.
+        gpus (int): GPUs to train on.
+        batch (int | None): Images a GPU. Default: the base's.
+        workers (int): Processes that decode images for the checks.
+    """
+    is_detector = cfg.default_scope == 'mmdet'
+    read, write = (read_coco, detector_text) if is_detector else (read_folders, classifier_text)
+    splits = [read(argument, *paths) for argument, paths in data.items()]
+    for other in splits[1:]:
+        check_same_classes(splits[0], other)
+    decisions = decide(cfg, _stem(base), splits[0], gpus, batch)
+    here = there = f"__import__('mmccd').config_path({_stem(base)!r})"
+    if _is_path(base):
+        here, there = repr(osp.abspath(base)), repr(osp.relpath(base, osp.dirname(out) or '.'))
+    text = write(cfg, there, splits, decisions)
+    warnings = list(dict.fromkeys(decisions.warnings))
+    own = Config.fromstring(write(cfg, here, splits, decisions), '.py')
+    build_model(own)
+    report = check_config(own, tuple(split.argument[2:] for split in splits), workers)
+    return OwnConfig(text, report, warnings, _broken_files(report, splits))
 
 
-def merged(*parts: dict) -> dict:
-    """Nested dicts in one; later values win."""
-    out: dict = {}
-    for part in parts:
-        for key, value in part.items():
-            out[key] = merged(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
+def _broken_files(report: Report, splits: Sequence[Split]) -> dict[str, str]:
+    broken = {name for kind in CLEANED for where, _ in report.findings.get(kind, ()) for name in where.split(', ')}
+    files: dict[str, str] = {}
+    for split in splits:
+        if split.ann_file and split.argument[2:] in broken:
+            files.setdefault(split.ann_file, split.argument[2:])
+    return files
+
+
+def _is_path(base: str) -> bool:
+    return osp.isfile(base) or bool(osp.dirname(base))
+
+
+def _stem(base: str) -> str:
+    return osp.splitext(osp.basename(base))[0]
 
 
 def _classes_change(model: ConfigDict, n: int) -> dict:
@@ -100,13 +126,13 @@ def _classes_change(model: ConfigDict, n: int) -> dict:
     return change
 
 
-def _head(base: str, parts: Sequence[Part], summary: str) -> list[str]:
-    sets = ', '.join(f'{p.argument[2:]} {number(p.images, "image", "images")}' for p in parts)
+def _head(base: str, splits: Sequence[Split], summary: str) -> list[str]:
+    images = ', '.join(f'{p.argument[2:]} {number(p.images, "image", "images")}' for p in splits)
     where = 'The base is found wherever mmccd is installed: this file may be moved. Paths of data are relative to the '
-    where += 'folder that you start from.'
+    where += 'current folder.'
     if not base.startswith('__import__'):
-        where = "Paths of data are relative to the folder that you start from, the base's to this file."
-    found = f'{sets[0].upper()}{sets[1:]}. {summary}'
+        where = "Paths of data are relative to the current folder, the base's to this file."
+    found = f'{images[0].upper()}{images[1:]}. {summary}'
     return [comment(f'Written by tools/make_config.py, yours to change. {found} {where}'), f'_base_ = {base}', '']
 
 
@@ -125,8 +151,8 @@ def _training(d: Decisions, cfg: Config) -> list[str]:
     ]
 
 
-def _loaders(parts: Sequence[Part], keys: tuple[str, str], d: Decisions, dataset: dict[str, dict]) -> list[str]:
-    """The loaders of training, validation and test; ``dataset`` holds what each part's is made of, ``keys`` where the
+def _loaders(splits: Sequence[Split], keys: tuple[str, str], d: Decisions, dataset: dict[str, dict]) -> list[str]:
+    """The loaders of training, validation and test; ``dataset`` holds what each split's is made of, ``keys`` where the
     base's loaders of training and validation have theirs."""
     train, val = (key.split('.')[1:] for key in keys)
     lines = [
@@ -135,7 +161,7 @@ def _loaders(parts: Sequence[Part], keys: tuple[str, str], d: Decisions, dataset
     ]
     lines.append(
         assign('test_dataloader', nested(val, dataset['--test']))
-        if len(parts) > 2
+        if len(splits) > 2
         else 'test_dataloader = val_dataloader'
     )
     return lines
@@ -156,9 +182,9 @@ def _is_plain(generator: Any) -> bool:
     )
 
 
-def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
+def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions) -> str:
     """The config of a detector. ``base`` is the expression that its ``_base_`` gets; adds to ``d.warnings``."""
-    train = parts[0]
+    train = splits[0]
     key, dataset = only_dataset(cfg, 'train_dataloader')
     val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
     head, generator = next(
@@ -194,14 +220,14 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
         if test_scale:
             change = 'scale_factor=1.0, scale=None'
             lines.append(comment('The base trains on images as they are: no other size in the test either.'))
-    for p in parts[1:]:
+    for p in splits[1:]:
         ratio = np.median(p.sizes.min(1)) / np.median(train.sizes.min(1))
         if train_scale and test_scale and not 2 / 3 <= ratio <= 3 / 2:
             d.warnings.append(
                 f'images of {p.argument} are {ratio:.2g} times as large as those of {train.argument} '
                 f'(short side, median): resized alike, objects are {1 / ratio:.2g} times as large there'
             )
-    pipelines = {p.argument: {} for p in parts}
+    pipelines = {p.argument: {} for p in splits}
     if lines:
         for argument, source in (('--train', key), ('--val', val_key)):
             if argument == '--train' and not train_scale:
@@ -214,30 +240,30 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
             pipelines[argument] = dict(pipeline=Raw(name))
         if '--test' in pipelines:
             pipelines['--test'] = pipelines['--val']
-    sets = {
+    datasets = {
         p.argument: dict(
             data_root='', ann_file=p.ann_file, data_prefix=dict(img=p.folder), metainfo=dict(classes=Raw('classes'))
         )
         | pipelines[p.argument]
-        for p in parts
+        for p in splits
     }
-    least = (dataset.get('filter_cfg') or {}).get('min_size', 0)
-    if train.sizes.min() < least:
+    min_size = (dataset.get('filter_cfg') or {}).get('min_size', 0)
+    if train.sizes.min() < min_size:
         lines.append(
             comment(
-                f'{(train.sizes.min(1) < least).sum():,} images have a side below {least}, and the base '
+                f'{(train.sizes.min(1) < min_size).sum():,} images have a side below {min_size}, and the base '
                 'would leave them out.'
             )
         )
-        sets['--train']['filter_cfg'] = dict(min_size=1)
-    lines += _loaders(parts, (key, val_key), d, sets)
-    for p in parts[1:]:
+        datasets['--train']['filter_cfg'] = dict(min_size=1)
+    lines += _loaders(splits, (key, val_key), d, datasets)
+    for p in splits[1:]:
         lines.append(assign(f'{p.argument[2:]}_evaluator', dict(ann_file=p.ann_file)))
-    if len(parts) < 3:
+    if len(splits) < 3:
         lines.append('test_evaluator = val_evaluator')
 
-    model = merged(_classes_change(cfg.model, len(train.classes)), dict(backbone=d.start) if d.start else {})
-    notes = [d.notes['start']]
+    model = merged(_classes_change(cfg.model, len(train.classes)), dict(backbone=d.weights) if d.weights else {})
+    notes = [d.notes['weights']]
     if generator is not None:
         fitted = fit_anchors(generator, train.sides * factors[train.owners, None])
         note = f"Anchors: the base's match {fitted.base_share:.0%} of the boxes "
@@ -251,7 +277,7 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
         [
             *_head(
                 base,
-                parts,
+                splits,
                 f'{number(len(train.classes), "class", "classes")}, {len(train.sides):,} boxes to train '
                 f'on, with a median side of {middle:.0f} pixels.',
             ),
@@ -267,15 +293,15 @@ def detector_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -
     )
 
 
-def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions) -> str:
+def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions) -> str:
     """The config of a classifier of class folders. ``base`` is the expression that its ``_base_`` gets."""
-    train, n = parts[0], len(parts[0].classes)
+    train, n = splits[0], len(splits[0].classes)
     key, dataset = only_dataset(cfg, 'train_dataloader')
     val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
     crop = next((t['scale'] for t in dataset.pipeline if t['type'] == 'RandomResizedCrop'), None)
     scale = fit_scale((crop, crop), train.sizes) if isinstance(crop, int) and len(train.sizes) else None
     lines = []
-    pipelines = {p.argument: Raw(f'_base_.{key if p is train else val_key}.pipeline') for p in parts}
+    pipelines = {p.argument: Raw(f'_base_.{key if p is train else val_key}.pipeline') for p in splits}
     if scale:
         lines.append(
             comment(
@@ -299,16 +325,16 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
             pipelines[argument] = Raw(name)
         if '--test' in pipelines:
             pipelines['--test'] = pipelines['--val']
-    sets = {}
-    for p in parts:
-        sets[p.argument] = dict(
+    datasets = {}
+    for p in splits:
+        datasets[p.argument] = dict(
             _delete_=True, type='mmccd.CustomDataset', data_prefix=p.folder, metainfo=dict(classes=Raw('classes'))
         )
-        if p is train:  # the share of broken images that the base's set may skip
-            sets[p.argument]['max_broken'] = dataset.get('max_broken', 0)
-        sets[p.argument]['pipeline'] = pipelines[p.argument]
-    lines += _loaders(parts, (key, val_key), d, sets)
-    model = merged(_classes_change(cfg.model, n), dict(backbone=d.start) if d.start else {})
+        if p is train:  # the share of broken images that the base's may skip
+            datasets[p.argument]['max_broken'] = dataset.get('max_broken', 0)
+        datasets[p.argument]['pipeline'] = pipelines[p.argument]
+    lines += _loaders(splits, (key, val_key), d, datasets)
+    model = merged(_classes_change(cfg.model, n), dict(backbone=d.weights) if d.weights else {})
     if 'num_classes' in (cfg.model.get('data_preprocessor') or {}):
         model = merged(dict(data_preprocessor=dict(num_classes=n)), model)
     topk = (cfg.get('val_evaluator') or {}).get('topk')
@@ -324,11 +350,11 @@ def classifier_text(cfg: Config, base: str, parts: Sequence[Part], d: Decisions)
     found = f'{min(counts):,}' + (f' to {max(counts):,}' if len(set(counts)) > 1 else '')
     return '\n'.join(
         [
-            *_head(base, parts, f'{number(n, "class", "classes")} of {found} images each to train on.'),
+            *_head(base, splits, f'{number(n, "class", "classes")} of {found} images each to train on.'),
             names(train.classes),
             *lines,
             '',
-            comment(d.notes['start']),
+            comment(d.notes['weights']),
             assign('model', model),
             '',
             *_training(d, cfg),

@@ -1,4 +1,4 @@
-"""Decisions for data of one's own, by hand-worked cases."""
+"""Own data: what is read, what is decided, and the config's text, by hand-worked cases."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 from mmengine.config import ConfigDict
 
 import mmccd
-from mmccd.cli.own_config import code, comment, names
-from mmccd.cli.own_data import (
+from mmccd.cli.config_text import code, comment, names
+from mmccd.cli.own_data import read_coco
+from mmccd.cli.own_recipe import (
     anchor_sides,
     decide,
     fit_anchors,
     fit_scale,
     matched_share,
     plan_epochs,
+    plan_initial_weights,
     plan_schedulers,
-    plan_start,
-    read_coco,
     resize_factors,
 )
 from mmccd.errors import UserError
@@ -115,13 +115,13 @@ def test_schedulers(iterations, warm_up):
         ('retinanet_ccd_r50_fpn_1x_coco', 2, 4, 0.005),  # 8 / 16
         ('cascade_rcnn_ccd_r50_fpn_1x_coco', 4, None, 0.01),
         ('retinanet_ccd_r18_fpn_digits', 1, None, 0.002),
-        ('ccd_r50_8xb32_in1k', 8, None, 0.01),  # a tenth: it starts from weights
+        ('ccd_r50_8xb32_in1k', 8, None, 0.01),  # a tenth: it is fine-tuned
     ],
 )
 def test_learning_rate(toy_coco, name, gpus, batch, lr):
-    part = read_coco('--train', str(toy_coco / 'train'), str(toy_coco / 'train.json'))
+    split = read_coco('--train', str(toy_coco / 'train'), str(toy_coco / 'train.json'))
     cfg = mmccd.get_config(name)
-    decisions = decide(cfg, name, part, gpus, batch)
+    decisions = decide(cfg, name, split, gpus, batch)
     assert decisions.lr == pytest.approx(lr)
     assert decisions.total_batch == gpus * (batch or cfg.train_dataloader.batch_size)
 
@@ -135,28 +135,28 @@ def test_scale():
     assert np.allclose(factors, [1.333, 2.0])
 
 
-def test_start(tmp_path, monkeypatch):
+def test_initial_weights(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torchvision = 'torchvision://resnet50'
 
-    def start(name: str) -> tuple:
-        change, _, warning = plan_start(mmccd.get_config(name).model.backbone, name)
+    def weights(name: str) -> tuple:
+        change, _, warning = plan_initial_weights(mmccd.get_config(name).model.backbone, name)
         init = change.get('init_cfg', {})
-        return init.get('checkpoint'), init.get('allow_new'), change.get('attention'), bool(warning)
+        return init.get('checkpoint'), init.get('allow_missing'), change.get('attention'), bool(warning)
 
     identity = dict(identity_init=True)
-    assert start('retinanet_ccd_r50_fpn_1x_coco') == (torchvision, 'ccd', identity, False)
-    assert start('retinanet_se_r50_fpn_1x_coco') == (torchvision, 'se_layer', identity, False)
-    assert start('retinanet_r50_fpn_1x_coco') == (None, None, None, False)  # torchvision as it is
-    assert start('ccd_r50_8xb32_in1k') == (torchvision, 'ccd', identity, False)
-    assert start('r50_8xb32_in1k') == (torchvision, None, None, False)
-    # Gates that cannot start as the identity: the missing file stays, and training refuses to start without it.
-    assert start('retinanet_gc_r50_fpn_1x_coco') == (None, None, None, True)
-    assert start('sk_r50_8xb32_in1k') == ('checkpoints/sk_r50_in1k.pth', None, None, True)
+    assert weights('retinanet_ccd_r50_fpn_1x_coco') == (torchvision, 'ccd', identity, False)
+    assert weights('retinanet_se_r50_fpn_1x_coco') == (torchvision, 'se_layer', identity, False)
+    assert weights('retinanet_r50_fpn_1x_coco') == (None, None, None, False)  # torchvision as it is
+    assert weights('ccd_r50_8xb32_in1k') == (torchvision, 'ccd', identity, False)
+    assert weights('r50_8xb32_in1k') == (torchvision, None, None, False)
+    # Gates that cannot begin as the identity: the missing file stays, and training refuses to begin without it.
+    assert weights('retinanet_gc_r50_fpn_1x_coco') == (None, None, None, True)
+    assert weights('sk_r50_8xb32_in1k') == ('checkpoints/sk_r50_in1k.pth', None, None, True)
     (tmp_path / 'checkpoints').mkdir()
     (tmp_path / 'checkpoints' / 'ccd_r50_in1k.pth').touch()
-    assert start('retinanet_ccd_r50_fpn_1x_coco') == (None, None, None, False)  # the base's
-    assert start('ccd_r50_8xb32_in1k') == ('checkpoints/ccd_r50_in1k.pth', None, None, False)
+    assert weights('retinanet_ccd_r50_fpn_1x_coco') == (None, None, None, False)  # the base's
+    assert weights('ccd_r50_8xb32_in1k') == ('checkpoints/ccd_r50_in1k.pth', None, None, False)
 
 
 def test_read_coco(toy_coco):
@@ -167,12 +167,12 @@ def test_read_coco(toy_coco):
     content['annotations'][1]['image_id'] = 99
     content['annotations'][2]['bbox'][2] = float('nan')
     (toy_coco / 'train.json').write_text(json.dumps(content))
-    part = read_coco('--train', str(toy_coco / 'train'), str(toy_coco / 'train.json'))
-    assert part.classes == ('cat', 'dog', 'bird')
-    assert part.counts == dict(cat=4, dog=5)  # of 6 each
-    assert (part.images, part.filled, len(part.sides)) == (6, 5, 9)
-    assert part.sizes.tolist() == [[40, 30]] * 6
-    assert part.owners.tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 5]
+    split = read_coco('--train', str(toy_coco / 'train'), str(toy_coco / 'train.json'))
+    assert split.classes == ('cat', 'dog', 'bird')
+    assert split.counts == dict(cat=4, dog=5)  # of 6 each
+    assert (split.images, split.filled, len(split.sides)) == (6, 5, 9)
+    assert split.sizes.tolist() == [[40, 30]] * 6
+    assert split.owners.tolist() == [1, 2, 2, 3, 3, 4, 4, 5, 5]
 
 
 @pytest.mark.parametrize(

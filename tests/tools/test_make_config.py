@@ -15,7 +15,7 @@ from PIL import Image
 
 import mmccd
 
-TOOL = 'misc/make_config.py'
+TOOL = 'make_config.py'
 SMALL = 'retinanet_ccd_r18_fpn_digits'
 
 
@@ -33,11 +33,11 @@ def coco(toy_coco, monkeypatch) -> Path:
 def folders(tmp_path, monkeypatch) -> Path:
     """Class folders, 4 + 2 images of 28 x 28 in each of three classes; the current folder."""
     rng = np.random.default_rng(0)
-    for part, n in (('train', 4), ('val', 2)):
+    for split, n in (('train', 4), ('val', 2)):
         for name in ('ant', 'bee', 'cow'):
-            (tmp_path / part / name / 'more').mkdir(parents=True)
+            (tmp_path / split / name / 'more').mkdir(parents=True)
             for i in range(n):
-                path = tmp_path / part / name / ('more' if i else '') / f'{i}.png'
+                path = tmp_path / split / name / ('more' if i else '') / f'{i}.png'
                 Image.fromarray(rng.integers(0, 255, (28, 28, 3), np.uint8)).save(path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -78,11 +78,11 @@ def test_detector(call_tool, coco, capsys):
     assert cfg.param_scheduler[0].end == 2
     assert cfg.model.backbone.attention == dict(type='mmccd.CCD', identity_init=True)
     assert cfg.model.backbone.init_cfg == dict(
-        type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_new='ccd'
+        type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_missing='ccd'
     )
     assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
         f'dist_train.sh {out} 2',
-        f'misc/check_dataset.py {out}',
+        f'checks/check_dataset.py {out}',
     ]
     # It may be moved, and what mmengine dumps says the same.
     Path('elsewhere').mkdir()
@@ -99,17 +99,17 @@ def test_the_last_words_for_one_gpu_and_one_iteration(call_tool, coco, capsys):
     assert 'Length: 192 epochs of 1 iteration see 1,152 images' in said
     assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
         'train.py own.py',
-        'misc/check_dataset.py own.py',
+        'checks/check_dataset.py own.py',
     ]
 
 
 def test_small_boxes_get_small_anchors(call_tool, coco):
     """Boxes of 8 x 8 in images enlarged by 64 / 30 are 17 x 17: octave_base_scale 4 and 3 begin at 32 and 24."""
-    for part in ('train', 'val'):
-        content = json.loads(Path(f'{part}.json').read_text())
+    for split in ('train', 'val'):
+        content = json.loads(Path(f'{split}.json').read_text())
         for annotation in content['annotations']:
             annotation.update(bbox=[4, 4, 8, 8], area=64)
-        edit(f'{part}.json', annotations=content['annotations'])
+        edit(f'{split}.json', annotations=content['annotations'])
     assert make(call_tool, '--out', 'own.py')[0] == 0
     assert Config.fromfile('own.py').model.bbox_head.anchor_generator.octave_base_scale == 3
     text = ' '.join(Path('own.py').read_text().replace('# ', '').split())
@@ -118,16 +118,16 @@ def test_small_boxes_get_small_anchors(call_tool, coco):
 
 def test_ids_subfolders_crowds_and_absolute_paths(call_tool, coco, capsys):
     """Category ids are 10 and 20; images lie in folders; one box is a crowd, one category has no box."""
-    for part in ('train', 'val'):
-        content = json.loads(Path(f'{part}.json').read_text())
-        (coco / part / 'deep').mkdir()
+    for split in ('train', 'val'):
+        content = json.loads(Path(f'{split}.json').read_text())
+        (coco / split / 'deep').mkdir()
         for image in content['images']:
-            shutil.move(coco / part / image['file_name'], coco / part / 'deep')
+            shutil.move(coco / split / image['file_name'], coco / split / 'deep')
             image['file_name'] = f'deep/{image["file_name"]}'
         content['annotations'][0]['iscrowd'] = 1
         content['categories'].append(dict(id=3, name='bird'))
-        edit(f'{part}.json', **content)
-    train, val = ((coco / part, coco / f'{part}.json') for part in ('train', 'val'))
+        edit(f'{split}.json', **content)
+    train, val = ((coco / split, coco / f'{split}.json') for split in ('train', 'val'))
     code, err = call_tool(TOOL, '--train', *train, '--val', *val, '--base', SMALL, '--out', 'own.py', '--workers', 0)
     assert code == 0, err
     assert err == 'warning: 1 of 3 classes have no example in --train and stay classes: bird\n'
@@ -138,7 +138,7 @@ def test_ids_subfolders_crowds_and_absolute_paths(call_tool, coco, capsys):
 
 
 def test_base_by_path(call_tool, coco, root):
-    """A base of the user's own is named relative to the config; it has a repeated set and a list of heads."""
+    """A base of the user's own is named relative to the config; it has a repeated dataset and a list of heads."""
     Path('bases').mkdir()
     Path('bases/mine.py').write_text(
         f'_base_ = {str(root / "configs" / "cascade_rcnn_r50_fpn_1x_coco.py")!r}\n'
@@ -182,7 +182,7 @@ BAD = [
     (dict(train=['nothing', 'train.json']), "--train: 'nothing' must be a folder of images, and does not exist"),
     (dict(train=['train.json', 'train.json']), "--train: 'train.json' must be a folder of images, and is a file"),
     (dict(val=['val', 'no.json']), "--val: the annotation file 'no.json' does not exist"),
-    (dict(train=['train'], val=['val']), "--train: 'train' has no class folders. A COCO set needs its annotation file"),
+    (dict(train=['train'], val=['val']), "--train: 'train' has no class folders. A COCO dataset needs its annot"),
     (dict(gpus=0), '--gpus must be at least 1, got 0'),
     (dict(batch_size=-2), '--batch-size must be at least 1, got -2'),
     (dict(out='x.json'), "--out must end with .py, got 'x.json'"),
@@ -190,10 +190,10 @@ BAD = [
     (dict(out='no/x.py'), '--out no/x.py: the folder no does not exist'),
     (
         dict(base='retinanet_cdc_r50_fpn_1x_coco'),
-        "no config of mmccd is called 'retinanet_cdc_r50_fpn_1x_coco'; near: retinanet_ccd_r50_fpn_1x_coco",
+        "no config of mmccd is called 'retinanet_cdc_r50_fpn_1x_coco'; did you mean 'retinanet_ccd_r50_fpn_1x_coco'",
     ),
-    (dict(base='bases/no.py'), "config 'bases/no.py' does not exist."),
-    (dict(base='bases/voc.py'), '--base voc: its data set must read COCO annotations, and is VOCDataset'),
+    (dict(base='bases/no.py'), "config 'bases/no.py' does not exist"),
+    (dict(base='bases/voc.py'), '--base voc: its dataset must read COCO annotations, and is VOCDataset'),
     (dict(base='bases/iters.py'), '--base iters: it must have model.backbone, train_cfg.max_epochs, '),
     (dict(base='ccd_r50_8xb32_in1k'), '--base ccd_r50_8xb32_in1k is a classifier, and --train is data for a detector'),
 ]
@@ -265,9 +265,9 @@ def test_errors_in_the_data(call_tool, coco, capsys):
 
 
 def test_the_way_out_of_broken_data(call_tool, coco, capsys):
-    """What is printed, done: --force, the cleaning of either set, and the config of the clean files."""
-    for part in ('train', 'val'):
-        (coco / part / '3.jpg').write_bytes(b'nothing')
+    """What is printed, done: --force, the cleaning of either split, and the config of the clean files."""
+    for split in ('train', 'val'):
+        (coco / split / '3.jpg').write_bytes(b'nothing')
     Path('my val.json').write_text(Path('val.json').read_text())
     options = ('--base', SMALL, '--out', 'own.py', '--workers', 0)
     data = ('--train', 'train', 'train.json', '--val', 'val', 'my val.json')
@@ -275,8 +275,8 @@ def test_the_way_out_of_broken_data(call_tool, coco, capsys):
     assert code == 2
     commands = err.splitlines()[-3:-1]
     assert [shlex.split(c)[2:] for c in commands] == [
-        ['own.py', '--sets', 'train', '--write-clean', 'train_clean.json'],
-        ['own.py', '--sets', 'val', '--write-clean', 'my val_clean.json'],
+        ['own.py', '--splits', 'train', '--write-clean', 'train_clean.json'],
+        ['own.py', '--splits', 'val', '--write-clean', 'my val_clean.json'],
     ]
     assert err.splitlines()[-1].startswith('writes the annotations without their broken entries')
     assert not Path('own.py').exists()
@@ -285,7 +285,7 @@ def test_the_way_out_of_broken_data(call_tool, coco, capsys):
     for command in commands:
         tool = Path(shlex.split(command)[1])
         assert tool.is_file()
-        assert call_tool('misc/check_dataset.py', *shlex.split(command)[2:], '--workers', 0)[0] == 1  # it names them
+        assert call_tool('checks/check_dataset.py', *shlex.split(command)[2:], '--workers', 0)[0] == 1  # it names them
     assert [i['id'] for i in json.loads(Path('train_clean.json').read_text())['images']] == [1, 2, 4, 5, 6]
     capsys.readouterr()
     assert (
@@ -297,19 +297,19 @@ def test_the_way_out_of_broken_data(call_tool, coco, capsys):
     assert '--write-clean' not in capsys.readouterr().out
 
 
-def test_errors_that_no_cleaning_mends(call_tool, folders):
+def test_errors_that_no_cleaning_fixes(call_tool, folders):
     """Class folders have no annotations to clean."""
     (folders / 'train' / 'ant' / '0.png').write_bytes(b'nothing')
     code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--workers', 0)
     assert code == 2
     assert err == (
-        'error: the data have 1 error (above), and nothing was written: mend them, or add --force to have '
+        'error: the data have 1 error (above), and nothing was written: fix them, or add --force to have '
         'the config as it is\n'
     )
 
 
 def save_backbone(name: str) -> None:
-    """Random weights where the config of the digits looks for its start."""
+    """Random weights where the config of the digits looks for its initial weights."""
     Path('checkpoints').mkdir()
     torch.save(mmccd.init_model(name, device='cpu').backbone.state_dict(), 'checkpoints/ccd_r18_digits.pth')
 
@@ -319,7 +319,7 @@ def test_the_detector_trains(call_tool, run_tool, coco):
     save_backbone(SMALL)
     assert make(call_tool, '--base', SMALL)[0] == 0
     out = 'retinanet_ccd_r18_fpn_own.py'
-    assert 'Starts from checkpoints/ccd_r18_digits.pth.' in Path(out).read_text()
+    assert 'Initial weights: checkpoints/ccd_r18_digits.pth.' in Path(out).read_text()
     done = run_tool('train.py', out, '--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1', cwd=coco)
     assert 'Epoch(train)' in done.stdout
     assert 'coco/bbox_mAP' in done.stdout or 'The testing results of the whole dataset is empty' in done.stdout

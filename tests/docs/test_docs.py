@@ -80,6 +80,8 @@ def test_links_and_anchors(page):
 
 
 def test_paths(page, root):
+    if page.name == 'CHANGELOG.md':  # names what was moved
+        return
     for name in PATH.findall(page.read_text()):
         for path in expand(name):
             assert (root / path).exists(), f'{page.name} names {path}'

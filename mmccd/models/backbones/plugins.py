@@ -149,7 +149,7 @@ def _layer_type(name: str | type) -> type[nn.Module]:
         return layer
     known = [f'mmccd.{each}' for each in attention_types()]
     # By the whole name, with a high bar: the prefix alone makes all of them half alike.
-    hint = suggest(f'mmccd.{str(name).rpartition(".")[2]}', known, cutoff=0.8)
+    hint = suggest(f'mmccd.{name.rpartition(".")[2]}', known, cutoff=0.8) if isinstance(name, str) else ''
     raise ValueError(
         f'attention type must be one of {", ".join(known)} or another registered plugin layer, got {name!r}{hint}'
     )

@@ -2,12 +2,14 @@ import pytest
 import torch
 import torchvision
 from mmdet.models.backbones import ResNet
-from mmengine.registry import MODELS
+from mmengine.model import PretrainedInit
 
-from mmccd.models import CCD, SK, AttentionResNet
+from mmccd.models import CCD, AttentionResNet
+from mmccd.models.backbones import attention_resnet
+from mmccd.models.layers import attention_types
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-ATTENTIONS = ['CCD', 'SE', 'GE', 'CBAM', 'ECA', 'GC', 'SK']
+ATTENTIONS = list(attention_types())  # every file of mmccd/models/layers is in it
 
 
 def randomize(net):
@@ -38,10 +40,10 @@ def test_plain_equals_mmdet_and_torchvision(depth):
 def test_every_block_of_every_depth_has_it(depth, attention):
     with torch.device('meta'):
         net = AttentionResNet(depth, attention=dict(type=f'mmccd.{attention}'))
-    layer = MODELS.get(f'mmccd.{attention}')
+    layer = attention_types()[attention]
     found = [name for name, m in net.named_modules() if isinstance(m, layer)]
     conv = 'conv1' if depth in (18, 34) else 'conv2'
-    name = conv if layer is SK else layer._abbr_
+    name = conv if layer.replaces_conv else layer._abbr_
     assert found == [f'layer{s + 1}.{b}.{name}' for s in range(4) for b in range(BLOCKS[depth][s])]
 
 
@@ -124,6 +126,64 @@ def test_frozen_stages_and_norm_eval():
     assert net.layer3[0].training
 
 
+def pretrained(checkpoint, form):
+    """mmengine's initialiser, as configs have it."""
+    if form == 'class':
+        return dict(type=PretrainedInit, checkpoint=str(checkpoint))
+    if form == 'prefix':
+        return dict(type='Pretrained', checkpoint=str(checkpoint), prefix='backbone.')
+    cfg = dict(type='Pretrained', checkpoint=str(checkpoint))
+    return [dict(type='Kaiming', layer='Conv2d'), cfg] if form == 'list' else cfg
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    said = []
+    monkeypatch.setattr(
+        attention_resnet, 'print_log', lambda text, logger, level=20: said.append(text) if level == 30 else None
+    )
+    return said
+
+
+@pytest.mark.parametrize('form', ['dict', 'list', 'prefix', 'class'])
+@pytest.mark.parametrize('attention', ['CCD', 'SE', 'SK'])
+def test_frozen_layers_that_pretrained_does_not_have_are_named(tmp_path, warned, attention, form):
+    """mmengine's Pretrained loads what fits; what it did not find would stay untrained in a frozen stage."""
+    prefix = 'backbone.' if form == 'prefix' else ''
+    plain = AttentionResNet(18).state_dict()
+    torch.save({prefix + k: v for k, v in plain.items()}, tmp_path / 'plain.pth')
+    init_cfg = pretrained(tmp_path / 'plain.pth', form)
+    net = AttentionResNet(18, frozen_stages=1, attention=dict(type=f'mmccd.{attention}'), init_cfg=init_cfg)
+    net.init_weights()
+    new = [k for k, _ in net.named_parameters() if k.startswith('layer1.') and k not in plain]
+    (text,) = warned
+    assert text.startswith(f'frozen_stages=1: {len(new)} tensors ')
+    assert f'({new[0]}, {new[1]}, ' in text
+    assert 'mmccd.PretrainedBackbone' in text
+    assert 'allow_missing' in text
+    assert 'layer2' not in text
+
+
+def test_nothing_is_named_where_nothing_is_missing_or_frozen(tmp_path, warned):
+    ccd = dict(type='mmccd.CCD')
+    torch.save(AttentionResNet(18, attention=ccd).state_dict(), tmp_path / 'ccd.pth')
+    torch.save(AttentionResNet(18).state_dict(), tmp_path / 'plain.pth')
+    late = dict(ccd, stages=(False, True, True, True))
+    for options in (
+        dict(frozen_stages=1, attention=ccd, init_cfg=pretrained(tmp_path / 'ccd.pth', 'dict')),
+        dict(frozen_stages=0, attention=ccd, init_cfg=pretrained(tmp_path / 'plain.pth', 'dict')),
+        dict(frozen_stages=1, attention=late, init_cfg=pretrained(tmp_path / 'plain.pth', 'dict')),
+        dict(frozen_stages=1, attention=ccd),
+        dict(
+            frozen_stages=1,
+            attention=ccd,
+            init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'plain.pth'), allow_missing='ccd'),
+        ),
+    ):
+        AttentionResNet(18, **options).init_weights()
+        assert warned == []
+
+
 @pytest.mark.parametrize('depth', [18, 50])
 def test_fused_blocks_have_the_same_numbers_and_keys(depth):
     x = torch.randn(2, 3, 64, 64)
@@ -163,7 +223,8 @@ RECIPES = {
         init_cfg=dict(
             type='mmccd.PretrainedBackbone',
             checkpoint='none.pth',
-            allow_new=['ccd', 'se_layer', 'cbam', 'eca', 'context_block', 'branches', 'fc1', 'fc2'],
+            allow_missing=[getattr(each, '_abbr_', 'sk') for each in attention_types().values()]
+            + ['branches', 'fc1', 'fc2'],
         ),
     ),
     'classifier': dict(norm_eval=False, zero_init_residual=False),
@@ -185,7 +246,8 @@ def test_all_that_is_trained_gets_a_gradient(attention, depth, recipe):
         assert {n.split('.')[0] for n in trained} == {'layer2', 'layer3', 'layer4'}
     else:
         in_layer1 = {n for n in trained if n.startswith('layer1.')}
-        assert bool(in_layer1) == (attention not in (None, 'GE'))
+        layer = attention and attention_types()[attention](64)
+        assert bool(in_layer1) == (layer is not None and bool(list(layer.parameters())))
 
 
 @pytest.mark.parametrize('attention', ATTENTIONS)

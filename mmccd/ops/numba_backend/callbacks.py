@@ -19,9 +19,9 @@ from .kernels_shared import SUMS
 
 
 def _hash_of_sources(folder: Path) -> str:
-    """Of all that is compiled into a callback."""
+    """Of all files that are compiled into a callback."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob('*.py')):
+    for path in [folder / 'plan.py', folder / 'vectors.py', *sorted(folder.glob('kernels_*.py'))]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -17,6 +17,7 @@ from .kernels_shared import (
     runs,
     scatter,
     segment_rows,
+    sum_loop,
 )
 from .plan import LANES, NO_NORM
 from .vectors import (
@@ -45,7 +46,7 @@ def through_relu(grad, y, base, count, out):
         store(out, j, where_positive(load(y, j), load(grad, j)))
 
 
-@loop
+@sum_loop
 def through_cosine(
     gd, d, d_base, squares, norms, row_cells, col_cells, h, w, grid, floor, product, per_x, weight, per_u
 ):
@@ -66,7 +67,7 @@ def through_cosine(
         per_u[i] = -weight[i] / (norms[i] * norms[i]) if norms[i] > floor else 0.0
 
 
-@loop
+@sum_loop
 def add_multiples(x, x_base, x_stride, factor, k, p, gx, gx_base, gx_stride):
     """gx += factor * x, factor one a pixel."""
     for c in range(k):
@@ -85,7 +86,7 @@ def times_factor(x, base, stride, factor, k, p, out, pad):
             store(out, c * pad + j, mul(load(factor, j), load(x, base + c * stride + j)))
 
 
-@loop
+@sum_loop
 def add_norms(gu, cell_pad, per_u, context, base, cells, k):
     """gu[c, cell] += per_u[cell] * context[c, cell]."""
     for c in range(k):

@@ -17,6 +17,7 @@ from .kernels_shared import (
     runs,
     scatter,
     segment_rows,
+    sum_loop,
 )
 from .plan import LANES, ZSCORE
 from .vectors import (
@@ -83,7 +84,7 @@ def add_and_rectify(x, base, stride, k, p, gate, residual, out, out_base):
             store(out, q, relu(add(rounded(mul(load(x, base + c * stride + j), v)), load(residual, q))))
 
 
-@loop
+@sum_loop
 def divide_by_norms(d, squares, norms, row_cells, col_cells, h, w, grid, floor):
     """d of the cosine: over the norms of the pixel, from ``squares``, and of its cell; each at least ``floor``."""
     for i in range(h):

@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .kernels_shared import EXACT, exact_loop, loop
+from .kernels_shared import EXACT, exact_loop, sum_loop
 from .plan import NO_NORM, ZSCORE
 from .vectors import as_float, as_int, at, put
 
@@ -50,7 +50,7 @@ def sigmoid(v, one):
     return s if v == v else v
 
 
-@loop
+@sum_loop
 def statistics(d, base, p, normalize, tolerance):
     """(centre, spread) of d, spread 0 where flat; two passes in float64 for the z-score."""
     if normalize == NO_NORM:
@@ -80,7 +80,7 @@ def statistics(d, base, p, normalize, tolerance):
     return np.float64(low), 0.0 if spread <= tolerance * max(abs(low), abs(high)) else spread
 
 
-@loop
+@sum_loop
 def factor_of(spread, normalize, eps):
     """What the distance from the centre is multiplied by; 0 where the map is flat."""
     if normalize == NO_NORM:
@@ -111,7 +111,7 @@ def through_gate(q, d, base, p, centre, factor, flat, scale, bias, gain, one, ga
         put(q, i, at(q, i) * (gain * (s * (one - s))))
 
 
-@loop
+@sum_loop
 def two_sums(q, dhats, p):
     """sum of q and of q * dhat, float64."""
     total, along = 0.0, 0.0
@@ -122,7 +122,14 @@ def two_sums(q, dhats, p):
     return total, along
 
 
-@loop
+@exact_loop
+def zscore_coefficients(factor, scale, total, along, spread, eps, p):
+    """a, b and c of the gradient of d, a * q - b - c * dhat."""
+    a = factor * scale
+    return a, a * total / p, (spread + eps) * along * a / spread / (p - 1)
+
+
+@sum_loop
 def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, spread, eps, factor, gd):
     """gd[i], gradient of d; q is that of the logit."""
     one = q.dtype.type(1)
@@ -133,9 +140,8 @@ def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, 
         for i in range(p):
             put(gd, i, one - one)
     elif normalize == ZSCORE:
-        a = q.dtype.type(factor * scale)
-        b = q.dtype.type(factor * scale * total / p)
-        c = q.dtype.type(factor * scale * along * ((spread + eps) / spread) / (p - 1))
+        a, b, c = zscore_coefficients(factor, scale, total, along, spread, eps, p)
+        a, b, c = q.dtype.type(a), q.dtype.type(b), q.dtype.type(c)
         for i in range(p):
             put(gd, i, a * at(q, i) - b - c * at(dhats, i))
     else:

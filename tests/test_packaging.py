@@ -23,7 +23,7 @@ BUILD = [
     '-c',
     'import sys\nfrom setuptools import build_meta\nprint(getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2]))',
 ]
-EXCLUDED = ('tools/demo/demo.py', 'tools/demo/demo_trees.py')
+EXCLUDED = tuple(f'tools/{folder}/{name}.py' for folder in ('demo', 'misc') for name in ('demo', 'demo_trees'))
 
 
 @pytest.fixture(scope='module')

@@ -90,36 +90,23 @@ def check_impl(impl: str) -> None:
         raise ValueError(f'impl must be one of {("auto", *BACKENDS)}, got {impl!r}')
 
 
-class _Adapted:  # TODO: goes when all backends have the interface above
+class _Adapted:  # TODO: goes when triton_backend/launch.py is there
     def __init__(self, module):
-        import inspect
-
         self.module = module
-        self.old = list(inspect.signature(module.unavailable).parameters) == ['x']
-        self.__name__ = module.__name__
 
     def unavailable(self, x, options):
-        return self.module.unavailable(x) if self.old else self.module.unavailable(x, options)
+        return self.module.unavailable(x)
 
     def forward(self, x, residual, scale, bias, options, keep):
-        if self.old:
-            y, saved = self.module.forward(x, scale, bias, options, keep)
-            return add_relu_(y, residual), saved
-        if residual is None or self.module.adds_residual(x, residual, options):
-            return self.module.forward(x, residual, scale, bias, options, keep)
-        y, saved = self.module.forward(x, None, scale, bias, options, keep)
+        y, saved = self.module.forward(x, scale, bias, options, keep)
         return add_relu_(y, residual), saved
 
     def backward(self, grad_y, y, x, scale, bias, saved, options, need_x):
         grad_residual = None
-        if y is not None and (self.old or not self.module.adds_residual(x, y, options)):
+        if y is not None:
             grad_y = grad_residual = relu_gradient(grad_y, y)
-            y = None
-        if self.old:
-            a, b, c = self.module.backward(grad_y, x, scale, bias, saved, options, need_x)
-            return a, grad_residual, b, c
-        a, r, b, c = self.module.backward(grad_y, y, x, scale, bias, saved, options, need_x)
-        return a, grad_residual if r is None else r, b, c
+        a, b, c = self.module.backward(grad_y, x, scale, bias, saved, options, need_x)
+        return a, grad_residual, b, c
 
 
 @cache
@@ -127,9 +114,8 @@ def _load(module: str) -> Backend:
     from importlib.util import find_spec
 
     if module.endswith('triton_backend.launch') and find_spec(module) is None:
-        module = 'mmccd.ops.triton_backend.kernels'
-    loaded = import_module(module)
-    return cast(Backend, loaded if module.endswith('torch_backend') else _Adapted(loaded))
+        return cast(Backend, _Adapted(import_module('mmccd.ops.triton_backend.kernels')))
+    return cast(Backend, import_module(module))
 
 
 def load(name: str) -> Backend:

@@ -1,6 +1,6 @@
 """CCD: Cascaded Context Dependency (ICIP 2020), as an mmcv plugin layer.
 
-The definition, and where it departs from the original implementation, is in :mod:`mmccd.ops.ccd`.
+The definition, and where it departs from the original implementation, is in :mod:`mmccd.ops.reference`.
 """
 
 from __future__ import annotations
@@ -12,18 +12,14 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from mmccd.ops import ccd, ccd_add_relu, ccd_gate, check_ccd_options
+from mmccd.ops import ccd_gate
+from mmccd.ops.functional import ccd_with_options
+from mmccd.ops.options import make_options
 from mmccd.registry import MODELS
 
 from .base import AttentionLayer, check_int
 
-
-def gated(x: Tensor, residual: Tensor | None, *options) -> Tensor:
-    """``ccd``, or ``ccd_add_relu`` if there is a residual."""
-    return ccd(x, *options) if residual is None else ccd_add_relu(x, residual, *options)
-
-
-torch.fx.wrap('gated')  # one node of a graph that torch.fx traces, its checks not looked into
+torch.fx.wrap('ccd_with_options')  # one node of a graph that torch.fx traces, its checks not looked into
 
 
 @MODELS.register_module()
@@ -71,12 +67,10 @@ class CCD(AttentionLayer):
     ) -> None:
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
-        self.scales = check_ccd_options(groups, scales, similarity, normalize, eps, channels=in_channels)
+        gain = 1 + math.exp(-1) if identity_init else 1.0  # 1 / sigmoid(1)
+        self.options = make_options(groups, scales, similarity, normalize, eps, gain)
+        self.options.check_channels(in_channels)
         self.in_channels = in_channels
-        self.groups = groups
-        self.similarity = similarity
-        self.normalize = normalize
-        self.eps = eps
         self.identity_init = identity_init
         self.scale = nn.Parameter(torch.empty(groups))
         self.bias = nn.Parameter(torch.empty(groups))
@@ -91,18 +85,35 @@ class CCD(AttentionLayer):
 
         With a ``residual`` of the same shape: relu(gated features + residual), the end of a residual block at once.
         """
-        return gated(x, residual, *self._operands())
+        return ccd_with_options(x, residual, self.scale, self.bias, self.options)
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, groups, H, W), by the textbook composition."""
-        return ccd_gate(x, *self._operands())
+        return ccd_gate(x, self.scale, self.bias, *self.options)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         return dict(spatial=self.gate(x))
 
-    def _operands(self) -> tuple:
-        gain = 1 + math.exp(-1) if self.identity_init else 1.0  # 1 / sigmoid(1)
-        return (self.scale, self.bias, self.groups, self.scales, self.similarity, self.normalize, self.eps, gain)
+    # What configs set, to be read: the options were checked together.
+    @property
+    def groups(self) -> int:
+        return self.options.groups
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        return self.options.scales
+
+    @property
+    def similarity(self) -> str:
+        return self.options.similarity
+
+    @property
+    def normalize(self) -> str | None:
+        return self.options.normalize
+
+    @property
+    def eps(self) -> float:
+        return self.options.eps
 
     def extra_repr(self) -> str:
         return (

@@ -35,7 +35,7 @@ EXAMPLES = """examples:
   python tools/analysis_tools/run_seeds.py configs/r18_digits.py configs/{se,ccd}_r18_digits.py --seeds 3
   python tools/analysis_tools/run_seeds.py configs/retinanet_r18_fpn_digits.py \\
       configs/retinanet_ccd_r18_fpn_digits.py --seeds 3 --backbones work_dirs/seeds --cfg-options train_cfg.max_epochs=2
-  python tools/analysis_tools/run_seeds.py --from benchmarks/results/seeds_digits_cls.csv
+  python tools/analysis_tools/run_seeds.py --from benchmarks/seeds/digits.csv
 """
 
 

@@ -202,6 +202,41 @@ def test_class_folders(call_tool, export, class_folders):
     )
 
 
+@pytest.mark.parametrize('name', ['image', 'picture'])
+def test_input_of_any_name(call_tool, tmp_path, name):
+    """Files of version 0.1 call it 'picture'. The model here: the mean of each channel, softmaxed."""
+    value = onnx.helper.make_tensor_value_info
+    size = ('n', 3, 'h', 'w')
+    axes = onnx.helper.make_tensor('axes', onnx.TensorProto.INT64, [2], [2, 3])
+    scale = onnx.helper.make_tensor('scale', onnx.TensorProto.FLOAT, [1], [0.01])
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node('GlobalAveragePool', [name], ['mean']),
+            onnx.helper.make_node('Squeeze', ['mean', 'axes'], ['flat']),
+            onnx.helper.make_node('Mul', ['flat', 'scale'], ['logits']),
+            onnx.helper.make_node('Softmax', ['logits'], ['scores'], axis=1),
+        ],
+        'tiny',
+        [value(name, onnx.TensorProto.FLOAT, size)],
+        [value('scores', onnx.TensorProto.FLOAT, ('n', 3))],
+        [axes, scale],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid('', 17)], ir_version=8)
+    info = dict(version='0.1.0', config='tiny', task='classification', kind='end2end', shape=None, resize=[])
+    info['classes'] = ['red', 'green', 'blue']
+    onnx.helper.set_model_props(model, dict(mmccd=json.dumps(info)))
+    onnx.checker.check_model(model)
+    onnx.save(model, tmp_path / 'tiny.onnx')
+    Image.new('RGB', (9, 7), (100, 250, 50)).save(tmp_path / 'a.png')
+    options = ('--out-dir', tmp_path, '--json', tmp_path / 'found.json')
+    assert call_tool(INFER, tmp_path / 'tiny.onnx', tmp_path / 'a.png', *options) == (0, '')
+    (entry,) = json.loads((tmp_path / 'found.json').read_text())
+    expected = np.exp([2.5, 1.0, 0.5]) / np.exp([2.5, 1.0, 0.5]).sum()
+    assert [f['name'] for f in entry['found']] == ['green', 'red', 'blue']
+    assert [f['score'] for f in entry['found']] == pytest.approx(expected, abs=1e-5)
+    assert entry['image'] == str(tmp_path / 'a.png')
+
+
 def test_resizing_is_opencvs_within_a_grey_level(load_tool):
     cv2 = pytest.importorskip('cv2')
     resize = load_tool(INFER).resize
@@ -269,7 +304,7 @@ def test_a_step_that_the_inference_cannot_follow(call_tool, small, workplace):
     )
     assert call_tool(INFER, 'mine.onnx', image) == (
         2,
-        f"error: model 'mine.onnx' needs a transform of the test pipeline that is not here: {step}\n",
+        f"error: model 'mine.onnx' needs a transform of the test pipeline that is not supported: {step}\n",
     )
 
 
@@ -280,7 +315,7 @@ def test_parity_is_part_of_the_export(call_tool, small, tmp_path, monkeypatch, c
     monkeypatch.setattr(networks.Preparation, 'forward', lambda self, image: (image - 100) / self.std)
     out = tmp_path / 'model.onnx'
     code, stderr = call_tool(EXPORT, *small[CLASSIFIER], '--out', out, '--shape', 33, 41)
-    assert (code, stderr) == (1, 'error: the exported model is not the one of PyTorch; see the table\n')
+    assert (code, stderr) == (1, 'error: the exported model does not agree with PyTorch, see the table\n')
     assert [p.name for p in tmp_path.iterdir()] == ['model.onnx.failed']
     assert '| logits | ' in (printed := capsys.readouterr().out)
     assert 'FAILED' in printed
@@ -298,7 +333,10 @@ def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch)
         ((detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
         (('none.py', detector[1]), "config 'none.py' does not exist"),
         ((*detector, '--out', workplace), f"--out '{workplace}' is a folder; name a file\n"),
-        ((*detector, '--out', 'text.png/model.onnx'), "--out 'text.png/model.onnx' cannot be written: text.png is no "),
+        (
+            (*detector, '--out', 'text.png/model.onnx'),
+            "--out 'text.png/model.onnx' cannot be written: text.png is not a writ",
+        ),
         ((*detector, '--images', 'text.png'), "image 'text.png' cannot be used: it is no image\n"),
         ((*detector, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'), 'end2end cannot export test_cfg.nms='),
         ((cascade, 'cascade.pth'), 'CascadeRCNN cannot be exported with --kind end2end; --kind raw exports backbone, '),

@@ -1,8 +1,8 @@
 """Export a classifier or a detector to ONNX, and check the file against PyTorch with onnxruntime.
 
-The input is an RGB image, (N, 3, H, W), float32 from 0 to 255; normalisation and padding are in the graph. The file
-appears at its place only if every output is as PyTorch's: within 1e-4 (of numbers up to 1; of larger ones, as a share
-of them), boxes within 0.01 pixels.
+The input is an RGB image, (N, 3, H, W), float32 from 0 to 255; normalisation and padding are in the graph. The file is
+written only if every output agrees with PyTorch's: within 1e-4 (absolute up to 1, relative above), boxes within 0.01
+pixels.
 """
 
 import argparse
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   python tools/deployment/export_onnx.py CONFIG CKPT --shape 800 1344 --images data/coco/val2017/000000000139.jpg
   python tools/deployment/infer_onnx.py MODEL.onnx images/
 kinds:
-  end2end  classifiers: logits and scores; RetinaNet: boxes, scores and labels behind the NMS of the config's test_cfg,
+  end2end  classifiers: logits and scores; RetinaNet: boxes, scores and labels after the NMS of the config's test_cfg,
            one image at a time
   raw      classifiers: logits; RetinaNet: class logits and box deltas by level; two-stage detectors: features and the
            RPN's logits and deltas by level
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
         help='size of the images in pixels, one image at a time; default: any size',
     )
     parser.add_argument(
-        '--images', '--pictures', metavar='IMG|DIR', help='check with these images, resized, instead of noise'
+        '--images', '--pictures', metavar='IMG|DIR', help='compare on these images, resized, instead of noise'
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
@@ -81,7 +81,7 @@ def main() -> None:
     while not osp.lexists(above):
         above = osp.dirname(above) or '.'
     if not osp.isdir(above) or not os.access(above, os.W_OK):
-        raise UserError(f'--out {out!r} cannot be written: {above} is no folder that you may write into')
+        raise UserError(f'--out {out!r} cannot be written: {above} is not a writable folder')
     check_checkpoint_file(args.checkpoint, 'checkpoint')
     cfg = load_config(args.config, args.cfg_options)
     try:
@@ -97,7 +97,7 @@ def main() -> None:
     counts = [r.boxes for r in rows if r.output == 'boxes']
     if counts and not any(counts):
         print(
-            'warning: no box was above score_thr, so none was compared: give --images with objects in them',
+            'warning: no box was above score_thr, so none was compared: pass --images with objects in them',
             file=sys.stderr,
         )
     ok = all(r.ok for r in rows)
@@ -113,7 +113,7 @@ def main() -> None:
                 file=sys.stderr,
             )
     if not ok:
-        print('error: the exported model is not the one of PyTorch; see the table', file=sys.stderr)
+        print('error: the exported model does not agree with PyTorch, see the table', file=sys.stderr)
         sys.exit(1)
 
 

@@ -1,7 +1,7 @@
-"""Find objects, or the class, in images with a file of export_onnx.py. Needs numpy, pillow and onnxruntime alone.
+"""Detect objects in images, or classify them, with a file of export_onnx.py. Needs only numpy, pillow, onnxruntime.
 
-The image gets the size that the config's test pipeline gives it (the file says how), by bilinear interpolation as
-OpenCV's, within a grey level. Boxes are those of the image as it is on the disk, in pixels.
+Images are resized as by the config's test pipeline (the steps are in the file), by bilinear interpolation that differs
+from OpenCV's by at most one grey level. Boxes are in pixels of the image file.
 """
 
 import argparse
@@ -20,11 +20,11 @@ EXAMPLES = """examples:
 """
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
 METADATA = 'mmccd'  # key in the file
-LEAST = 480  # pixels of a drawing's longer edge: labels have to be read
+MIN_EDGE = 480  # pixels of a drawing's longer edge: smaller images are enlarged, so that labels are readable
 
 
 class UserError(ValueError):
-    """Something that the author of the command has to change; the message is all he needs."""
+    """Something that is wrong in the command."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,9 +36,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out-dir', help='folder for the drawings, <name>_onnx.png; default: work_dirs/<config name>/onnx'
     )
-    parser.add_argument('--json', metavar='FILE', help='write what was found there, too')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box; default: 0.3')
-    parser.add_argument('--topk', type=int, default=5, help='classes named by a classifier; default: 5')
+    parser.add_argument('--json', metavar='FILE', help='also write the results there')
+    parser.add_argument('--score-thr', type=float, default=0.3, help='minimum score of a box; default: 0.3')
+    parser.add_argument('--topk', type=int, default=5, help='classes that a classifier lists; default: 5')
     return parser.parse_args()
 
 
@@ -61,7 +61,7 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
         raise UserError(f'model {path!r} cannot be read: {str(e).splitlines()[0]}') from e
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
     if text is None:
-        raise UserError(f'model {path!r} was not made by export_onnx.py: it does not say how images get their size')
+        raise UserError(f'model {path!r} was not made by export_onnx.py: it does not say how to resize images')
     info = json.loads(text)
     if info['kind'] != 'end2end':
         raise UserError(
@@ -70,7 +70,7 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
         )
     unknown = [s['transform'] for s in info['resize'] if s['step'] == 'unknown']
     if unknown:
-        raise UserError(f'model {path!r} needs a transform of the test pipeline that is not here: {unknown[0]}')
+        raise UserError(f'model {path!r} needs a transform of the test pipeline that is not supported: {unknown[0]}')
     return session, info
 
 
@@ -88,7 +88,7 @@ def list_images(path: str) -> 'list[str]':
         if not paths:
             raise UserError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
     for p in paths:
-        read_image(p)  # all of them, before the first is drawn
+        read_image(p)  # so that an error comes before the first drawing
     return paths
 
 
@@ -105,7 +105,7 @@ def read_image(path: str) -> np.ndarray:
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Bilinear between the centres of pixels, without smoothing: as OpenCV's, within a grey level."""
+    """Bilinear between the centres of pixels, without smoothing: as OpenCV's, but for one grey level."""
     if image.shape[:2] == (height, width):
         return image
 
@@ -122,7 +122,12 @@ def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
 
 
 def prepare(image: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.ndarray]':
-    """The image (H, W, 3) as the model takes it; a place in it is (place in the file - start) * factor, as (x, y)."""
+    """Resize an RGB image (H, W, 3) for the model.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray, np.ndarray]: The image; factor and start, both (x, y): a point of the file is at
+        (point - start) * factor in it.
+    """
     factor, start = np.ones(2), np.zeros(2)
 
     def to_size(width: int, height: int) -> None:
@@ -141,7 +146,7 @@ def prepare(image: np.ndarray, info: dict) -> 'tuple[np.ndarray, np.ndarray, np.
                 to_size(int(size * width / height), size)
         elif step['step'] == 'crop':
             crop = np.minimum(step['size'], (width, height))
-            x, y = (round((whole - part) / 2) for whole, part in zip((width, height), crop))
+            x, y = (round((all_ - kept) / 2) for all_, kept in zip((width, height), crop))
             image = image[y : y + crop[1], x : x + crop[0]]
             start = start + np.array((x, y)) / factor
         else:
@@ -177,9 +182,9 @@ def infer(
     topk: int,
     score_thr: float,
 ) -> 'list[dict]':
-    """What is in an RGB image (H, W, 3), uint8, best first: label, name, score and, of detectors, box."""
+    """Results for an RGB image (H, W, 3), uint8, best first: label, name, score and, of detectors, box."""
     ready, factor, start = prepare(image, info)
-    # By its place: files of mmccd 0.1 call it 'picture'.
+    # By its place: in files of mmccd 0.1 its name is 'picture'.
     given = {session.get_inputs()[0].name: ready.transpose(2, 0, 1)[None].astype(np.float32)}
 
     def entry(label: int, score: float, **more: 'list[float]') -> dict:
@@ -203,18 +208,23 @@ def colour(label: int) -> 'tuple[int, int, int]':
 
 
 def draw(pixels: np.ndarray, found: 'list[dict]') -> Image.Image:
-    """Boxes with names and scores over the image, or the classes below it; small ones enlarged."""
-    factor = max(1, -(-LEAST // max(pixels.shape[:2])))
+    """Boxes over an RGB image, or classes below it; small images are enlarged."""
+    factor = max(1, -(-MIN_EDGE // max(pixels.shape[:2])))
     canvas = Image.fromarray(pixels)
     canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     size = max(16, max(canvas.size) // 45)
     font = ImageFont.load_default(size)
     if found and 'box' not in found[0]:
-        return _with_classes(canvas, found, font, size)
+        return draw_classes(canvas, found, font, size)
+    draw_boxes(canvas, found, factor, font, size)
+    return canvas
+
+
+def draw_boxes(canvas: Image.Image, found: 'list[dict]', factor: int, font: ImageFont.ImageFont, size: int) -> None:
+    """Draw boxes, times ``factor``, with names and scores that do not hide each other."""
     pen = ImageDraw.Draw(canvas)
     for f in reversed(found):  # the best on top
-        box = [factor * v for v in f['box']]
-        pen.rectangle(box, outline=colour(f['label']), width=size // 6 + 1)
+        pen.rectangle([factor * v for v in f['box']], outline=colour(f['label']), width=size // 6 + 1)
     labels = []  # (x1, y1, x2, y2)
     for f in found:
         text = f'{f["name"]}: {f["score"]:.2f}'
@@ -233,12 +243,12 @@ def draw(pixels: np.ndarray, found: 'list[dict]') -> Image.Image:
         bright = np.dot(background, (0.299, 0.587, 0.114)) > 128
         pen.rectangle(labels[-1], fill=background)
         pen.text((x + 2, y + 1), text, fill='black' if bright else 'white', font=font)
-    return canvas
 
 
-def _with_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.ImageFont, size: int) -> Image.Image:
+def draw_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.ImageFont, size: int) -> Image.Image:
+    """The image with names, scores and a bar for each score below it."""
     line = size + size // 2
-    whole = Image.new('RGB', (max(image.width, LEAST), image.height + line * len(found) + size // 2), 'white')
+    whole = Image.new('RGB', (max(image.width, MIN_EDGE), image.height + line * len(found) + size // 2), 'white')
     whole.paste(image, ((whole.width - image.width) // 2, 0))
     pen = ImageDraw.Draw(whole)
     for i, f in enumerate(found):
@@ -249,7 +259,7 @@ def _with_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.Image
 
 
 def output_names(images: 'list[str]', path: str) -> 'list[str]':
-    """Paths of ``list_images(path)`` below that folder; without their suffix, but where two would be the same."""
+    """Paths of ``list_images(path)`` below that folder; without suffix, unless two would then be the same."""
     folder = path if osp.isdir(path) else osp.dirname(path) or '.'
     names = [osp.relpath(p, folder) for p in images]
     stems = [osp.splitext(n)[0] for n in names]

@@ -218,6 +218,25 @@ def test_stock_config_of_the_readme_keeps_pretrained_weights(root, tmp_path):
     assert len([name for name in trained if '.ccd.' in name]) == 32
 
 
+def test_the_table_of_attentions_has_their_options(root):
+    """With defaults, and the place in checkpoints."""
+    import inspect
+
+    from mmccd.models.layers import attention_types
+
+    rows = re.findall(r'^\| `mmccd\.(\w+)` \| (.+) \| (.+) \|$', (root / 'docs' / 'api.md').read_text(), re.MULTILINE)
+    assert {name for name, *_ in rows} == set(attention_types())
+    given = ('in_channels', 'out_channels', 'stride', 'dilation', 'conv_cfg', 'norm_cfg', 'init_cfg')  # by the backbone
+    for name, options, key in rows:
+        layer = attention_types()[name]
+        expected = {n: p.default for n, p in inspect.signature(layer).parameters.items() if n not in given}
+        found = re.findall(r'`(\w+)` \(((?:[^()]|\([^()]*\))*)\)', options)
+        assert {n for n, _ in found} == set(expected), name
+        for option, text in found:
+            assert re.match(re.escape(repr(expected[option])) + r'(?:$|[,:])', text), (name, option, text)
+        assert name == 'SK' or key == f'`{layer._abbr_}`'
+
+
 def test_figures_are_small(root):
     for path in (root / 'docs' / 'images').iterdir():
         assert path.stat().st_size < 600_000, path

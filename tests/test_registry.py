@@ -5,9 +5,16 @@ import pytest
 from mmengine.registry import MODELS, DefaultScope, build_from_cfg
 
 import mmccd.models
+from mmccd.models.layers import attention_types
 
 pytestmark = pytest.mark.smoke
-CLASSES = ['CCD', 'SE', 'GE', 'CBAM', 'ECA', 'GC', 'SK', 'AttentionResNet']
+CLASSES = {**attention_types(), 'AttentionResNet': mmccd.models.AttentionResNet}
+
+
+def test_public_classes():
+    for name in ('CCD', 'SE', 'GE', 'CBAM', 'ECA', 'GC', 'SK', 'AttentionResNet'):
+        assert getattr(mmccd.models, name) is CLASSES[name]
+        assert name in mmccd.models.__all__
 
 
 @pytest.mark.parametrize('scope', ['mmdet', 'mmpretrain', 'mmengine'])
@@ -17,9 +24,9 @@ def test_every_class_resolves_from_every_scope(scope, name):
     if scope != 'mmengine':
         registry = __import__(f'{scope}.registry', fromlist=['MODELS']).MODELS
     with DefaultScope.overwrite_default_scope(scope):
-        assert registry.get(f'mmccd.{name}') is getattr(mmccd.models, name)
+        assert registry.get(f'mmccd.{name}') is CLASSES[name]
         options = dict(depth=18) if name == 'AttentionResNet' else dict(in_channels=64)
-        assert isinstance(build_from_cfg(dict(type=f'mmccd.{name}', **options), registry), getattr(mmccd.models, name))
+        assert isinstance(build_from_cfg(dict(type=f'mmccd.{name}', **options), registry), CLASSES[name])
 
 
 def test_resolves_without_any_import_of_ours_first():

@@ -5,6 +5,7 @@ What hypothesis found stands in the tests of the layers (``test_bad_arguments``)
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 
 from mmccd.configs import load_config
 from mmccd.errors import UserError
-from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK, AttentionResNet
+from mmccd.models import CCD, GE, SK, AttentionResNet
 from mmccd.models.build import build_model
+from mmccd.models.layers import attention_types
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'ccd_r18_digits.py'
 few = settings(
@@ -36,33 +38,30 @@ def mostly(*good):
 
 channels = mostly(1, 2, 8, 24, 32, 64)
 flag = st.booleans()
-LAYERS = {
+# What the words of the constructors mean is the same in all of them.
+WORDS = dict(
+    in_channels=channels,
+    ratio=mostly(1, 4, 16, 24, 64),
+    groups=mostly(1, 2, 8, 32, 64),
+    kernel_size=mostly(1, 3, 7, 4),
+    identity_init=flag,
+    stride=mostly(1, 2, 3),
+    dilation=mostly(1, 2),
+)
+# And what only one of them has.
+OWN_WORDS = {
     CCD: dict(
-        groups=mostly(1, 2, 8, 64),
         scales=st.one_of(st.lists(st.integers(0, 9), max_size=4), odd),
         similarity=mostly('dot', 'cosine'),
         normalize=mostly('zscore', 'minmax', None),
         eps=mostly(1e-7, 1e-3),
-        identity_init=flag,
     ),
-    SE: dict(ratio=mostly(1, 4, 16, 64), identity_init=flag),
-    GE: dict(
-        extent=mostly(0, 2, 4, 8),
-        extra_params=flag,
-        feat_size=mostly(None, 5, (5, 7), (7, 5)),
-        mlp=flag,
-        ratio=mostly(1, 4, 16),
-    ),
-    CBAM: dict(ratio=mostly(1, 4, 16), kernel_size=mostly(1, 3, 7, 4), identity_init=flag),
-    ECA: dict(kernel_size=mostly(None, 1, 3, 4), identity_init=flag),
-    GC: dict(ratio=mostly(1, 4, 16, 24, 64)),
-    SK: dict(
-        out_channels=mostly(None, 8, 32, 64),
-        stride=mostly(1, 2, 3),
-        dilation=mostly(1, 2),
-        groups=mostly(1, 8, 32),
-        ratio=mostly(1, 4, 16),
-    ),
+    GE: dict(extent=mostly(0, 2, 4, 8), extra_params=flag, feat_size=mostly(None, 5, (5, 7), (7, 5)), mlp=flag),
+    SK: dict(out_channels=mostly(None, 8, 32, 64)),
+}
+LAYERS = {
+    layer: {k: v for k, v in {**WORDS, **OWN_WORDS.get(layer, {})}.items() if k in inspect.signature(layer).parameters}
+    for layer in attention_types().values()
 }
 
 
@@ -76,7 +75,7 @@ def names_one_of(message: str, names) -> bool:
 @given(data=st.data())
 def test_layers(layer, data):
     """Built, a layer gates maps of any size, layout and contents, and all its gradients are finite."""
-    strategies = dict(in_channels=channels, **LAYERS[layer])
+    strategies = LAYERS[layer]
     chosen = data.draw(st.sets(st.sampled_from(sorted(strategies))))
     options = {k: data.draw(s, label=k) for k, s in strategies.items() if k in chosen or k == 'in_channels'}
     try:
@@ -101,9 +100,7 @@ def test_layers(layer, data):
 
 
 ATTENTION = st.fixed_dictionaries(
-    dict(
-        type=mostly('mmccd.CCD', 'mmccd.SE', 'mmccd.GE', 'mmccd.CBAM', 'mmccd.ECA', 'mmccd.GC', 'mmccd.SK', 'mmccd.Ccd')
-    ),
+    dict(type=mostly(*(f'mmccd.{name}' for name in attention_types()), 'mmccd.Ccd')),
     optional=dict(
         groups=mostly(1, 2, 4, 8),
         ratio=mostly(1, 4, 8),
@@ -132,6 +129,7 @@ BACKBONE = dict(
     strides=mostly((1, 2, 2, 2), (1, 2, 1, 1), (1, 2)),
     dilations=mostly((1, 1, 1, 1), (1, 1, 2, 4)),
     frozen_stages=mostly(-1, 0, 1, 4, 5),
+    drop_path_rate=mostly(0, 0.2),
     norm_eval=flag,
     with_cp=flag,
     deep_stem=flag,

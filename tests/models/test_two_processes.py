@@ -18,11 +18,12 @@ from mmengine.structures import InstanceData
 
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.cli.arguments import run_tool
+from mmccd.models.layers import attention_types
 
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
-ATTENTIONS = (None, 'SE', 'GE', 'CBAM', 'SK', 'GC', 'CCD')
+ATTENTIONS = (None, *attention_types())
 CASES = [*(f'classifier {a}' for a in ATTENTIONS), 'RetinaNet CCD']
 SCORES = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3], [0.3, 0.7]]
 LABELS = [0, 0, 1, 0, 1]

@@ -5,21 +5,17 @@ import copy
 import pytest
 import torch
 
-from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
+from mmccd.models import CCD, GE
+from mmccd.models.layers import attention_types
 from mmccd.ops import ccd
 
 LAYERS = {
-    'CCD': lambda: CCD(64, groups=8),
+    **{name: lambda layer=layer: layer(64) for name, layer in attention_types().items()},
+    'CCD of wide groups': lambda: CCD(64, groups=8),
     'CCD without normalisation': lambda: CCD(64, groups=8, normalize=None),
     'CCD by cosine': lambda: CCD(64, groups=8, similarity='cosine'),
-    'SE': lambda: SE(64),
-    'GE': lambda: GE(64),
     'GE in windows': lambda: GE(64, extent=2),
     'GE with all parameters': lambda: GE(64, extent=4, extra_params=True, mlp=True),
-    'CBAM': lambda: CBAM(64),
-    'ECA': lambda: ECA(64),
-    'SK': lambda: SK(64),
-    'GC': lambda: GC(64),
 }
 DEVICES = ['cpu', pytest.param('cuda', marks=pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU'))]
 EPS = {torch.float16: 2**-11, torch.bfloat16: 2**-8}  # of one rounding

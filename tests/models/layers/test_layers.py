@@ -1,16 +1,63 @@
-"""What all attention layers have in common."""
+"""What all attention layers have in common: every file of mmccd/models/layers is tested here, a new one too."""
 
 import copy
+import inspect
+import pkgutil
 
 import pytest
 import torch
 from mmcv.cnn.bricks import build_plugin_layer
 from mmengine.model import BaseModule
 
+import mmccd.models.layers
 from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
+from mmccd.models.layers import AttentionLayer, attention_types
 
-LAYERS = [CCD, SE, GE, CBAM, ECA, GC, SK]
-PLUGINS = {CCD: 'ccd', SE: 'se_layer', GE: 'ge', CBAM: 'cbam', ECA: 'eca', GC: 'context_block'}
+LAYERS = list(attention_types().values())
+PLUGINS = [layer for layer in LAYERS if not layer.replaces_conv]
+WITH_IDENTITY = [layer for layer in LAYERS if 'identity_init' in inspect.signature(layer).parameters]
+# Names in blocks and in checkpoints, which are for ever.
+ABBREVIATIONS = {CCD: 'ccd', SE: 'se_layer', GE: 'ge', CBAM: 'cbam', ECA: 'eca', GC: 'context_block'}
+
+
+def test_every_file_has_an_attention():
+    files = {f'mmccd.models.layers.{m.name}' for m in pkgutil.iter_modules(mmccd.models.layers.__path__)}
+    assert {layer.__module__ for layer in LAYERS} == files - {'mmccd.models.layers.base'}
+    assert {CBAM, CCD, ECA, GC, GE, SE, SK} <= set(LAYERS)
+
+
+@pytest.mark.parametrize('layer', LAYERS)
+def test_constructors_are_alike(layer):
+    """The same word means the same, and has the same default, in every layer."""
+    parameters = inspect.signature(layer).parameters
+    names = list(parameters)
+    assert names[0] == 'in_channels'
+    assert names[-1] == 'init_cfg'
+    assert [n for n in names if n.endswith('_cfg')] == names[-sum(n.endswith('_cfg') for n in names) :]
+    shared = dict(ratio=16, identity_init=False, conv_cfg=None, norm_cfg=None, init_cfg=None, stride=1, dilation=1)
+    for name, default in shared.items():
+        if name in parameters:
+            assert parameters[name].default == default, name
+            assert type(parameters[name].default) is type(default), name
+    for name in names[:-1]:
+        assert f'        {name} (' in layer.__doc__, name
+    assert layer(64, init_cfg=dict(type='Constant', val=0.5, layer='Linear')).init_cfg['val'] == 0.5
+
+
+@pytest.mark.parametrize(
+    ('layer', 'name'),
+    [
+        (layer, name)
+        for layer in LAYERS
+        for name in inspect.signature(layer).parameters
+        if name in ('in_channels', 'ratio', 'groups', 'kernel_size', 'stride', 'dilation')
+    ],
+)
+@pytest.mark.parametrize(('value', 'error'), [(0, ValueError), (-1, ValueError), ('16', TypeError), (True, TypeError)])
+def test_numbers_are_checked_alike(layer, name, value, error):
+    options = dict(mlp=True) if layer is GE else {}  # whose ratio means nothing without it
+    with pytest.raises(error, match=rf'{name} must be .*got {value!r}$'):
+        layer(**{'in_channels': 64, **options, name: value})
 
 
 @pytest.mark.parametrize('layer', LAYERS)
@@ -51,14 +98,14 @@ def test_bfloat16_autocast(layer):
 @pytest.mark.parametrize('layer', PLUGINS)
 def test_plugin_contract(layer):
     name, m = build_plugin_layer(dict(type=f'mmccd.{layer.__name__}'), postfix='_x', in_channels=64)
-    assert name == f'{PLUGINS[layer]}_x'
+    assert name == f'{ABBREVIATIONS.get(layer, layer._abbr_)}_x'
     assert isinstance(m, layer)
     assert isinstance(m, BaseModule)
 
 
-@pytest.mark.parametrize('layer', [CCD, SE, CBAM, ECA, GC])
-def test_own_start_survives_a_backbones_init_cfg(layer):
-    options = {} if layer is GC else dict(identity_init=True)
+@pytest.mark.parametrize('layer', [*WITH_IDENTITY, GC])
+def test_own_initial_weights_survive_a_backbones_init_cfg(layer):
+    options = dict(identity_init=True) if layer in WITH_IDENTITY else {}
 
     class Backbone(BaseModule):
         def __init__(self):
@@ -74,7 +121,7 @@ def test_own_start_survives_a_backbones_init_cfg(layer):
     assert torch.allclose(net.attention.eval()(x), x, atol=1e-6)
 
 
-@pytest.mark.parametrize('layer', [CCD, SE, CBAM, ECA])
+@pytest.mark.parametrize('layer', WITH_IDENTITY)
 def test_identity_init(layer):
     x = torch.randn(2, 64, 9, 5)
     assert torch.allclose(layer(64, identity_init=True).eval()(x), x, atol=1e-6)
@@ -150,16 +197,11 @@ def test_copies_and_state_dicts(layer):
 @pytest.mark.parametrize(
     ('layer', 'options'),
     [
+        *((layer, {}) for layer in LAYERS if layer.gate_labels == AttentionLayer.gate_labels),
+        *((layer, dict(identity_init=True)) for layer in WITH_IDENTITY),
         (CCD, dict(groups=8)),
         (CCD, dict(groups=64, identity_init=True, similarity='cosine', normalize='minmax')),
-        (SE, {}),
-        (SE, dict(identity_init=True)),
-        (GE, {}),
         (GE, dict(extent=4, extra_params=True)),
-        (CBAM, {}),
-        (CBAM, dict(identity_init=True)),
-        (ECA, {}),
-        (ECA, dict(identity_init=True)),
     ],
 )
 def test_gates_are_what_the_layer_multiplies_by(layer, options):
@@ -170,7 +212,8 @@ def test_gates_are_what_the_layer_multiplies_by(layer, options):
     product = torch.ones_like(x)
     for kind, gate in m.gates(x).items():
         if kind == 'spatial':  # maps of neighbouring channels
-            assert gate.shape == (2, 64 if layer is GE else options.get('groups', 1), 6, 5)
+            maps = 64 if layer is GE else getattr(m, 'groups', 1)
+            assert gate.shape == (2, maps, 6, 5)
             product *= gate.repeat_interleave(64 // gate.shape[1], 1)
         else:
             assert gate.shape == (2, 64)

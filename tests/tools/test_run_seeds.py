@@ -70,7 +70,7 @@ def test_both_are_trained_and_compared(place, first):
 
 @pytest.mark.long
 def test_what_is_done_is_kept(run_tool, place, first, args):
-    """Called again, nothing is trained; what broke off before its evaluation is evaluated, to the same value."""
+    """Called again, nothing is trained; what was interrupted before its evaluation is evaluated, to the same value."""
     folder = place / 'work_dirs' / 'seeds' / 'ccd_r18_digits' / 'seed_5'
     before = (place / 'work_dirs/seeds/results.csv').read_text()
     state = json.loads((folder / 'run.json').read_text())
@@ -118,7 +118,7 @@ def test_evaluation_without_a_metric(load_tool, root, workplace, monkeypatch):
     """MMDetection measures nothing where nothing is found: the run counts as failed, not as done."""
     tool = load_tool(TOOL)
     args = SimpleNamespace(work_dir='seeds', gpus=None, raw_options=[], cfg_options=None, backbones=None)
-    run = tool.Run(str(root / 'configs/r18_digits.py'), 0, args)
+    run = tool.Run(str(root / 'configs/r18_digits.py'), 0, args, 'tools')
     log = workplace / 'seeds/r18_digits/seed_0/20260102_000000/vis_data/scalars.json'
     log.parent.mkdir(parents=True)
     log.write_text('{"loss": 1.0, "step": 1}\n{"data_time": 0.1, "time": 0.2, "step": 1}\n')
@@ -156,7 +156,7 @@ def test_table_of_a_file(call_tool, capsys, tmp_path):
             ['r18_digits.py', '--cfg-options', 'randomness.seed=3'],
             '--cfg-options randomness.seed: run_seeds.py sets it',
         ),
-        (['r18_digits.py', '--from', 'x.csv'], '--from trains nothing: leave the configs out'),
+        (['r18_digits.py', '--from', 'x.csv'], '--from does not train: leave the configs out'),
         (['--from', 'x.csv'], '--from: '),
         (['r18_digits.py', '--backbones', 'x'], 'has no model.backbone.init_cfg.checkpoint that is a file'),
         (

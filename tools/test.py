@@ -19,7 +19,7 @@ from mmccd.errors import UserError
 from mmccd.models.build import build_model
 
 EXAMPLES = """examples:
-  python tools/test.py configs/retinanet_ccd_r18_fpn_digits.py work_dirs/retinanet_ccd_r18_fpn_digits/epoch_4.pth
+  python tools/test.py configs/retinanet_ccd_r18_fpn_digits.py work_dirs/retinanet_ccd_r18_fpn_digits/epoch_5.pth
   python tools/test.py CONFIG CKPT --show-dir shown --out predictions.pkl
   python tools/test.py CONFIG CKPT --out metrics.json --out-item metrics
 several GPUs: tools/dist_test.sh CONFIG CKPT GPUS [the same options]

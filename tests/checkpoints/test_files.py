@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import resource
+import shutil
+import subprocess
 
 import pytest
 
@@ -81,6 +83,37 @@ def test_content_and_checksum(path):
     assert os.listdir(os.path.dirname(path)) == ['x.pth']
     assert not verify_checksum(path)
     remove_with_checksum(path)
+
+
+def test_checksums_of_version_0_1(path):
+    """They stood in ``x.pth.sha256``: they are compared, and they go with the file or when it is replaced."""
+    folder = os.path.dirname(path)
+
+    def make(content: bytes) -> None:
+        with open(path, 'wb') as f:
+            f.write(b'old')
+        with open(f'{path}.sha256', 'w') as f:
+            f.write(f'{hashlib.sha256(content).hexdigest()}  x.pth\n')
+
+    make(b'other')
+    with pytest.raises(ValueError, match=r'x\.pth is not what was written: it differs from x\.pth\.sha256'):
+        verify_checksum(path)
+    make(b'old')
+    assert verify_checksum(path)
+    write_with_checksum(path, b'new')
+    assert sorted(os.listdir(folder)) == ['.x.pth.sha256', 'x.pth']
+    assert verify_checksum(path)
+    make(b'old')
+    remove_with_checksum(path)
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.skipif(shutil.which('sha256sum') is None, reason='sha256sum is not installed')
+def test_sha256sum_reads_them(path):
+    write_with_checksum(path, b'new')
+    command = ['sha256sum', '--check', '.x.pth.sha256']
+    done = subprocess.run(command, cwd=os.path.dirname(path), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, 'x.pth: OK\n')
 
 
 @pytest.mark.parametrize('damaged', [b'', b'ne', b'new ', b'nEw'])

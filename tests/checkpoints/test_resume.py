@@ -10,6 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmccd.checkpoints import read, resume
 from mmccd.checkpoints.files import write_with_checksum
 from mmccd.checkpoints.resume import TEMPLATES, checkpoint_folder, checkpoint_templates, newest_checkpoint, set_resume
 from mmccd.errors import UserError
@@ -155,3 +156,39 @@ def test_where_checkpoints_are(cfg):
     assert checkpoint_folder(cfg) is None
     assert set_resume(cfg, 'auto') is None
     assert (cfg.resume, cfg.load_from) == (True, None)
+
+
+def test_every_file_is_opened_once_at_most(tmp_path, monkeypatch):
+    """Of each name the newest; the others only where it is damaged. The older name is not read to its end."""
+    for epoch in (1, 2, 3):
+        path = write(tmp_path, f'epoch_{epoch}.pth', 10 * epoch)
+    write(tmp_path, 'interrupted.pth', 25)
+    flip(path)
+    opened, verified = [], []
+
+    class Counting(read.CheckpointFile):
+        def __init__(self, path):
+            opened.append(os.path.basename(path))
+            super().__init__(path)
+
+        def verify(self):
+            verified.append(os.path.basename(self.path))
+            super().verify()
+
+    monkeypatch.setattr(resume, 'CheckpointFile', Counting)
+    found, skipped = resume.find_newest(str(tmp_path))
+    assert found.source == str(tmp_path / 'interrupted.pth')
+    assert list(skipped) == [str(path)]
+    assert opened == ['epoch_3.pth', 'interrupted.pth', 'epoch_2.pth']
+    assert verified == ['epoch_3.pth', 'interrupted.pth']
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='the system does not list open files')
+def test_no_file_stays_open(tmp_path):
+    for name, iteration in (('epoch_1.pth', 5), ('epoch_2.pth', 10), ('interrupted.pth', 7)):
+        write(tmp_path, name, iteration)
+    flip(tmp_path / 'epoch_2.pth')
+    torch.save(dict(state_dict={}), tmp_path / 'iter_3.pth')
+    before = set(os.listdir('/proc/self/fd'))
+    assert newest_checkpoint(str(tmp_path))[0] == str(tmp_path / 'interrupted.pth')
+    assert set(os.listdir('/proc/self/fd')) == before

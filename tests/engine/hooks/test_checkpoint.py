@@ -217,6 +217,23 @@ def test_the_old_one_goes_last(make_runner, tmp_path, monkeypatch):
     assert removed == [f'{b}epoch_{n}.pth' for n in (1, 2, 3) for b in ('', 'best_score_')]
 
 
+@pytest.mark.parametrize('save_best', [None, 'auto', 'score', ['score']])
+@pytest.mark.parametrize('trained', [False, True])
+def test_validation_alone_saves_nothing(make_runner, tmp_path, save_best, trained):
+    """``Runner.val()``: metrics, and no files, whether the hook would save the best or not; checkpoint or none."""
+    path = None
+    if trained:
+        make_runner(tmp_path / 'before', epochs=1).train()
+        path = tmp_path / 'before' / 'epoch_1.pth'
+    options = {} if save_best is None else dict(save_best=save_best, rule='greater')
+    runner = make_runner(checkpoint=options)
+    if trained:
+        runner._load_from = str(path)
+    assert set(runner.val()) == {'score'}
+    assert not list((tmp_path / 'work').rglob('*.pth'))
+    assert not (tmp_path / 'work' / 'last_validation.json').exists()
+
+
 def test_changes_are_named(make_runner, tmp_path, caplog):
     make_runner(epochs=1).train()
     runner = make_runner(

@@ -1,0 +1,197 @@
+"""The one reader: how often it opens a file, what it leaves behind, and what it refuses."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import CheckpointLoader
+
+from mmccd.checkpoints import read
+from mmccd.checkpoints.files import write_with_checksum
+from mmccd.checkpoints.handover import OpenedCheckpoint
+from mmccd.checkpoints.read import CheckpointFile, read_checkpoint
+from mmccd.errors import UserError
+
+
+class Trap:
+    """Unpickled, it makes a file called ``sprung``."""
+
+    def __reduce__(self):
+        return os.system, ('touch sprung',)
+
+
+@pytest.fixture
+def path(tmp_path) -> str:
+    """A checkpoint as mmengine's runner writes it, histories included, with its checksum."""
+    path = tmp_path / 'x.pth'
+    state = {'weight': torch.arange(6.0).reshape(2, 3), 'bias': torch.arange(2.0)}
+    hub = dict(log_scalars={'train/loss': HistoryBuffer([1.0], [1])})
+    torch.save(dict(meta=dict(epoch=1), state_dict=state, message_hub=hub), path)
+    write_with_checksum(str(path), path.read_bytes())
+    return str(path)
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """Paths of the files that are opened from now on."""
+    paths: list[str] = []
+    original = builtins.open
+
+    def counting(file, *args, **kwargs):
+        paths.append(str(file))
+        return original(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, 'open', counting)
+    return paths
+
+
+@pytest.mark.parametrize('mmap', [False, True])
+@pytest.mark.parametrize('files_by_number', [True, False])
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'before PyTorch 1.6'])
+def test_content(path, opened, monkeypatch, mmap, files_by_number, zipped):
+    """Mapped or copied, on systems that name open files and others, in both formats: opened once, and closed."""
+    if not zipped:
+        torch.save(torch.load(path, weights_only=False), path, _use_new_zipfile_serialization=False)
+        write_with_checksum(path, Path(path).read_bytes())
+    if not files_by_number:
+        monkeypatch.setattr(read, '_OPEN_FILES', '/nowhere')
+    opened.clear()
+    before = len(os.listdir('/proc/self/fd')) if os.path.isdir('/proc/self/fd') else 0
+    content = read_checkpoint(path, mmap=mmap)
+    assert opened.count(path) == 1
+    assert (len(os.listdir('/proc/self/fd')) if before else 0) == before
+    assert content['state_dict']['weight'].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert content['message_hub']['log_scalars']['train/loss'].current() == 1.0
+
+
+@pytest.mark.skipif(not os.path.isdir('/proc/self/fd'), reason='files are mapped where open ones have names')
+def test_mapped_tensors_are_the_files(path):
+    """That is what saves the memory; a copy is what survives a change of the file."""
+    mapped, copied = read_checkpoint(path, mmap=True), read_checkpoint(path)
+    content = bytearray(Path(path).read_bytes())
+    at = content.index(torch.arange(6.0).numpy().tobytes())
+    with open(path, 'r+b') as f:
+        f.seek(at)
+        f.write(torch.full((6,), 7.0).numpy().tobytes())
+    assert mapped['state_dict']['weight'].unique().tolist() == [7]
+    assert copied['state_dict']['weight'].flatten().tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_was_verified_is_loaded(path, tmp_path):
+    """A file that takes its place between the comparison and the loading is not read."""
+    with CheckpointFile(path) as file:
+        file.verify()
+        torch.save(dict(state_dict=Trap()), tmp_path / 'other.pth')
+        os.replace(tmp_path / 'other.pth', path)
+        assert file.load(mmap=True)['state_dict']['bias'].tolist() == [0, 1]
+
+
+def test_differing_checksum(path):
+    with open(path, 'ab') as f:
+        f.write(b'x')
+    with pytest.raises(ValueError, match=r'x\.pth is not what was written: it differs from \.x\.pth\.sha256'):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('source', ['gone.pth', '.'])
+def test_no_file(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=source):
+        read_checkpoint(source)
+
+
+@pytest.mark.parametrize('named', ['file', 'mmengine'])
+def test_environment_is_as_before(path, tmp_path, monkeypatch, named):
+    """A scheme of mmengine's own is read without running code either; and then everything is as it was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
+    torch.save(dict(state_dict={}, meta=Trap()), 'trap.pth')
+    CheckpointLoader.register_scheme(
+        'mine://', lambda name, map_location: torch.load(name[len('mine://') :], weights_only=False), force=True
+    )
+    start = Path('trap.pth').absolute().as_uri() if named == 'file' else 'mine://trap.pth'
+    with pytest.raises(ValueError, match=r'trap\.pth (is not a checkpoint of|cannot be loaded)'):
+        read_checkpoint(start)
+    assert not Path('sprung').exists()
+    assert os.environ['TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'] == '1'
+    assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+
+
+def test_urls(path, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    assert read_checkpoint(Path(path).as_uri())['meta'] == dict(epoch=1)
+    assert (tmp_path / 'home' / 'hub' / 'checkpoints' / 'x.pth').is_file()
+    with pytest.raises(ValueError, match=r"torchvision://resnet51 cannot be loaded as a checkpoint: 'resnet51'$"):
+        read_checkpoint('torchvision://resnet51')
+
+
+def test_histories_alone_are_called(tmp_path):
+    """``getattr`` is allowed for the statistics of histories, nothing else."""
+
+    class Get:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+
+    torch.save(dict(x=Get()), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match='is not a checkpoint of tensors and plain data'):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+# Handed over to mmengine
+
+
+def test_handed_over_once(path, opened):
+    """mmengine's next loading of this name takes what was read, and the one after it reads; nothing is kept."""
+    checkpoint = OpenedCheckpoint.read(path, 'checkpoint')
+    opened.clear()
+    checkpoint.hand_over()
+    assert opened == []
+    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    assert opened == []
+    assert content['state_dict']['bias'].tolist() == [0, 1]
+    again = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    assert opened.count(path) == 1
+    assert again is not content
+    assert again['meta'] == content['meta']
+    checkpoint.hand_over()  # has nothing any more
+    assert CheckpointLoader.load_checkpoint(path) is not content
+
+
+def test_other_names_are_read_as_ever(path, tmp_path):
+    """Those that begin alike, too."""
+    other = f'{path}.other'
+    torch.save(dict(state_dict={}), other)
+    OpenedCheckpoint.read(path, 'checkpoint').hand_over()
+    assert CheckpointLoader.load_checkpoint(other) == dict(state_dict={})
+    assert set(CheckpointLoader.load_checkpoint(path)) == {'meta', 'state_dict', 'message_hub'}
+
+
+def test_check_before(path):
+    checkpoint = OpenedCheckpoint.read(path, 'checkpoint')
+    checkpoint.check_fits(torch.nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r'x\.pth does not fit(?s:.*)size mismatch of 2 tensors: weight \(2, 3\) in'):
+        checkpoint.check_fits(torch.nn.Linear(4, 4))
+    with pytest.raises(UserError, match=r"--resume 'gone\.pth' does not exist"):
+        OpenedCheckpoint.read('gone.pth', '--resume')
+
+
+def test_several_processes_leave_downloads_to_mmengine(monkeypatch):
+    """Which lets one process go first; alone, a URL is checked like a file."""
+    monkeypatch.setattr('torch.hub.load_state_dict_from_url', lambda *args, **kwargs: {'weight': torch.ones(1)})
+    checkpoint = OpenedCheckpoint.read('https://a.org/b.pth', 'checkpoint', 'pytorch')
+    checkpoint.check_fits(torch.nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r'b\.pth does not fit'):
+        OpenedCheckpoint.read('https://a.org/b.pth', 'checkpoint').check_fits(torch.nn.Linear(3, 2))
+
+
+def test_the_trap_is_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pickle.loads(pickle.dumps(Trap()))
+    assert Path('sprung').exists()

@@ -1,0 +1,158 @@
+"""How tools end, and what their common options put into the config and the environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from mmengine.config import Config
+
+from mmccd.cli import checks
+from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool, use_amp
+from mmccd.env import is_first_of_all, is_first_on_machine
+from mmccd.errors import UserError
+
+LAUNCHERS = (
+    'LOCAL_RANK',
+    'SLURM_LOCALID',
+    'OMPI_COMM_WORLD_LOCAL_RANK',
+    'RANK',
+    'SLURM_PROCID',
+    'OMPI_COMM_WORLD_RANK',
+)
+
+
+@pytest.fixture(autouse=True)
+def outside_of_launchers(monkeypatch):
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+
+
+def apply(*options: str) -> Config:
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    add_common_arguments(parser)
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='https://a.org/b.pth')))))
+    apply_common_arguments(cfg, parser.parse_args(['c.py', *options]))
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('options', 'variables', 'local_rank'),
+    [
+        ([], {}, '0'),
+        (['--launcher', 'pytorch'], dict(LOCAL_RANK='3'), '3'),
+        (['--launcher', 'pytorch', '--local-rank', '2'], {}, '2'),
+        (['--launcher', 'pytorch', '--local-rank', '2'], dict(LOCAL_RANK='3'), '3'),
+        (['--launcher', 'slurm'], dict(SLURM_LOCALID='5', SLURM_PROCID='13'), '5'),
+        # What the shell that calls srun was started with does not count.
+        (['--launcher', 'slurm'], dict(SLURM_LOCALID='5', LOCAL_RANK='0'), '5'),
+        (['--launcher', 'mpi'], dict(OMPI_COMM_WORLD_LOCAL_RANK='1', OMPI_COMM_WORLD_RANK='9'), '1'),
+        # torchrun in an allocation of slurm.
+        (['--launcher', 'pytorch'], dict(SLURM_LOCALID='0', SLURM_PROCID='0', LOCAL_RANK='3', RANK='3'), '3'),
+    ],
+)
+def test_local_rank(monkeypatch, capsys, options, variables, local_rank):
+    """Each launcher's own number; of a machine's processes the first alone speaks, and downloads initial weights."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    downloads = []
+    monkeypatch.setattr(checks, 'read_checkpoint', downloads.append)
+
+    def main():
+        cfg = apply(*options)
+        checks.check_init_download(cfg, SimpleNamespace(backbone=None))
+        raise UserError('no')
+
+    with pytest.raises(SystemExit, match='2'):
+        run_tool(main)
+    assert os.environ['LOCAL_RANK'] == local_rank
+    assert is_first_on_machine() == (local_rank == '0')
+    assert is_first_of_all() == all(variables.get(name, '0') == '0' for name in LAUNCHERS if 'LOCAL' not in name)
+    assert capsys.readouterr().err == ('error: no\n' if local_rank == '0' else '')
+    assert downloads == (['https://a.org/b.pth'] if local_rank == '0' else [])
+
+
+def test_own_errors_of_a_process_are_printed_by_it(monkeypatch, capsys):
+    monkeypatch.setenv('LOCAL_RANK', '1')
+
+    def main():
+        error = UserError('mine')
+        error.everywhere = False
+        raise error
+
+    with pytest.raises(SystemExit, match='2'):
+        run_tool(main)
+    assert capsys.readouterr().err == 'error: mine\n'
+
+
+@pytest.mark.parametrize(('rank', 'text'), [('0', '\ninterrupted\n'), ('1', '')])
+def test_control_c(monkeypatch, capsys, rank, text):
+    monkeypatch.setenv('LOCAL_RANK', rank)
+
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match='130'):
+        run_tool(main)
+    assert capsys.readouterr().err == text
+
+
+GROUP_OF_ONE = """
+import os, signal, sys, torch
+from mmccd.cli.arguments import run_tool
+
+def main():
+    torch.distributed.init_process_group('gloo', init_method='file://' + sys.argv[1], rank=0, world_size=1)
+    os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        pass
+
+run_tool(main)
+"""
+
+
+@pytest.mark.slow
+def test_control_c_in_a_group(tmp_path, root):
+    """A real signal, in a group of processes: the same line and code."""
+    done = subprocess.run(
+        [sys.executable, '-c', GROUP_OF_ONE, tmp_path / 'store'], cwd=root, text=True, capture_output=True, timeout=300
+    )
+    assert (done.returncode, done.stderr[-13:]) == (130, '\ninterrupted\n'), done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize(
+    'wrapper',
+    [
+        dict(),
+        dict(type='OptimWrapper'),
+        dict(type='AmpOptimWrapper', loss_scale=8.0),
+        dict(type='mmengine.OptimWrapper'),
+    ],
+)
+def test_amp(wrapper):
+    cfg = Config(dict(optim_wrapper=dict(wrapper, optimizer=dict(type='SGD', lr=0.1))))
+    use_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.loss_scale == wrapper.get('loss_scale', 'dynamic')
+    assert cfg.optim_wrapper.optimizer == dict(type='SGD', lr=0.1)
+
+
+class MyWrapper:
+    """Stands for one of the user's."""
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name'),
+    [('ApexOptimWrapper', 'ApexOptimWrapper'), ('mine.Wrapper', r'mine\.Wrapper'), (MyWrapper, 'MyWrapper')],
+)
+def test_amp_replaces_no_other_wrapper(kind, name):
+    cfg = Config(dict(optim_wrapper=dict(type=kind)))
+    with pytest.raises(UserError, match=rf"--amp .*optim_wrapper\.type='OptimWrapper'.*the config has '{name}'"):
+        use_amp(cfg)
+    assert cfg.optim_wrapper.type == kind

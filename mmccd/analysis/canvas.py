@@ -47,6 +47,11 @@ class Canvas:
             y += LINE
         return y
 
+    def caption(self, x: float, y: float, width: float, text: str, note: str, **options) -> None:
+        """The text over a panel: ``text`` at its left, a smaller ``note`` at its right."""
+        self.text(x, y + CAPTION * 0.4, text, **options)
+        self.text(x + width, y + CAPTION * 0.4, note, ha='right', color=GREY, fontsize=6)
+
     def png(self) -> bytes:
         out = io.BytesIO()
         self.figure.savefig(out, format='png', metadata=dict(Software=None))
@@ -56,6 +61,11 @@ class Canvas:
 def wrapped(lines: Sequence[str]) -> list[tuple[str, bool]]:
     """Lines broken to the width of the column at the left, and whether each is of the first one, the title."""
     return [(chunk, i == 0) for i, line in enumerate(lines) for chunk in textwrap.wrap(line, WRAP)]
+
+
+def side_height(image: float, lines: Sequence, legends: int) -> float:
+    """Height of the column at the left: an image, lines of text below it, and legends."""
+    return image + GAP + LINE * len(lines) + LEGEND * legends
 
 
 def distinct(*values: float) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os.path as osp
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
@@ -140,3 +140,23 @@ def use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if uses_fsdp(cfg):
         cfg.optim_wrapper.use_fsdp = True
+
+
+def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser whose help shows a tool's docstring and its examples as they are written."""
+    return argparse.ArgumentParser(
+        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_shape_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--shape H W``, to be checked by :func:`checked_shape`; ``default`` is for the help."""
+    text = f'image size in pixels; default: {default}'
+    parser.add_argument('--shape', nargs=2, type=int, metavar=('H', 'W'), help=text)
+
+
+def checked_shape(shape: Sequence[int] | None, minimum: int) -> tuple[int, int] | None:
+    """Height and width of ``--shape``; UserError if one of them is below ``minimum``."""
+    if shape is not None and min(shape) < minimum:
+        raise UserError(f'--shape must be at least {minimum} {minimum}, got {shape[0]} {shape[1]}')
+    return None if shape is None else tuple(shape)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmccd.checkpoints.files import write_atomically
 
-from .arguments import OptionsAction
+from .arguments import OptionsAction, tool_parser
 
 
 def image_parser(description: str, epilog: str, out_files: str, out_dir: str) -> argparse.ArgumentParser:
@@ -24,9 +24,7 @@ def image_parser(description: str, epilog: str, out_files: str, out_dir: str) ->
         out_files (str): Names of the figures, e.g. ``'<name>_gates'``.
         out_dir (str): Name of their folder in the work folder.
     """
-    parser = argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(description, epilog)
     parser.add_argument('img', metavar='IMG|DIR', help='an image, or a folder: all images in it and below')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')

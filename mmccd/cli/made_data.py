@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,28 @@ from mmccd.errors import UserError
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write JSON, the keys in the order in which they were set."""
     path.write_text(json.dumps(content, indent=indent) + '\n')
+
+
+def run_converter(tool: str, make: Callable[[], str], packages: str = '') -> int:
+    """Print what ``make`` returns, or one line with what is wrong.
+
+    Args:
+        tool (str): Name of the converter.
+        make (Callable): Makes the data.
+        packages (str): What pip installs where ``make`` raises ImportError.
+
+    Returns:
+        int: The exit status: 0; 2 for a UserError, 1 for an ImportError.
+    """
+    try:
+        print(make())
+    except UserError as e:
+        print(f'{tool}: {e}', file=sys.stderr)
+        return 2
+    except ImportError as e:
+        print(f'{tool}: {e}: run pip install {packages}', file=sys.stderr)
+        return 1
+    return 0
 
 
 @dataclass(frozen=True)

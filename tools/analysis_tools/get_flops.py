@@ -9,9 +9,8 @@ from mmengine.config import Config
 
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
-from mmccd.cli.arguments import run_tool
+from mmccd.cli.arguments import add_shape_argument, checked_shape, run_tool, tool_parser
 from mmccd.configs import load_config
-from mmccd.errors import UserError
 
 EXAMPLES = """examples:
   python tools/analysis_tools/get_flops.py configs/*_r50_8xb32_in1k.py
@@ -24,17 +23,9 @@ conventions:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('configs', nargs='+', help='config files')
-    parser.add_argument(
-        '--shape',
-        nargs=2,
-        type=int,
-        metavar=('H', 'W'),
-        help='image size in pixels; default: 224 224 for classifiers, 800 1333 for detectors',
-    )
+    add_shape_argument(parser, '224 224 for classifiers, 800 1333 for detectors')
     parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what counts as a FLOP')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()
@@ -49,12 +40,11 @@ def without_attention(cfg: Config) -> Config:
 
 def main() -> None:
     args = parse_args()
-    if args.shape and min(args.shape) < 32:
-        raise UserError(f'--shape must be at least 32 32, got {args.shape[0]} {args.shape[1]}')
+    given = checked_shape(args.shape, 32)
     rows = []
     for path in args.configs:
         cfg = load_config(path)
-        shape = tuple(args.shape) if args.shape else (800, 1333) if cfg.default_scope == 'mmdet' else (224, 224)
+        shape = given or ((800, 1333) if cfg.default_scope == 'mmdet' else (224, 224))
         ours, plain = (measure(build_on_meta(c), shape, args.convention) for c in (cfg, without_attention(cfg)))
         rows.append(
             {

@@ -15,7 +15,7 @@ import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.report import Options, Report, read_runs, record
 from mmccd.apis import checked_device
 from mmccd.checkpoints.files import write_atomically
-from mmccd.cli.arguments import run_tool
+from mmccd.cli.arguments import run_tool, tool_parser
 from mmccd.cli.numbers import whole_number
 from mmccd.errors import UserError
 
@@ -29,9 +29,7 @@ takes its time.
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('work_dirs', nargs='+', metavar='WORK_DIR', help='work folders of mmengine, or recorded ones')
     parser.add_argument(
         '--out', help='file to write; default: report.html in WORK_DIR, or in the deepest folder that contains all'

@@ -12,7 +12,7 @@ import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.seeds import METRICS, Result, read_results, summarise, table, write_results
-from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.cli.arguments import OptionsAction, run_tool, tool_parser
 from mmccd.cli.checks import check_data, check_init_checkpoint
 from mmccd.cli.seed_runs import Run, name_of
 from mmccd.configs import load_config
@@ -37,9 +37,7 @@ class RawOptionsAction(OptionsAction):
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('configs', nargs='*', metavar='CONFIG', help='config files; differences are to the first')
     parser.add_argument('--seeds', type=int, default=3, metavar='N', help='seeds of each config (default: 3)')
     parser.add_argument('--first-seed', type=int, default=0, metavar='K', help='seeds are K, K + 1, ... (default: 0)')

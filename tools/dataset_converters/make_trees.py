@@ -35,7 +35,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from mmccd.cli.made_data import CocoFile, DataFolder
+from mmccd.cli.made_data import CocoFile, DataFolder, run_converter
 from mmccd.errors import UserError
 
 TOOL = 'make_trees'
@@ -269,12 +269,8 @@ def make(out: DataFolder, wheel: Path | None) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status."""
     args = parse_args(argv)
-    try:
-        print(make(DataFolder(args.out.resolve(), TOOL, VERSION, MANIFEST), args.wheel))
-    except UserError as e:
-        print(f'{TOOL}: {e}', file=sys.stderr)
-        return 2
-    return 0
+    folder = DataFolder(args.out.resolve(), TOOL, VERSION, MANIFEST)
+    return run_converter(TOOL, lambda: make(folder, args.wheel))
 
 
 if __name__ == '__main__':

@@ -8,17 +8,7 @@ from __future__ import annotations
 
 import os.path as osp
 
-from mmccd.cli.demo import (
-    average_precision,
-    demo_arguments,
-    last_checkpoint,
-    open_work_dir,
-    read_json,
-    run,
-    run_demo,
-    test,
-    train,
-)
+from mmccd.cli import demo
 
 ROOT = osp.dirname(osp.dirname(osp.dirname(osp.abspath(__file__))))
 DATA = 'data/trees'
@@ -29,9 +19,9 @@ TESTS = {'val': 'test in the same scene', 'transfer': 'test in other scenes'}  #
 
 def pretrain(work_dir: str, log: str, interrupted: bool, out: str) -> None:
     """Train and publish the first demo's backbone."""
-    run(log, 'dataset_converters/make_digits.py')
-    train(work_dir, log, BACKBONE, interrupted)
-    run(log, 'model_converters/publish_model.py', last_checkpoint(work_dir, BACKBONE), out)
+    demo.run(log, 'dataset_converters/make_digits.py')
+    demo.train(work_dir, log, BACKBONE, interrupted)
+    demo.run(log, 'model_converters/publish_model.py', demo.last_checkpoint(work_dir, BACKBONE), out)
 
 
 def test_split(work_dir: str, log: str, split: str, metrics: str, results: str) -> None:
@@ -43,7 +33,7 @@ def test_split(work_dir: str, log: str, split: str, metrics: str, results: str) 
         f'test_evaluator.ann_file={DATA}/{ann_file}',
         f'test_evaluator.outfile_prefix={results}',
     ]
-    test(work_dir, log, DETECTOR, metrics, options)
+    demo.test(work_dir, log, DETECTOR, metrics, options)
 
 
 def draw_detections(result_file: str, out: str) -> None:
@@ -54,7 +44,7 @@ def draw_detections(result_file: str, out: str) -> None:
     import mmccd  # noqa: F401  before anything of mmdet
     from mmccd.analysis.boxes import WHITE, draw_boxes
 
-    coco = read_json(f'{DATA}/annotations/instances_val.json')
+    coco = demo.read_json(f'{DATA}/annotations/instances_val.json')
     places = {i['id']: tuple(map(int, i['file_name'][: -len('.png')].split('_')[-2:])) for i in coco['images']}
     top = min(y for _, y in places.values())
     width = max(places[i['id']][0] + i['width'] for i in coco['images'])
@@ -69,7 +59,7 @@ def draw_detections(result_file: str, out: str) -> None:
         return x, y, x + entry['bbox'][2], y + entry['bbox'][3]
 
     trees = [placed(a) for a in coco['annotations'] if not a['iscrowd']]
-    found = [d for d in read_json(result_file) if d['score'] >= SCORE]
+    found = [d for d in demo.read_json(result_file) if d['score'] >= SCORE]
     drawn = draw_boxes(np.asarray(scene), trees, color=WHITE, line_width=1.5)
     scores = [f'{d["score"]:.1f}'.lstrip('0') for d in found]
     drawn = draw_boxes(drawn, [placed(d) for d in found], scores, font_size=7, line_width=1.5)
@@ -82,22 +72,24 @@ def draw_detections(result_file: str, out: str) -> None:
 
 
 def main() -> None:
-    args = demo_arguments(__doc__, 'work_dirs/demo_trees').parse_args()
-    work_dir, log, steps = open_work_dir(args, ROOT)
+    args = demo.demo_arguments(__doc__, 'work_dirs/demo_trees').parse_args()
+    work_dir, log, steps = demo.open_work_dir(args, ROOT)
     backbone = f'checkpoints/{BACKBONE}.pth'
     metrics = {split: osp.join(work_dir, f'{split}.json') for split in TESTS}
     results = {split: osp.join(work_dir, f'{split}_detections') for split in TESTS}
     image = osp.join(work_dir, 'detections.png')
 
     steps.do(
-        'cut the tiles', [f'{DATA}/trees.json'], lambda: run(log, 'dataset_converters/make_trees.py', '--out', DATA)
+        'cut the tiles',
+        [f'{DATA}/trees.json'],
+        lambda: demo.run(log, 'dataset_converters/make_trees.py', '--out', DATA),
     )
     if not osp.isfile(backbone):
         steps.do('pretrain the backbone', [backbone], lambda: pretrain(work_dir, log, steps.interrupted, backbone))
     steps.do(
         'train the detector',
         [osp.join(work_dir, DETECTOR, 'last_checkpoint')],
-        lambda: train(work_dir, log, DETECTOR, steps.interrupted),
+        lambda: demo.train(work_dir, log, DETECTOR, steps.interrupted),
     )
     for split, name in TESTS.items():
         files = metrics[split], results[split]
@@ -105,8 +97,8 @@ def main() -> None:
         steps.do(name, outputs, lambda split=split, files=files: test_split(work_dir, log, split, *files))
     steps.do('draw the detections', [image], lambda: draw_detections(f'{results["val"]}.bbox.json', image))
 
-    counts = read_json(f'{DATA}/trees.json')['counts']
-    shown = {name: average_precision(read_json(metrics[split])) for split, name in TESTS.items()}
+    counts = demo.read_json(f'{DATA}/trees.json')['counts']
+    shown = {name: demo.average_precision(demo.read_json(metrics[split])) for split, name in TESTS.items()}
     shown['cut the tiles'] = ', '.join(f'{split} {c["trees"]} trees' for split, c in counts.items())
     shown['pretrain the backbone'] = backbone
     shown['draw the detections'] = image
@@ -114,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    run_demo(main, 'make demo-trees')
+    demo.run_demo(main, 'make demo-trees')

@@ -13,7 +13,7 @@ import sys
 import mmccd  # before anything of mmdet
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
-from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.cli.arguments import OptionsAction, add_shape_argument, checked_shape, run_tool, tool_parser
 from mmccd.configs import load_config
 from mmccd.data.image_files import list_images
 from mmccd.deployment import (
@@ -41,20 +41,12 @@ kinds:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', help='file to write; default: work_dirs/<config name>/<config name>.onnx')
     parser.add_argument('--kind', choices=KINDS, default='end2end', help='what is in the graph; default: end2end')
-    parser.add_argument(
-        '--shape',
-        nargs=2,
-        type=int,
-        metavar=('H', 'W'),
-        help='size of the images in pixels, one image at a time; default: any size',
-    )
+    add_shape_argument(parser, 'any size; with it, the model takes one image at a time')
     parser.add_argument(
         '--images', '--pictures', metavar='IMG|DIR', help='compare on these images, resized, instead of noise'
     )
@@ -70,9 +62,7 @@ def main() -> None:
         check_packages()
     except ImportError as e:
         raise UserError(str(e)) from e
-    if args.shape and min(args.shape) < 1:
-        raise UserError(f'--shape must be at least 1 1, got {args.shape[0]} {args.shape[1]}')
-    shape = tuple(args.shape) if args.shape else None
+    shape = checked_shape(args.shape, 1)
     name = osp.splitext(osp.basename(args.config))[0]
     out = args.out or osp.join('work_dirs', name, f'{name}.onnx')
     if osp.isdir(out):

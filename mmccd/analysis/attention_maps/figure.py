@@ -19,7 +19,6 @@ from mmccd.analysis.canvas import (
     GAP,
     GREY,
     LEGEND,
-    LINE,
     MARGIN,
     MIN_CELL,
     SIDE,
@@ -27,6 +26,7 @@ from mmccd.analysis.canvas import (
     Canvas,
     distinct,
     draw_legend,
+    side_height,
     wrapped,
 )
 
@@ -184,7 +184,7 @@ def _draw(seen: SeenImage, lines: Sequence[str], sections: list[_Section], scale
             lines += [(chunk, False) for chunk in textwrap.wrap(f'bars: {label}, channels sorted', WRAP)]
     maps = {label: limits for (kind, label), limits in scales.items() if kind == 'spatial'}
     image = [s / PANEL * SIDE for s in grid.panel]
-    side = image[1] + GAP + LINE * len(lines) + LEGEND * len(maps)
+    side = side_height(image[1], lines, len(maps))
     left = SIDE + 2 * MARGIN + GAP + (AXIS if grid.has_bars else 0)
     canvas = Canvas(
         left + grid.columns * (grid.cell + GAP) - GAP + MARGIN,
@@ -236,15 +236,7 @@ def _panel(
     first: bool,
 ) -> None:
     width = max(grid.panel[0], MIN_CELL) if section.kind == 'spatial' else grid.cell
-    canvas.text(x, y + CAPTION * 0.4, caption)
-    canvas.text(
-        x + width,
-        y + CAPTION * 0.4,
-        ' to '.join(distinct(values.min(), values.max())),
-        ha='right',
-        color=GREY,
-        fontsize=6,
-    )
+    canvas.caption(x, y, width, caption, ' to '.join(distinct(values.min(), values.max())))
     if section.kind == 'spatial':
         _map(canvas.axes(x, y + CAPTION, *grid.panel), seen, values, limits)
     else:

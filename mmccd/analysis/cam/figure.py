@@ -16,14 +16,12 @@ from mmccd.analysis.canvas import (
     COLORS,
     DPI,
     GAP,
-    GREY,
-    LEGEND,
-    LINE,
     MARGIN,
     MIN_CELL,
     SIDE,
     Canvas,
     draw_legend,
+    side_height,
     wrapped,
 )
 
@@ -71,7 +69,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
     cell = max(w, MIN_CELL)
     columns = min(len(cams), COLUMNS)
     lines = wrapped(lines)
-    side = h * SIDE / PANEL + GAP + LINE * len(lines) + LEGEND
+    side = side_height(h * SIDE / PANEL, lines, 1)
     step = CAPTION + GAP + h
     left = SIDE + 2 * MARGIN + GAP
     canvas = Canvas(
@@ -89,8 +87,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
     for i, cam in enumerate(cams):
         x, y = left + i % columns * (cell + GAP), MARGIN + i // columns * step
         caption, note = _caption(cam, names, explanation.method)
-        canvas.text(x, y + CAPTION * 0.4, caption, weight='bold')
-        canvas.text(x + cell, y + CAPTION * 0.4, note, ha='right', color=GREY, fontsize=6)
+        canvas.caption(x, y, cell, caption, note, weight='bold')
         axes = canvas.axes(x, y + CAPTION, w, h)
         window = whole if zoom is None else zoomed_window(cam.findings[0].box, size, zoom)
         # As in attention maps: dark images in lighter greys, for the colours' sake.

@@ -21,6 +21,7 @@ from common import RESULTS, add_allocator, environment, interleaved, percentiles
 
 from mmccd.models import CBAM, GC, GE, SE
 from mmccd.ops import ccd, ccd_reference
+from mmccd.ops.backends import BACKENDS
 
 GATES = dict(SE=SE, GE=GE, CBAM=CBAM, GC=GC)
 GROUPS = 64
@@ -38,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--providers',
         nargs='+',
-        choices=['reference', 'torch', 'cpu', 'triton', *GATES],
+        choices=['reference', *BACKENDS, *GATES],
         help='default: reference, torch, the kernels of the device, and the other gates',
     )
     add_allocator(parser)

@@ -24,7 +24,7 @@ def add_allocator(parser: argparse.ArgumentParser) -> None:
         choices=['kept', 'default'],
         default='kept',
         help="what the C library does with freed memory: keep it, as mmccd's tools have it do on the "
-        'CPU, or its default, to give much of it back and get cleared pages anew; default: kept',
+        'CPU, or its default, to give much of it back and get cleared pages again; default: kept',
     )
 
 

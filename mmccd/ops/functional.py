@@ -7,6 +7,7 @@ A call runs in a backend (:mod:`mmccd.ops.backends`), through autograd alone or 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -71,9 +72,10 @@ def ccd(
     )
 
 
-def ccd_add_relu(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, *options, **more) -> Tensor:
+def ccd_add_relu(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, *options: Any, **more: Any) -> Tensor:
     """``relu(ccd(x, scale, bias, *options) + residual)``, an older name of ``ccd(..., residual=residual)``."""
-    return ccd(x, scale, bias, *options, **more, residual=residual)
+    more['residual'] = residual
+    return ccd(x, scale, bias, *options, **more)
 
 
 def ccd_with_options(

@@ -16,6 +16,8 @@ A **segment** is a longest run of pixels without a border of a cell or bin in it
 nearest cell is constant on it, so that pooling is a sum over segments and a product with a small matrix.
 """
 
+# mypy: disable-error-code=no-untyped-def
+# numba and Triton compile what has no annotations.
 from __future__ import annotations
 
 from functools import lru_cache

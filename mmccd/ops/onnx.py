@@ -8,6 +8,7 @@ size of the image that is traced, a single pixel included.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +36,12 @@ class _Counts:
         return torch.div(self.value, other, rounding_mode='trunc')
 
 
-def _cells(size: int | Tensor, cells: int) -> Tensor:
-    """Cell that each of ``size`` positions reads, (size,)."""
+def _cells(size: Any, cells: int) -> Tensor:
+    """Cell that each of ``size`` (int, or what stands for it in the graph) positions reads, (size,)."""
     return cell_of(_Counts(torch.arange(size)), size, cells)
 
 
-def pooling_matrix(size: int | Tensor, cells: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def pooling_matrix(size: Any, cells: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(cells, size): row i averages the positions from ``bin_start(i)`` to before ``bin_end(i)``."""
     i = _Counts(torch.arange(cells))
     start, end = bin_start(i, size, cells), bin_end(i, size, cells)
@@ -53,7 +54,7 @@ def pooled_context(z: Tensor, scales: Sequence[int]) -> Tensor:
     """Mean of the poolings, upsampled to the size of ``z``, (N, C, H, W)."""
     height, width = z.shape[-2:]
     grid = max(scales)
-    total = 0
+    total: Any = 0
     for s in scales:
         if s == 1:  # (N, C, 1, 1), added to every cell
             total = total + z.mean((2, 3), keepdim=True)

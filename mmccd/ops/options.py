@@ -70,7 +70,7 @@ def make_options(
         except TypeError as e:
             if 'unhashable' not in str(e):
                 raise
-    return _checked(Options(groups, scales, similarity, normalize, eps, gain))
+    return _checked(groups, scales, similarity, normalize, eps, gain)
 
 
 @lru_cache(maxsize=1024, typed=True)
@@ -83,11 +83,12 @@ def _checked_before(
     eps: float,
     gain: float,
 ) -> Options:
-    return _checked(Options(groups, scales, similarity, normalize, eps, gain))
+    return _checked(groups, scales, similarity, normalize, eps, gain)
 
 
-def _checked(options: Options) -> Options:
-    groups, scales, similarity, normalize, eps, gain = options
+def _checked(
+    groups: int, scales: Sequence[int], similarity: str, normalize: str | None, eps: float, gain: float
+) -> Options:
     if isinstance(groups, bool) or not isinstance(groups, Integral):
         raise TypeError(f'groups must be an int, got {groups!r}')
     if groups < 1:
@@ -110,7 +111,7 @@ def _checked(options: Options) -> Options:
             raise TypeError(f'{name} must be a number, got {value!r}')
     if not eps > 0:
         raise ValueError(f'eps must be above 0, got {eps}')
-    return options._replace(scales=tuple(int(s) for s in scales))
+    return Options(groups, tuple(int(s) for s in scales), similarity, normalize, eps, gain)
 
 
 def check_ccd_options(

@@ -101,7 +101,7 @@ def _pooled_context(z: Tensor, scales: Sequence[int]) -> Tensor:
     """Mean of the poolings, upsampled to the size of ``z``, (N, C, H, W)."""
     grid = max(scales)
     pooled = [_upsample(F.adaptive_avg_pool2d(z, s), grid, grid) for s in scales]  # each (N, C, S, S)
-    return _upsample(sum(pooled) / len(scales), *z.shape[-2:])
+    return _upsample(sum(pooled[1:], pooled[0]) / len(scales), *z.shape[-2:])
 
 
 def _normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tensor:

@@ -52,8 +52,8 @@ def forward(
     y = torch.empty_like(x)
     if x.numel() == 0:
         s = max(options.scales)
-        shapes = (n, c, s, s), (n, g, h, w), (n, g, 2)
-        return y, tuple(x.new_zeros(shape, dtype=compute) for shape in shapes)
+        context, d, stats = (x.new_zeros(shape, dtype=compute) for shape in ((n, c, s, s), (n, g, h, w), (n, g, 2)))
+        return y, (context, d, stats)
     rows, cols = cut_axis(h, options.scales), cut_axis(w, options.scales)
     x5, y5 = x.unflatten(1, (g, -1)), y.unflatten(1, (g, -1))  # (N, G, K, H, W)
     context = _pool(x, options, rows, cols)
@@ -168,7 +168,7 @@ def _pool(x: Tensor, options: Options, rows: Axis, cols: Axis) -> Tensor:
     row_pool = _pool_matrices(h, options.scales, x.device, compute)
     col_pool = _pool_matrices(w, options.scales, x.device, compute)
     pooled = [r @ (t @ c.T) for r, c in zip(row_pool, col_pool)]
-    return sum(pooled) / len(options.scales)
+    return sum(pooled[1:], pooled[0]) / len(options.scales)
 
 
 def _pool_transposed(grad: Tensor, options: Options, rows: Axis, cols: Axis) -> list[Tensor]:
@@ -211,7 +211,7 @@ def _context_gradient(
             weight = ((gd * d).flatten(2) @ reads).unflatten(2, (grid, grid))
     for a, b, cell in rows.segments if h * w > SMALL else ():
         block = (x5[:, :, :, a:b].to(gd.dtype) * per_product[:, :, None, a:b]).sum(3)  # (N, G, K, W)
-        row = (gd[:, :, a:b] * d[:, :, a:b]).sum(2) if cosine else None
+        row = (gd[:, :, a:b] * d[:, :, a:b]).sum(2) if cosine else gd
         for begin, end, col in cols.segments:
             grad[..., cell, col] += block[..., begin:end].sum(-1)
             if cosine:

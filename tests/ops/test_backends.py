@@ -390,21 +390,18 @@ def test_memory_kept_for_backward(impl, shape, groups):
 @pytest.mark.parametrize('impl', ['auto', *IMPLS])
 def test_opcheck(impl, with_residual):
     options = (4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, impl)
-    for dtype in (torch.float32, torch.float64):
+    dtypes = (torch.float32,) if with_residual else (torch.float32, torch.float64)
+    for dtype, layout in itertools.product(dtypes, (torch.contiguous_format, torch.channels_last)):
         x, scale, bias, grad_y = make((2, 8, 9, 7), 4, dtype, impl=impl)
-        for layout in (torch.contiguous_format, torch.channels_last):
-            residual = torch.randn_like(x).requires_grad_() if with_residual else None
-            a = [
-                t if t is None else t.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-                for t in (x.to(memory_format=layout), residual, scale, bias)
-            ]
-            detached = [t if t is None else t.detach() for t in a]
-            opcheck(torch.ops.mmccd.ccd_forward, (*a, *options, True))
-            opcheck(torch.ops.mmccd.ccd_forward, (*detached, *options, False))
-            y, *saved = torch.ops.mmccd.ccd_forward(*detached, *options, True)
-            inputs = (y if with_residual else None, detached[0], scale, bias, *saved, *options)
-            for need_x in (True, False):
-                opcheck(torch.ops.mmccd.ccd_backward, (grad_y, *inputs, need_x))
+        x = x.to(memory_format=layout)
+        detached = x, torch.randn_like(x) if with_residual else None, scale, bias
+        wanted = [None if t is None else t.clone().requires_grad_() for t in detached]
+        opcheck(torch.ops.mmccd.ccd_forward, (*wanted, *options, True))
+        opcheck(torch.ops.mmccd.ccd_forward, (*detached, *options, False))
+        y, *saved = torch.ops.mmccd.ccd_forward(*detached, *options, True)
+        inputs = (grad_y, y if with_residual else None, x, scale, bias, *saved, *options)
+        opcheck(torch.ops.mmccd.ccd_backward, (*inputs, True))
+    opcheck(torch.ops.mmccd.ccd_backward, (*inputs, False))
 
 
 @pytest.mark.parametrize('with_residual', [False, True])

@@ -60,6 +60,8 @@ class AttentionResNet(ResNet):
         [(1, 64, 16, 16), (1, 128, 8, 8), (1, 256, 4, 4), (1, 512, 2, 2)]
     """
 
+    init_cfg: dict | list[dict] | None
+
     def __init__(
         self,
         depth: int,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .plugins import POSITIONS, REPLACE_CONV, Plugin
 
 
-class _BlockWithPlugins:
+class _BlockWithPlugins(nn.Module):
     """What both residual blocks share.
 
     Attributes:

@@ -55,7 +55,7 @@ def fit_norm_cfg(norm_cfg: dict | None, channels: int, **batch_norm: Any) -> dic
         >>> fit_norm_cfg(dict(type='GN', num_groups=32), 4)
         {'type': 'GN', 'num_groups': 1}
     """
-    cfg = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
+    cfg: dict[str, Any] = dict(type='BN') if norm_cfg is None else dict(norm_cfg)
     if 'num_groups' in cfg and (channels % cfg['num_groups'] or channels == cfg['num_groups']):
         cfg['num_groups'] = 1
     norm = cfg['type'] if isinstance(cfg['type'], type) else MODELS.get(cfg['type'])

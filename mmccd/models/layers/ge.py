@@ -22,6 +22,15 @@ from .base import AttentionLayer, check_int, check_ratio, fit_norm_cfg, statisti
 EXTENTS = (0, 2, 4, 8)
 
 
+def _height_and_width(feat_size: int | tuple[int, int]) -> tuple[int, int]:
+    sizes = tuple(feat_size) if isinstance(feat_size, (list, tuple)) else (feat_size, feat_size)
+    if len(sizes) != 2:
+        raise ValueError(f'feat_size must be one int or two, got {feat_size}')
+    for size in sizes:
+        check_int('feat_size', size)
+    return sizes
+
+
 @MODELS.register_module()
 class GE(AttentionLayer):
     """Gate from features gathered over a neighbourhood of every position.
@@ -78,15 +87,9 @@ class GE(AttentionLayer):
                 'feat_size must be given for extent=0 with extra_params=True, and for nothing else; got '
                 f'extent={extent}, extra_params={extra_params}, feat_size={feat_size}'
             )
-        if feat_size is not None:
-            feat_size = tuple(feat_size) if isinstance(feat_size, (list, tuple)) else (feat_size, feat_size)
-            if len(feat_size) != 2:
-                raise ValueError(f'feat_size must be one int or two, got {feat_size}')
-            for size in feat_size:
-                check_int('feat_size', size)
         self.extent = extent
         self.extra_params = extra_params
-        self.feat_size = feat_size
+        self.feat_size = None if feat_size is None else _height_and_width(feat_size)
         self.gather = self._make_gather(in_channels, conv_cfg, norm_cfg) if extra_params else None
         self.mlp = None
         if mlp:
@@ -117,7 +120,7 @@ class GE(AttentionLayer):
             if self.gather is not None:
                 if self.feat_size is not None and tuple(x.shape[-2:]) != self.feat_size:
                     raise ValueError(f'input must have the size feat_size={self.feat_size}, got {tuple(x.shape[-2:])}')
-                context = self.gather(x.to(self.gather[0].weight.dtype))
+                context = self.gather(x.to(next(self.gather.parameters()).dtype))
             elif self.extent == 0:
                 context = x.mean((2, 3), keepdim=True, dtype=dtype)
             else:

@@ -22,8 +22,8 @@ from .vectors import add, at, fma, load, put, splat, store
 SUMS = dict(fastmath={'reassoc', 'contract', 'nsz'}, error_model='numpy')
 # Loops whose vectors are written out, and with them the order of sums.
 loop = njit(**SUMS)
-# Loops that LLVM makes vectors of, and orders. Inlined: else a callback from the cache is linked to another copy of them
-# than one that was compiled in this process, and the last bits differ from one process to the next.
+# Loops that LLVM makes vectors of, and orders. Inlined: else a callback from the cache is linked to another copy of
+# them than one that was compiled in this process, and the last bits differ from one process to the next.
 sum_loop = njit(**SUMS, forceinline=True)
 # Those that only assign, and keep the order that is written.
 EXACT = dict(fastmath={'contract'}, error_model='numpy', forceinline=True)

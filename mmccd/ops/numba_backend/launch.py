@@ -196,7 +196,3 @@ def backward(
         sums[0].sum(0).to(scale.dtype),
         sums[1].sum(0).to(bias.dtype),
     )
-
-
-def adds_residual(*_):  # TODO: goes with backends._Adapted
-    return True

@@ -7,18 +7,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from mmccd.ops import ccd, ccd_reference
-from mmccd.ops import torch_backend as ccd_torch
-from mmccd.ops.functional import CCDOptions
+from mmccd.ops import ccd, ccd_reference, torch_backend
+from mmccd.ops.options import Options
+from mmccd.ops.triton_backend import launch, plan
 
 pytest.importorskip('triton', reason='Triton is not installed')
-from mmccd.ops.triton_backend import kernels as ccd_triton
 
-INTERPRETING = ccd_triton.interpreting()
+INTERPRETING = launch.interpreting()
 DEVICE = 'cpu' if INTERPRETING else 'cuda'
 runs = pytest.mark.skipif(
     not (INTERPRETING or torch.cuda.is_available()),
@@ -39,7 +39,7 @@ LAYOUTS = {
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch):
     for name, value in WAYS[request.param].items():
-        monkeypatch.setattr(ccd_triton, name, value)
+        monkeypatch.setattr(plan, name, value)
     return request.param
 
 
@@ -51,9 +51,10 @@ def arguments(shape, groups, dtype=torch.float32, layout='contiguous'):
 
 
 def by_triton(x, scale, bias, grad_y, options):
-    assert ccd_triton.unavailable(x) is None
-    y, saved = ccd_triton.forward(x, scale, bias, options)
-    return y, *ccd_triton.backward(grad_y, x, scale, bias, saved, options)
+    assert launch.unavailable(x, options) is None
+    y, saved = launch.forward(x, None, scale, bias, options, True)
+    grad_x, _, grad_scale, grad_bias = launch.backward(grad_y, None, x, scale, bias, saved, options, True)
+    return y, grad_x, grad_scale, grad_bias
 
 
 def by_reference(x, scale, bias, grad_y, options, dtype):
@@ -80,7 +81,11 @@ def check(x, scale, bias, grad_y, options):
 @pytest.mark.parametrize(
     'chosen',
     [
-        pytest.param('operator or kept or empty or unavailable or (dtypes and whole) or (flat and split)', id='some'),
+        pytest.param(
+            'operator or kept or empty or unavailable or refused'
+            ' or (residual and split) or (dtypes and whole) or (flat and split)',
+            id='some',
+        ),
         pytest.param('test', id='all', marks=pytest.mark.long),  # a minute
     ],
 )
@@ -126,21 +131,21 @@ def test_in_the_interpreter(chosen):
     ],
 )
 def test_within_twice_the_error_of_the_textbook(shape, groups, options, way):
-    check(*arguments(shape, groups), CCDOptions(groups, **options))
+    check(*arguments(shape, groups), Options(groups, **options))
 
 
 @runs
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_dtypes(dtype, way):
-    check(*arguments((1, 3, 7, 9), 1, dtype), CCDOptions(1))
-    check(*arguments((1, 3, 8, 4), 1, dtype), CCDOptions(1, similarity='cosine'))
+    check(*arguments((1, 3, 7, 9), 1, dtype), Options(1))
+    check(*arguments((1, 3, 8, 4), 1, dtype), Options(1, similarity='cosine'))
 
 
 @runs
 @pytest.mark.parametrize('layout', LAYOUTS)
 @pytest.mark.parametrize(('shape', 'groups'), [((2, 4, 7, 5), 1), ((1, 16, 8, 16), 2), ((1, 3, 5, 1), 1)])
 def test_layouts(shape, groups, layout, way):
-    options = CCDOptions(groups)
+    options = Options(groups)
     x, scale, bias, grad_y = arguments(shape, groups, torch.float16, layout)
     check(x, scale, bias, grad_y, options)
     y, grad_x, *_ = by_triton(x, scale, bias, grad_y, options)
@@ -151,16 +156,16 @@ def test_layouts(shape, groups, layout, way):
 def test_gradient_in_a_layout_of_its_own(way):
     for layout in LAYOUTS:
         x, scale, bias, grad_y = arguments((1, 4, 7, 5), 1, torch.float16, layout)
-        check(x, scale, bias, grad_y.contiguous(), CCDOptions(1))
+        check(x, scale, bias, grad_y.contiguous(), Options(1))
         # As from sum(): no memory behind every element.
-        check(x, scale, bias, grad_y[:, :, :1, :1].expand(x.shape), CCDOptions(1))
+        check(x, scale, bias, grad_y[:, :, :1, :1].expand(x.shape), Options(1))
 
 
 @runs
 def test_a_map_too_large_for_one_tile():
-    options = CCDOptions(1)
+    options = Options(1)
     inputs = arguments((1, 2, 100, 168), 1)
-    assert not ccd_triton.launch_plan(inputs[:1], options).whole
+    assert not plan.launch_plan(inputs[:1], options).whole
     check(*inputs, options)
 
 
@@ -171,7 +176,7 @@ def test_flat_maps_take_no_gradient_through_the_similarity(normalize, way):
         x = torch.randn(1, 3, 1, 1).expand(1, 3, *size).contiguous().to(DEVICE)
         scale, bias = torch.full((1,), 5.0, device=DEVICE), torch.full((1,), 0.3, device=DEVICE)
         y, grad_x, grad_scale, grad_bias = by_triton(
-            x, scale, bias, torch.ones_like(x), CCDOptions(1, similarity=similarity, normalize=normalize)
+            x, scale, bias, torch.ones_like(x), Options(1, similarity=similarity, normalize=normalize)
         )
         gate = torch.tensor(0.3).sigmoid().to(DEVICE)
         assert torch.allclose(y, x * gate, rtol=1e-6, atol=0)
@@ -185,7 +190,7 @@ def test_ties_share_the_gradient(way):
     # Columns repeat, so that every extreme is met at several pixels, in different tiles where there are several.
     x, scale, bias, grad_y = arguments((1, 2, 8, 24), 1)
     x = x[..., :3].repeat(1, 1, 1, 8)
-    check(x, scale, bias, grad_y, CCDOptions(1, scales=(1,), normalize='minmax'))
+    check(x, scale, bias, grad_y, Options(1, scales=(1,), normalize='minmax'))
 
 
 @runs
@@ -193,38 +198,59 @@ def test_ties_share_the_gradient(way):
 def test_far_from_zero(normalize, way):
     # Mean 30 deviations away from zero: E[d^2] - E[d]^2 would have few digits left.
     x, scale, bias, grad_y = arguments((1, 3, 13, 9), 1)
-    check(x + 30, scale, bias, grad_y, CCDOptions(1, normalize=normalize))
+    check(x + 30, scale, bias, grad_y, Options(1, normalize=normalize))
 
 
 @runs
 def test_results_repeat_to_the_bit(way):
     inputs = arguments((1, 4, 13, 21), 1)
-    first, second = (by_triton(*inputs, CCDOptions(1)) for _ in range(2))
+    first, second = (by_triton(*inputs, Options(1)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second))
 
 
 @runs
 def test_nothing_is_kept_where_nothing_is_asked(way):
     x, scale, bias, _ = arguments((1, 4, 7, 6), 2)
-    kept, left = (ccd_triton.forward(x, scale, bias, CCDOptions(2), keep) for keep in (True, False))
+    kept, left = (launch.forward(x, None, scale, bias, Options(2), keep) for keep in (True, False))
     assert torch.equal(kept[0], left[0])
     assert [t.numel() for t in left[1]] == [0, 0, 0]
-    # The interface of all implementations; see ccd_torch.
-    expected = ccd_torch.forward(x, scale, bias, CCDOptions(2))[1]
+    expected = torch_backend.forward(x, None, scale, bias, Options(2), True)[1]
     for a, b in zip(kept[1], expected):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @runs
-def test_scales_with_too_many_common_cells_go_to_stock_operators():
-    check(*arguments((1, 2, 9, 9), 1), CCDOptions(1, scales=(7, 11, 13)))
+def test_scales_with_too_many_common_cells_are_refused():
+    # By name: nothing runs stock operators under the name of these kernels.
+    x, scale, bias, _ = arguments((1, 2, 9, 9), 1)
+    with pytest.raises(ValueError, match=r"impl='triton'.*scales=\(7, 11, 13\).* 1001 cells"):
+        ccd(x, scale, bias, 1, scales=(7, 11, 13), impl='triton')
+    assert launch.unavailable(x, Options(1, scales=(7, 11))) is not None
+    # What is refused depends on the channels of a group, too.
+    assert launch.unavailable(x, Options(1, scales=(4, 8))) is None
+    wide = torch.empty(1, 2048, 1, 1, device=DEVICE)
+    assert 'scales=(4, 8)' in launch.unavailable(wide, Options(1, scales=(4, 8)))
+
+
+@runs
+def test_residual(way):
+    x, scale, bias, grad_y = arguments((2, 4, 7, 6), 2)
+    residual = torch.randn(x.shape, device=DEVICE).to(memory_format=torch.channels_last)
+    y, saved = launch.forward(x, residual, scale, bias, Options(2), True)
+    alone, _ = launch.forward(x, None, scale, bias, Options(2), True)
+    assert torch.equal(y, torch.relu(alone + residual))
+    got = launch.backward(grad_y, y, x, scale, bias, saved, Options(2), True)
+    through = torch.where(y > 0, grad_y, 0)
+    expected = launch.backward(through, None, x, scale, bias, saved, Options(2), True)
+    assert torch.equal(got[1], through) and expected[1] is None
+    assert all(torch.equal(got[i], expected[i]) for i in (0, 2, 3))
 
 
 @runs
 def test_empty_batch():
     x, scale, bias, grad_y = arguments((0, 4, 5, 5), 2)
-    y, grad_x, grad_scale, grad_bias = by_triton(x, scale, bias, grad_y, CCDOptions(2))
+    y, grad_x, grad_scale, grad_bias = by_triton(x, scale, bias, grad_y, Options(2))
     assert y.shape == grad_x.shape == x.shape
     assert torch.equal(grad_scale, torch.zeros_like(scale)) and torch.equal(grad_bias, torch.zeros_like(bias))
 
@@ -234,7 +260,7 @@ def test_through_the_operator():
     x, scale, bias, grad_y = (t.requires_grad_() for t in arguments((1, 4, 7, 6), 2))
     y = ccd(x, scale, bias, 2, impl='triton')
     y.backward(grad_y)
-    expected = by_reference(x, scale, bias, grad_y, CCDOptions(2), torch.float64)
+    expected = by_reference(x, scale, bias, grad_y, Options(2), torch.float64)
     for got, value in zip((y, x.grad, scale.grad, bias.grad), expected):
         assert torch.allclose(got.double(), value, rtol=1e-4, atol=1e-5)
 
@@ -247,13 +273,13 @@ def coco_sizes():
 
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 def test_kernels_are_not_compiled_for_every_size(layout):
-    options = CCDOptions(64)
+    options = Options(64)
     memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
 
     def plans(channels, sizes):
         shapes = ((2, channels, h, w) for h, w in sizes)
         empty = (torch.empty(s, dtype=torch.float16, device='meta', memory_format=memory_format) for s in shapes)
-        return {ccd_triton.launch_plan((x, x, x), options) for x in empty}
+        return {plan.launch_plan((x, x, x), options) for x in empty}
 
     for channels, sizes in zip((256, 512, 1024, 2048), coco_sizes()):
         assert len(set(sizes)) > 100
@@ -264,14 +290,17 @@ def test_kernels_are_not_compiled_for_every_size(layout):
 
 @on_cuda
 def test_compilations_on_cuda():
-    kernels = (ccd_triton._forward_kernel, ccd_triton._backward_kernel)
+    from mmccd.ops.triton_backend.kernels_backward import backward_kernel
+    from mmccd.ops.triton_backend.kernels_forward import forward_kernel
 
     def compiled():
-        return sum(len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in kernels)
+        return sum(
+            len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in (forward_kernel, backward_kernel)
+        )
 
     def run(sizes):
         for height, width in sizes:
-            by_triton(*arguments((2, 16, height, width), 2, torch.float16), CCDOptions(2))
+            by_triton(*arguments((2, 16, height, width), 2, torch.float16), Options(2))
         return compiled()
 
     # The second series has the first one's facts (what divides the width and height) in other sizes.
@@ -281,14 +310,53 @@ def test_compilations_on_cuda():
 
 @runs
 def test_unavailable():
-    assert 'got torch.int64' in ccd_triton.unavailable(torch.ones(1, 1, 1, 1, dtype=torch.int64))
-    assert 'meta' in ccd_triton.unavailable(torch.ones(1, 1, 1, 1, device='meta'))
-    far = torch.empty(1, 3, 1, 1, device='meta').as_strided((1, 3, 1, 1), (0, 2**30, 1, 1))
-    assert '32 bits' in ccd_triton.unavailable(far) or 'meta' in ccd_triton.unavailable(far)
+    def reason(x):
+        return launch.unavailable(x, Options(1))
+
+    assert 'got torch.int64' in reason(torch.ones(1, 1, 1, 1, dtype=torch.int64))
+    assert 'meta' in reason(torch.ones(1, 1, 1, 1, device='meta'))
+    # Of a tensor that fits in no memory here.
+    far = SimpleNamespace(
+        dtype=torch.float32, device=torch.device(DEVICE), shape=(1, 3, 1, 1), stride=lambda: (0, 2**30, 1, 1)
+    )
+    assert '32 bits' in reason(far)
 
 
 def test_unavailable_without_a_device():
+    x = torch.ones(1, 1, 1, 1)
     if INTERPRETING:
-        assert ccd_triton.unavailable(torch.ones(1, 1, 1, 1)) is None
+        assert launch.unavailable(x, Options(1)) is None
     else:
-        assert 'need a CUDA tensor' in ccd_triton.unavailable(torch.ones(1, 1, 1, 1))
+        assert 'need a CUDA tensor' in launch.unavailable(x, Options(1))
+
+
+def test_without_triton():
+    # sys.modules with None in it is how Python is told that a module is not there.
+    code = """
+import sys
+sys.modules['triton'] = None
+import torch
+import mmccd.models
+from mmccd.ops import ccd
+from mmccd.ops.options import Options
+from mmccd.ops.triton_backend import launch
+x = torch.ones(1, 2, 4, 4)
+assert launch.unavailable(x, Options(1)) == 'Triton is not installed'
+try:
+    ccd(x, torch.ones(1), torch.ones(1), 1, impl='triton')
+except ValueError as e:
+    assert "impl='triton'" in str(e) and 'Triton is not installed' in str(e), e
+else:
+    raise SystemExit('no error')
+assert ccd(x, torch.ones(1), torch.ones(1), 1).shape == x.shape
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
+def test_nothing_imports_triton_before_a_call():
+    code = """
+import sys
+from mmccd.ops.triton_backend import launch, plan
+assert not {m for m in sys.modules if m.split('.')[0] == 'triton'}
+"""
+    subprocess.run([sys.executable, '-c', code], check=True)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with most slow tests first: begun last, one would keep a worker busy while the others have nothing left."""
+    """Files with most slow tests first: started last, one would keep a worker busy while the others are idle."""
     slow = Counter(item.path for item in items if item.get_closest_marker('slow') or item.get_closest_marker('long'))
     items.sort(key=lambda item: -slow[item.path])
 
@@ -73,8 +73,8 @@ def made_up() -> ModuleType:
 def toy_coco(tmp_path) -> Path:
     """A COCO set of 6 + 3 images of noise (JPEG), 40 x 30 pixels, a cat and a dog in each."""
     rng = np.random.default_rng(0)
-    for part, n in (('train', 6), ('val', 3)):
-        (tmp_path / part).mkdir()
+    for split, n in (('train', 6), ('val', 3)):
+        (tmp_path / split).mkdir()
         content = dict(
             images=[dict(id=i, file_name=f'{i}.jpg', width=40, height=30) for i in range(1, n + 1)],
             annotations=[
@@ -85,6 +85,6 @@ def toy_coco(tmp_path) -> Path:
             categories=[dict(id=10, name='cat'), dict(id=20, name='dog')],
         )
         for image in content['images']:
-            Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(tmp_path / part / image['file_name'])
-        (tmp_path / f'{part}.json').write_text(json.dumps(content))
+            Image.fromarray(rng.integers(0, 255, (30, 40, 3), np.uint8)).save(tmp_path / split / image['file_name'])
+        (tmp_path / f'{split}.json').write_text(json.dumps(content))
     return tmp_path

@@ -41,7 +41,7 @@ class Run:
         tools (str): The folder of ``train.py``, ``test.py`` and the launchers.
 
     Raises:
-        UserError: If the folder holds a run of other settings.
+        UserError: If the folder has a run with other settings.
     """
 
     def __init__(self, config: str, seed: int, args: argparse.Namespace, tools: str) -> None:
@@ -60,7 +60,7 @@ class Run:
                 state = json.load(f)
             if state['fingerprint'] != self.state['fingerprint']:
                 raise UserError(
-                    f'{self.folder} holds a run with other settings (its --cfg-options: '
+                    f'{self.folder} has a run with other settings (its --cfg-options: '
                     f'{" ".join(state["options"]) or "none"}; or its config has changed): choose another '
                     '--work-dir, or remove it'
                 )

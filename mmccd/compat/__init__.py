@@ -1,4 +1,4 @@
-"""What mmccd does about other packages' installations: a stand-in for mmcv's compiled operators."""
+"""Compatibility with other packages: a stand-in for mmcv's compiled operators, and MMDetection 0.6's boxes."""
 
 from .mmcv_ops import in_use, install
 

@@ -1,10 +1,10 @@
-"""MMDetection 0.6's boxes, where MMDetection 3's legacy parts stop short of them.
+"""MMDetection 0.6's boxes, which MMDetection 3's legacy modules reproduce only in part.
 
 In 0.6 a box included its last pixel: its width was x2 - x1 + 1 everywhere, from decoding to the file that COCO's
 evaluation reads. MMDetection 3 has ``LegacyDeltaXYWHBBoxCoder`` for such detectors, but decodes to boxes that do not
 include it, half a pixel larger on every side (its source says why: without the rest of 0.6, that tests better). Here
-is the rest, with the metric in :mod:`mmccd.compat.mmdet_v06_metric`, so that a detector's weights give the numbers
-that they gave then. It is for testing: training is better off with MMDetection 3's boxes.
+is the rest, with the metric in :mod:`mmccd.compat.mmdet_v06_metric`, so that the weights of a detector give the same
+numbers as then. It is for testing: for training, MMDetection 3's boxes are better.
 
 Still different from 0.6: overlaps in NMS have no + 1; before NMS RetinaNet keeps the 1,000 best scores of a level, not
 all scores of its 1,000 best anchors; RoIs smaller than one cell of their feature map are widened to one.
@@ -56,5 +56,5 @@ class InclusiveRoIExtractor(SingleRoIExtractor):
 
     def forward(self, feats: tuple[Tensor, ...], rois: Tensor, roi_scale_factor: float | None = None) -> Tensor:
         """Features (n, out_channels, h, w) of RoIs (n, 5): image, x1, y1, x2, y2."""
-        # Both the choice of the level and RoIAlign took the box to reach to x2 + 1.
+        # For both the choice of the level and RoIAlign, the box reached to x2 + 1.
         return super().forward(feats, rois + rois.new_tensor([0, 0, 0, 1, 1]), roi_scale_factor)

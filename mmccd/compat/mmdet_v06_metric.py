@@ -1,4 +1,7 @@
-"""COCO's metric for MMDetection 0.6's boxes, for :mod:`mmccd.compat.mmdet_v06`. Apart: mmdet's metrics import much."""
+"""COCO's metric for MMDetection 0.6's boxes, for :mod:`mmccd.compat.mmdet_v06`.
+
+In a file of its own, since mmdet's metrics are slow to import.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Taking a model along: export to ONNX, proven against PyTorch."""
+"""Export to ONNX, checked against PyTorch."""
 
 from .export import check_packages, export_onnx, resize_steps
 from .networks import KINDS, Network, build_network

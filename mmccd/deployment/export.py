@@ -28,14 +28,14 @@ from .parity import SHAPES
 
 # Read by onnxruntime from 1.12 on.
 OPSET = 17
-# Key of the file's metadata, with what tools/deployment/infer_onnx.py has to know, as JSON.
+# Key of the file's metadata for tools/deployment/infer_onnx.py, as JSON.
 METADATA = 'mmccd'
 # Transforms that leave the image alone.
 _NOT_OF_IMAGES = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
 
 
 def check_packages() -> None:
-    """Raise ImportError, with the command that mends it, without onnx or onnxruntime."""
+    """Raise ImportError, with the command that fixes it, if onnx or onnxruntime is missing."""
     missing = []
     for name in ('onnx', 'onnxruntime'):
         try:
@@ -55,8 +55,8 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
 
     Args:
         model (nn.Module): Classifier or detector on the CPU, with ``cfg`` and ``dataset_meta``.
-        kind (str): ``'end2end'``: logits and scores of classifiers, boxes of RetinaNet behind its NMS. ``'raw'``:
-            what the heads give. Default: ``'end2end'``.
+        kind (str): ``'end2end'``: logits and scores of classifiers, boxes of RetinaNet after its NMS. ``'raw'``:
+            outputs of the heads. Default: ``'end2end'``.
         shape (tuple[int, int] | None): Height and width of the images, and one image at a time. Default: None,
             any size and number.
 
@@ -64,8 +64,8 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
         tuple[Network, bytes]: What was exported, and the ONNX file. onnx.checker has seen it.
 
     Raises:
-        ValueError: If the model is none of those supported, or cannot take this size.
-        RuntimeError: If PyTorch's exporter cannot take it.
+        ValueError: If the model is not supported, or cannot take this size.
+        RuntimeError: If PyTorch's exporter fails.
         ImportError: Without onnx.
     """
     import onnx
@@ -84,7 +84,7 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
         axes = network.outputs
     content = io.BytesIO()
     with torch.no_grad(), _quiet(), _nearest_by_index():
-        network(image)  # what the model itself refuses, it says here
+        network(image)  # errors of the model itself are raised here
         try:
             torch.onnx.export(
                 network,
@@ -96,7 +96,7 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
                 opset_version=OPSET,
                 dynamo=False,
             )
-        except Exception as e:  # its own errors, and nearly any other
+        except Exception as e:  # its own errors, and many others
             raise RuntimeError(
                 f'the exporter of PyTorch {torch.__version__} cannot take this model: '
                 f'{str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}'
@@ -150,7 +150,7 @@ def _metadata(model: nn.Module, network: Network, kind: str, shape: tuple[int, i
         classes=list(model.dataset_meta.get('classes') or ()),
         shape=shape,
         resize=resize_steps(model.cfg),
-        # For reading: both are in the graph, for channels in this order.
+        # For readers: both are in the graph, for channels in this order.
         mean=prepare.mean.flatten().tolist() if prepare.normalizes else None,
         std=prepare.std.flatten().tolist() if prepare.normalizes else None,
         channels='rgb' if prepare.takes_rgb else 'bgr',
@@ -159,7 +159,7 @@ def _metadata(model: nn.Module, network: Network, kind: str, shape: tuple[int, i
 
 
 def resize_steps(cfg: Config) -> list[dict[str, Any]]:
-    """How the config's test pipeline gets an image to its size, step by step; sizes are (width, height).
+    """How the config's test pipeline resizes an image, step by step; sizes are (width, height).
 
     ``resize`` to ``size``, or, with ``keep_ratio``, as large as fits into it, either way round; ``scale`` does the same
     with the image's own size times ``factor``; ``edge`` resizes the edge of that name to ``size``; ``crop`` cuts
@@ -174,7 +174,7 @@ def _step(transform: Mapping) -> dict[str, Any]:
     name = transform['type'].rsplit('.', 1)[-1]
     if name == 'Resize' and set(known) <= {'scale', 'scale_factor', 'keep_ratio'}:
         keep_ratio = known.get('keep_ratio', False)
-        if known.get('scale') is not None:  # goes before scale_factor
+        if known.get('scale') is not None:  # has priority over scale_factor
             return dict(step='resize', size=_pair(known['scale']), keep_ratio=keep_ratio)
         if known.get('scale_factor') is not None:
             return dict(step='scale', factor=_pair(known['scale_factor']), keep_ratio=keep_ratio)

@@ -1,7 +1,7 @@
-"""What is exported: networks from an RGB image, float32 from 0 to 255, to named outputs.
+"""The exported networks: from an RGB image, float32 from 0 to 255, to named outputs.
 
-The parts are the model's own; what stands here is what PyTorch's exporter cannot take from MMDetection and MMPretrain:
-the data preprocessor, which takes lists, and the choice of boxes, which takes one image's metadata.
+They consist of the model's modules, but for what PyTorch's exporter cannot trace in MMDetection and MMPretrain: the
+data preprocessor, which takes lists, and the choice of boxes, which needs the metadata of an image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SUPPORTED = (
 
 
 class Preparation(nn.Module):
-    """The data preprocessor of a model: from RGB images (N, 3, H, W) to what its backbone takes.
+    """The data preprocessor of a model: from RGB images (N, 3, H, W) to the input of its backbone.
 
     Args:
         preprocessor (nn.Module): mmengine's ``ImgDataPreprocessor`` or one made from it, or MMPretrain's
@@ -79,7 +79,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def expected(self, image: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs for an RGB image (H, W, 3), uint8, by the libraries' own way, preprocessor included."""
+        """The outputs for an RGB image (H, W, 3), uint8, computed by the libraries, preprocessor included."""
         bgr = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)
         size = image.shape[:2]
         sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
@@ -135,7 +135,7 @@ class RawRetina(Network):
 
 
 class RawRPN(Network):
-    """What the first of two stages gives: ``feature_i`` (N, C, h, w), ``rpn_cls_i`` and ``rpn_box_i`` by level."""
+    """Outputs of the first of two stages: ``feature_i`` (N, C, h, w), ``rpn_cls_i`` and ``rpn_box_i`` by level."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -176,14 +176,14 @@ class Retina(Network):
             problems.append(f'test_cfg.nms={self.head.test_cfg.get("nms")} (only type "nms")')
         self.class_agnostic = nms_cfg.pop('class_agnostic', False)
         self.iou_threshold = nms_cfg.pop('iou_threshold', None)
-        nms_cfg.pop('split_thr', None)  # how mmcv computes it, not what
+        nms_cfg.pop('split_thr', None)  # it does not change the result
         problems += [f'test_cfg.nms.{k}={v!r}' for k, v in nms_cfg.items()]
         if self.iou_threshold is None:
             problems.append('test_cfg.nms without iou_threshold')
         if type(self.coder) not in (DeltaXYWHBBoxCoder, InclusiveBBoxCoder):
             problems.append(f'bbox_coder={type(self.coder).__name__}')
         if not self.head.use_sigmoid_cls or getattr(self.head.loss_cls, 'custom_cls_channels', False):
-            problems.append('class scores that are no sigmoids')
+            problems.append('class scores that are not sigmoids')
         if problems:
             raise ValueError(f'--kind end2end cannot export {", ".join(problems)}; --kind raw can')
 
@@ -197,7 +197,7 @@ class Retina(Network):
         keep = scores > self.score_thr
         if self.min_size >= 0:
             keep = keep & (boxes[:, 2:] - boxes[:, :2] > self.min_size).all(1)
-        # One NMS for all classes: mmcv moves every class to a place of its own.
+        # One NMS for all classes: as in mmcv, an offset separates the boxes of different classes.
         moved = boxes
         if not self.class_agnostic:
             widest = boxes.masked_fill(~keep[:, None], 0).max()
@@ -226,7 +226,7 @@ class Retina(Network):
         coder, inclusive = self.coder, isinstance(self.coder, InclusiveBBoxCoder)
         if inclusive:
             boxes = coder.decode(priors, deltas)
-        else:  # its decode takes a path of its own for ONNX, which calls what is no more
+        else:  # its decode has a branch for ONNX that calls a removed function
             boxes = delta2bbox(
                 priors, deltas, coder.means, coder.stds, add_ctr_clamp=coder.add_ctr_clamp, ctr_clamp=coder.ctr_clamp
             )
@@ -240,7 +240,7 @@ def build_network(model: nn.Module, kind: str) -> Network:
     """The network that :func:`mmccd.deployment.export_onnx` exports.
 
     Raises:
-        ValueError: If there is none for this model and kind.
+        ValueError: If this model or kind is not supported.
     """
     if kind not in KINDS:
         raise ValueError(f'kind must be one of {KINDS}, got {kind!r}')

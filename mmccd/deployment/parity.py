@@ -1,4 +1,4 @@
-"""Whether an exported model gives what PyTorch gives, by onnxruntime on the CPU."""
+"""Parity of an exported model, in onnxruntime on the CPU, with PyTorch."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from PIL import Image
 
 from .networks import Network, Retina
 
-LIMIT = 1e-4  # of numbers up to 1; of larger ones, as a share of them
+LIMIT = 1e-4  # absolute up to 1, relative above
 BOX_LIMIT = 1e-2  # pixels
-# Not one of them divides by 4, so that the poolings' bins overlap.
+# None is a multiple of 4, so that the bins of the poolings overlap.
 SHAPES = ((61, 93), (75, 58), (99, 130))
 
 
@@ -23,9 +23,9 @@ class Deviation(NamedTuple):
         shape (tuple[int, int]): Height and width of the images.
         output (str): Its name.
         value (float): The largest deviation: of boxes in pixels, of all else |a - b| / max(1, |b|) with b PyTorch's.
-            Infinite where one has a box that the other has not.
-        limit (float): What ``value`` has to be below.
-        boxes (int): How many boxes were found by both; 0 for all other outputs.
+            Infinite if only one of them has a box.
+        limit (float): Upper limit of ``value``, exclusive.
+        boxes (int): Number of boxes that both found; 0 for all other outputs.
     """
 
     shape: tuple[int, int]
@@ -36,11 +36,11 @@ class Deviation(NamedTuple):
 
     @property
     def ok(self) -> bool:
-        return self.value < self.limit  # not of nan
+        return self.value < self.limit  # False for NaN
 
 
 def noise_image(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
-    """RGB image (H, W, 3), uint8, of noise at several scales, as images have it."""
+    """RGB image (H, W, 3), uint8, of noise at several scales, like natural images."""
     rng = np.random.default_rng(seed)
     height, width = shape
     total = np.zeros((height, width, 3), np.float32)
@@ -104,7 +104,7 @@ def _compare_boxes(expected: dict, got: dict, network: Retina) -> list[tuple[str
         else:
             alone.append(float(score))
     alone += [float(got['scores'][j]) for j in open_]
-    # Rounding decides about boxes at the threshold, and about the last ones where there are as many as are kept.
+    # Rounding decides on boxes at the threshold, and on the last ones if the maximum number is kept.
     edges = [network.score_thr]
     if len(expected['scores']) == network.max_per_img:
         edges.append(float(expected['scores'][-1]))

@@ -73,7 +73,9 @@ def test_order(results):
 
 
 def test_metric_that_no_run_measured(results):
-    with pytest.raises(ValueError, match=r"metric 'coco/bbox_mAP' was not measured by any run \(measured: accuracy/top"):
+    with pytest.raises(
+        ValueError, match=r"metric 'coco/bbox_mAP' was not measured by any run \(measured: accuracy/top"
+    ):
         summarise(results, 'coco/bbox_mAP')
 
 

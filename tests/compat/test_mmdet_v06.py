@@ -54,13 +54,13 @@ def test_decode_of_several_classes():
     both = coder.decode(boxes, deltas, max_shape=(25, 28))
     assert both.shape == (3, 8)
     for i in range(2):
-        part = slice(4 * i, 4 * i + 4)
-        torch.testing.assert_close(both[:, part], coder.decode(boxes, deltas[:, part], max_shape=(25, 28)))
+        own = slice(4 * i, 4 * i + 4)
+        torch.testing.assert_close(both[:, own], coder.decode(boxes, deltas[:, own], max_shape=(25, 28)))
     assert coder.decode(boxes[:0], deltas[:0], max_shape=(25, 28)).shape == (0, 8)
 
 
 def bilinear(x: Tensor, row: float, column: float) -> Tensor:
-    """Value (C,) between the cells' centres, which lie at whole numbers; the border goes on for one cell."""
+    """Value (C,) between the cells' centres, which lie at whole numbers; the border extends by one cell."""
     height, width = x.shape[1:]
     if not (-1 <= row <= height and -1 <= column <= width):
         return x.new_zeros(len(x))

@@ -44,9 +44,9 @@ def detection_config(toy_coco: Path, name: str = 'retinanet_ccd_r18_fpn_digits')
     """A config of the digits for :func:`toy_coco`."""
     cfg = mmccd.get_config(name)
     cfg.model.bbox_head.num_classes = 2
-    for part in ('train', 'val', 'test'):
-        file = 'train' if part == 'train' else 'val'
-        cfg[f'{part}_dataloader'].dataset.update(
+    for split in ('train', 'val', 'test'):
+        file = 'train' if split == 'train' else 'val'
+        cfg[f'{split}_dataloader'].dataset.update(
             data_root=str(toy_coco),
             ann_file=f'{file}.json',
             data_prefix=dict(img=f'{file}/'),

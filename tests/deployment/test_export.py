@@ -103,7 +103,7 @@ def test_attentions_at_any_size(attention):
     alone = np.concatenate([session.run(['logits'], dict(image=p[None]))[0] for p in images])
     assert np.allclose(together, alone, atol=1e-5)
     assert np.abs(np.diff(together, axis=0)).max() > 1e-4  # images that differ
-    if attention.startswith('ccd'):  # the gates are there
+    if attention.startswith('ccd'):  # the gates are in the graph
         for block in model.backbone.modules():
             if hasattr(block, 'ccd'):
                 block.ccd.scale.data.zero_()

@@ -1,4 +1,4 @@
-"""What the tests of the tools share: two small data sets, and calls of a tool as a user makes them."""
+"""What the tests of the tools share: two small datasets, and calls of a tool as a user makes them."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def coco(tmp_path_factory) -> Path:
     source = Path(importlib.util.find_spec('skimage').origin).parent / 'data'
     out = tmp_path_factory.mktemp('data') / 'coco'
     (out / 'annotations').mkdir(parents=True)
-    for part, images in IMAGES.items():
-        (out / part).mkdir()
+    for split, images in IMAGES.items():
+        (out / split).mkdir()
         content = dict(categories=[dict(id=i, name=name) for name, i in names.items()], images=[], annotations=[])
         for image_id, (name, objects) in enumerate(images.items(), 1):
             image = Image.open(source / f'{name}.png')
@@ -88,7 +88,7 @@ def coco(tmp_path_factory) -> Path:
             image = image.convert('RGB')
             image.thumbnail((160, 160))
             file_name = f'{image_id:012d}.jpg'
-            image.save(out / part / file_name)
+            image.save(out / split / file_name)
             content['images'].append(dict(id=image_id, file_name=file_name, width=image.width, height=image.height))
             for category, box, crowd in objects:
                 content['annotations'].append(
@@ -101,7 +101,7 @@ def coco(tmp_path_factory) -> Path:
                         iscrowd=crowd,
                     )
                 )
-        (out / 'annotations' / f'instances_{part}.json').write_text(json.dumps(content))
+        (out / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
     return out
 
 

@@ -39,7 +39,7 @@ def trained(made_up, workplace):
 
 @pytest.mark.long
 def test_both_tasks_from_their_checkpoints(call_tool, made_up, trained, workplace):
-    """What no file holds is asked of the model: as mmdet's and mmpretrain's own metrics have it."""
+    """What is in no file, the model predicts; the metrics are those of mmdet and mmpretrain."""
     code, stderr = call_tool(TOOL, *trained.values(), '--device', 'cpu', '--no-speed', '--gates', 1, '--images', 2)
     assert (code, 'warning' in stderr) == (0, False)
     page = (workplace / 'work_dirs' / 'report.html').read_text().replace('<wbr>', '')

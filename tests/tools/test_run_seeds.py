@@ -17,8 +17,8 @@ OPTIONS = [
     'train_dataloader.batch_size=16',
     'default_hooks.checkpoint.save_best=None',
     *(
-        f'{part}_dataloader.{key}'
-        for part in ('train', 'val', 'test')
+        f'{split}_dataloader.{key}'
+        for split in ('train', 'val', 'test')
         for key in ('num_workers=0', 'persistent_workers=False')
     ),
 ]
@@ -91,7 +91,7 @@ def test_what_is_done_is_kept(run_tool, place, first, args):
 @pytest.mark.long
 def test_other_settings_are_not_mixed_in(run_tool, place, first, args):
     done = run_tool(TOOL, *args, 'optim_wrapper.optimizer.lr=1e-4', cwd=place, expect=2)
-    assert 'r18_digits/seed_5 holds a run with other settings (its --cfg-options: train_cfg.max' in done.stderr
+    assert 'r18_digits/seed_5 has a run with other settings (its --cfg-options: train_cfg.max' in done.stderr
     assert 'choose another --work-dir, or remove it' in done.stderr
 
 

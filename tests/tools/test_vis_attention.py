@@ -29,14 +29,14 @@ def checkpoints(root, folder):
 
 
 @pytest.mark.parametrize(
-    ('name', 'part', 'size', 'maps'),
+    ('name', 'split', 'size', 'maps'),
     [
         ('ccd_r18_digits', 'cls/val/3', (64, 64), {'layer2.0': (8, 8), 'layer4.0': (2, 2)}),
         ('retinanet_ccd_r18_fpn_digits', 'det/val', (128, 128), {'layer2.0': (16, 16), 'layer4.0': (4, 4)}),
     ],
 )
-def test_classifier_and_detector(call_tool, root, workplace, checkpoints, name, part, size, maps):
-    images = sorted((workplace / 'data' / 'digits' / part).iterdir())[:2]
+def test_classifier_and_detector(call_tool, root, workplace, checkpoints, name, split, size, maps):
+    images = sorted((workplace / 'data' / 'digits' / split).iterdir())[:2]
     folder = workplace / 'images'
     folder.mkdir()
     for p in images:
@@ -67,7 +67,7 @@ def test_classifier_and_detector(call_tool, root, workplace, checkpoints, name, 
         'padded_size': (2,),
         **{f'{k}.ccd.spatial': (64, *v) for k, v in maps.items()},
     }
-    if part.startswith('det'):  # nothing is resized: the image itself
+    if split.startswith('det'):  # nothing is resized: the image itself
         assert np.array_equal(arrays['image'], np.asarray(Image.open(images[0]).convert('RGB')))
     # The layer's own output over its input, from the image alone.
     cfg = load_config(str(root / 'configs' / f'{name}.py'))

@@ -110,7 +110,7 @@ def place(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Find a spot for a new box of ``shape`` (height, width) on top of ``boxes``.
 
-    ``boxes``, (N, 4), holds left, top, right, bottom; ``hidden``, (N,), the pixels already covered.
+    ``boxes``, (N, 4): left, top, right, bottom; ``hidden``, (N,), the pixels already covered.
     Returns the new box and the pixels it covers of every other, (N,); None if 50 tries find none.
     """
     height, width = shape

@@ -165,7 +165,7 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def cut(tree: Tree, left: int, top: int, tile: int) -> dict[str, Any] | None:
-    """The part of a tree in a tile, as arguments of ``CocoFile.add_box``; None if there is none."""
+    """The piece of a tree in a tile, as arguments of ``CocoFile.add_box``; None if there is none."""
     x1, y1, x2, y2 = tree.box
     box = max(x1, left), max(y1, top), min(x2, left + tile), min(y2, top + tile)
     width, height = box[2] - box[0], box[3] - box[1]

@@ -1,4 +1,4 @@
-"""Draw class activation maps: which parts of an image are evidence for a class, or for each detection.
+"""Draw class activation maps: which regions of an image are evidence for a class, or for each detection.
 
 Grad-CAM, Grad-CAM++, HiResCAM and Eigen-CAM of pytorch-grad-cam (pip install grad-cam), one figure an image. The map of
 a detection explains that detection's own score, at the anchor or region that it came from.

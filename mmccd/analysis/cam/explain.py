@@ -1,4 +1,4 @@
-"""Class activation maps: which parts of an image are evidence for a class, or for one detection.
+"""Class activation maps: which regions of an image are evidence for a class, or for one detection.
 
 The maps are pytorch-grad-cam's (https://github.com/jacobgil/pytorch-grad-cam): Grad-CAM (ICCV 2017,
 https://arxiv.org/abs/1610.02391), Grad-CAM++ (WACV 2018, https://arxiv.org/abs/1710.11063), HiResCAM
@@ -10,7 +10,7 @@ this score; it is the default for detectors. Before a global average pooling, as
 HiResCAM of the last stage are the same. Eigen-CAM knows neither classes nor detections: one map an image.
 
 What is explained is a raw class score, before sigmoid or softmax; for a detection, the score at the place that it came
-from (:mod:`.targets`). Thresholds, NMS and proposals have no part in the map.
+from (:mod:`.targets`). Thresholds, NMS and proposals do not enter the map.
 
 Several layers: each map is scaled to the image and to 0..1, then they are averaged, and the mean is scaled again. A
 level of an FPN that a detection does not depend on adds nothing.

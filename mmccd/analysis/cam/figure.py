@@ -98,7 +98,7 @@ def _draw(explanation: Explanation, names: Sequence[str], lines: Sequence[str], 
 
 
 def zoomed_window(box: np.ndarray, size: tuple[int, int], zoom: float) -> tuple[int, int, int, int]:
-    """(x1, y1, x2, y2) of the part of an image (H, W) around a box, in the image's shape, inside it."""
+    """(x1, y1, x2, y2) of the region of an image (H, W) around a box, in the image's shape, inside it."""
     size = np.array(size[::-1])
     low, high = box.reshape(2, 2)
     # A whole number of pixels, at least MIN_WINDOW.

@@ -1,4 +1,4 @@
-"""The methods, as pytorch-grad-cam computes them, for the part of the network's input that is not padding."""
+"""The methods, as pytorch-grad-cam computes them, without the padding of the network's input."""
 
 from __future__ import annotations
 

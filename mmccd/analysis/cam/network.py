@@ -52,7 +52,7 @@ class Network(nn.Module):
                     hook.remove()
             for layer, name in self.layers.items():
                 if layer not in self.ran:
-                    raise ValueError(f'layer {name!r} ({type(layer).__name__}) has no part in the scores')
+                    raise ValueError(f'layer {name!r} ({type(layer).__name__}) does not contribute to the scores')
         return self.outputs
 
     def _record(self, layer: nn.Module, args: tuple, output: Any) -> Tensor:

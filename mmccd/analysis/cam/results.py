@@ -51,7 +51,7 @@ class Explanation:
         method (str): One of :data:`.METHODS`.
         layers (list[str]): Names of the layers that the maps are made of.
         cams (list[Cam]): The highest score first; empty if a detector found nothing.
-        best (float): The highest score of all, also where that is below the threshold; 0 if there is none.
+        best (float): The highest score of all, even if below the threshold; 0 without any.
     """
 
     pixels: np.ndarray

@@ -95,7 +95,7 @@ def read_predictions(path: str) -> list[Prediction]:
                 for p, label, classes, scores in content['rows']
             ]
         except (ValueError, KeyError, TypeError, RecursionError) as e:
-            raise ValueError(f'{path} holds no predictions: {type(e).__name__}: {e}') from e
+            raise ValueError(f'{path} has no predictions: {type(e).__name__}: {e}') from e
 
 
 def accuracy(predictions: Sequence[Prediction], top: int = 1) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 WIDTH, HEIGHT = 360, 220
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 30  # LEFT at least: more for long numbers
+LEFT, RIGHT, TOP, BOTTOM = 48, 10, 10, 30  # LEFT is a minimum: more for long numbers
 LETTER, GAP = 7, 6  # at most a digit of .tick in page.css is as wide; between number and axis
 MAX_POINTS = 300
 COLOURS = 8  # --run-0 to --run-7 of page.css
@@ -18,7 +18,7 @@ DASHES = ('', '7 3', '2 3', '9 3 2 3')
 
 
 def line_style(run: int) -> tuple[int, str]:
-    """Colour and ``stroke-dasharray`` of a line: neighbours differ without colours, too, and 32 runs with them."""
+    """Colour and ``stroke-dasharray`` of a line: neighbours also differ without colours, and 32 runs with them."""
     return run % COLOURS, DASHES[(run + run // COLOURS) % len(DASHES)]
 
 
@@ -138,7 +138,7 @@ def ticks(low: float, high: float, count: int, whole: bool = False) -> list[floa
 
 
 def labels(values: Sequence[float]) -> list[str]:
-    """Numbers in few letters that differ if the numbers do."""
+    """Short texts of numbers, different for different numbers."""
     for more in range(12):
         texts = [short(v, more) for v in values]
         if len(set(texts)) == len(values):
@@ -147,7 +147,7 @@ def labels(values: Sequence[float]) -> list[str]:
 
 
 def short(value: float, more: int = 0) -> str:
-    """A number in few letters: 12,000; 0.805; 1.2e-05; with ``more`` digits if need be."""
+    """A short text of a number: 12,000; 0.805; 1.2e-05; with ``more`` digits."""
     if value == int(value) and abs(value) < 1e7:
         return f'{int(value):,}'
     if 1e-3 <= abs(value) < 1e6:

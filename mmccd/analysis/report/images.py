@@ -46,7 +46,7 @@ def add_galleries(
 
     Args:
         section (Section): Gets the galleries, and problems with single images.
-        chosen (dict[str, Sequence]): Images by title, the most typical first.
+        chosen (dict[str, Sequence]): Images by title, in the order to be shown.
         count (int): Maximum number of images in a gallery.
         path_of (Callable): Path of an image.
         item_of (Callable): Its panels.

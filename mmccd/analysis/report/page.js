@@ -42,20 +42,20 @@ for (const plot of document.querySelectorAll('svg.plot')) {
     cursor.setAttribute('x2', x);
     cursor.removeAttribute('hidden');
     let place = '';
-    const parts = curves.map(curve => {
+    const spans = curves.map(curve => {
       const near = curve.at.reduce((best, point) => Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best);
-      const part = document.createElement('span');
-      if (Math.abs(near[0] - x) > 6) return part;  // this run was not logged here
+      const span = document.createElement('span');
+      if (Math.abs(near[0] - x) > 6) return span;  // this run was not logged here
       if (near[0] === x) place = near[2];
       const name = document.createElement('b');
       name.className = `run-${curve.run}`;
       name.textContent = curve.name;
-      part.append(name, ` ${near[3]}`);
-      return part;
+      span.append(name, ` ${near[3]}`);
+      return span;
     });
     const head = document.createElement('span');
     head.textContent = `${plot.dataset.x} ${place}:`;
-    values.replaceChildren(head, ...parts.filter(part => part.textContent));
+    values.replaceChildren(head, ...spans.filter(span => span.textContent));
   };
   plot.addEventListener('pointermove', event => {
     const box = plot.getBoundingClientRect();

@@ -1,6 +1,6 @@
-"""What a work folder holds: the config, the curves, the newest checkpoint, stored predictions.
+"""Content of a work folder: the config, the curves, the newest checkpoint, stored predictions.
 
-Everything is optional. What is missing or damaged becomes a note; nothing here raises for it.
+Everything is optional. What is missing or damaged becomes a note and raises no error.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _scalars(path: Path, run: Run) -> Iterator[dict]:
         bad += len(numbers) < len(found)
         yield numbers
     if bad:
-        run.notes.append(f'{path}: {bad} damaged line{"s" if bad > 1 else ""} left out, in whole or in part')
+        run.notes.append(f'{path}: {bad} damaged line{"s" if bad > 1 else ""} left out, wholly or partly')
 
 
 def _is_number(value: Any) -> bool:
@@ -247,7 +247,7 @@ def _merge(run: Run, lines: list[dict]) -> None:
 
 
 def metrics_of(line: dict) -> dict[str, float]:
-    """Metrics of a logged line. COCO's -1, for a size that no object has, is none."""
+    """Metrics of a logged line. COCO's -1, for a size that no object has, is left out."""
     return {k: v for k, v in line.items() if k not in _BESIDE and not (v == -1 and 'mAP' in k)}
 
 

@@ -286,7 +286,7 @@ def test_maps_of_a_detection(request, name, layer):
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'cascade'])
-def test_levels_without_a_part_in_a_detection_add_nothing(request, name):
+def test_levels_that_do_not_contribute_to_a_detection_add_nothing(request, name):
     model, data = request.getfixturevalue(name), image()
     found = explain(model, data, topk=6, score_thr=0)
     checked = set()
@@ -305,7 +305,7 @@ def test_levels_without_a_part_in_a_detection_add_nothing(request, name):
 
 
 def test_the_map_lies_where_the_detection_is(retinanet):
-    """Only cells that the head's convolutions reach, five to each side, can have a part."""
+    """Only cells that the head's convolutions reach, five to each side, can contribute."""
     strides = [s[0] for s in retinanet.bbox_head.prior_generator.strides]
     centres = []
     for cam in explain(retinanet, image(), topk=6, score_thr=0).cams:
@@ -359,7 +359,7 @@ def test_on_a_gpu_as_on_the_cpu(request, name):
         ('neck.fpn_conv.1', r"'neck\.fpn_conv\.1' does not exist.*'neck\.fpn_convs\.1"),
         ('backbone', r"layer 'backbone' \(AttentionResNet\) gives a tuple, no map \(N, C, H, W\)"),
         ('roi_head.bbox_roi_extractor.0', r"'roi_head\.bbox_roi_extractor\.0' works on regions"),
-        ('rpn_head.rpn_conv', r"layer 'rpn_head\.rpn_conv' \(Conv2d\) has no part in the scores"),
+        ('rpn_head.rpn_conv', r"layer 'rpn_head\.rpn_conv' \(Conv2d\) does not contribute to the scores"),
     ],
 )
 def test_layers_that_cannot_be_shown(cascade, layer, message):

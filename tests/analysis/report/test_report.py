@@ -63,7 +63,7 @@ def test_resumed_run(made_up, tmp_path):
     assert read.cfg.lr == 2, "the newest training's, not the test's"
     assert read.seconds == pytest.approx(0.5 * 40)
     assert (read.task, read.name, read.checkpoint, read.results) == ('detection', 'run', None, None)
-    assert read.notes == [f'{run}/20260101_000000/vis_data/scalars.json: 3 damaged lines left out, in whole or in part']
+    assert read.notes == [f'{run}/20260101_000000/vis_data/scalars.json: 3 damaged lines left out, wholly or partly']
 
 
 def test_validations_by_iteration(made_up, tmp_path):
@@ -196,11 +196,11 @@ def test_accuracy(tmp_path):
     path.write_bytes(cls.pack_predictions(p))
     assert cls.read_predictions(str(path)) == p
     path.write_text('{"columns": []}')
-    with pytest.raises(ValueError, match=r'p\.json holds no predictions'):
+    with pytest.raises(ValueError, match=r'p\.json has no predictions'):
         cls.read_predictions(str(path))
 
 
-# ------------------------------------------------------------------------------------ parts of the page alone
+# --------------------------------------------------------------------------------- elements of the page alone
 
 
 def test_config_differences():
@@ -305,7 +305,7 @@ def test_test_size(tmp_path):
         224,
     )
     assert size(dict(type='Resize', scale=64), scope='mmpretrain') == (64, 64)
-    # The image with most pixels, where the pipeline starts from what it gets.
+    # The image with most pixels, where the pipeline keeps its size.
     path = tmp_path / 'val.json'
     path.write_text(json.dumps(dict(images=[dict(height=h, width=w) for h, w in ((100, 300), (250, 190), (240, 180))])))
     as_it_is = dict(type='Resize', scale=None, scale_factor=1.0, keep_ratio=True)
@@ -419,8 +419,8 @@ def test_everything_is_escaped(made_up, toy_coco, tmp_path):
     content['categories'][0]['name'] = evil
     (toy_coco / 'val.json').write_text(json.dumps(content))
     cfg = made_up.detection_config(toy_coco)
-    for part in ('val', 'test'):
-        cfg[f'{part}_dataloader'].dataset.metainfo.classes = (evil, 'dog')
+    for split in ('val', 'test'):
+        cfg[f'{split}_dataloader'].dataset.metainfo.classes = (evil, 'dog')
     other = made_up.detection_config(toy_coco)
     other.model.backbone.attention.type = evil
     runs = read_runs(

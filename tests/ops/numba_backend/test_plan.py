@@ -1,0 +1,102 @@
+"""The record that the loops are told by, and the tables: what Python writes is what they read."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from mmccd.ops.numba_backend.plan import ARGUMENTS, LANES, padded, plan, tables
+from mmccd.ops.options import Options
+
+pytest.importorskip('numba')
+import numba
+
+from mmccd.ops.numba_backend.vectors import arguments_at, take_next
+
+
+@numba.njit
+def read(address):
+    a = arguments_at(address)
+    return a.next, a.x, a.cells_t, a.samples, a.x_strides[3], a.grad_y_strides[0], a.eps, a.min_norm, a.need_x
+
+
+@numba.njit(nogil=True)
+def take(address, times):
+    a = arguments_at(address)
+    total = 0
+    for _ in range(times):
+        total += take_next(a)
+    return total
+
+
+def test_fields_are_read_by_name_where_they_were_written():
+    assert ARGUMENTS.isalignedstruct
+    a = np.zeros(1, ARGUMENTS)
+    values = dict(next=3, x=2**40, cells_t=-7, samples=5, eps=0.25, min_norm=1e-8, need_x=1)
+    for name, value in values.items():
+        a[name] = value
+    a['x_strides'], a['grad_y_strides'] = (1, 2, 3, 4), (5, 6, 7, 8)
+    assert read(a.ctypes.data) == (3, 2**40, -7, 5, 4, 5, 0.25, 1e-8, 1)
+
+
+def test_every_slab_is_taken_once_by_threads_at_once():
+    a = np.zeros(1, ARGUMENTS)
+    count, times = 4, 50_000
+    totals = []
+    take(a.ctypes.data, 0)  # compiled before the threads begin
+
+    def work():
+        totals.append(take(a.ctypes.data, times))
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert a['next'] == count * times
+    assert sum(totals) == sum(range(count * times))
+
+
+def test_a_call_has_a_record_of_its_own():
+    x = torch.empty(2, 8, 7, 7)
+    shared = plan(x.shape, x.stride(), x.stride(), True, True, Options(4), x.dtype)
+    first, second = shared.arguments(), shared.arguments()
+    first['next'] = 9
+    assert second['next'] == 0
+    assert (second['samples'], second['channels'], second['groups']) == (2, 8, 4)
+    assert second['matrix'] == shared.tables.matrix.ctypes.data
+    assert second['x_strides'].tolist() == [list(x.stride())]
+
+
+@pytest.mark.parametrize(('layout', 'per_group', 'block'), [('contiguous', 4, 1), ('channels_last', 4, 4)])
+def test_slabs_are_gathered_by_the_cache_line(layout, per_group, block):
+    x = torch.empty(2, 8 * per_group, 7, 7)
+    if layout == 'channels_last':
+        x = x.to(memory_format=torch.channels_last)
+    in_place = layout == 'contiguous'
+    shared = plan(x.shape, x.stride(), x.stride(), in_place, in_place, Options(8), x.dtype)
+    assert shared.arguments()['block'] == block  # of 64 bytes
+
+
+@pytest.mark.parametrize('scales', [(1,), (1, 2, 4), (3, 5)])
+@pytest.mark.parametrize('size', [(5, 7), (9, 15), (2, 18), (30, 41)])
+def test_tables_pool_and_read_as_pytorch_does(size, scales):
+    h, w = size
+    grid = max(scales)
+    t = tables(h, w, scales, torch.float64)
+    x = torch.randn(1, 1, h, w, dtype=torch.float64)
+    cells = torch.arange(grid)
+    expected = sum(
+        adaptive_avg_pool2d(x, s)[0, 0][cells * s // grid][:, cells * s // grid] for s in scales
+    ) / len(scales)  # fmt: skip
+    by_rows = np.add.reduceat(x[0, 0].numpy(), t.row_bounds[:-1]) if w >= LANES else x[0, 0].numpy()
+    context = by_rows.ravel() @ t.matrix
+    assert t.matrix.shape[1] == padded(grid * grid)
+    assert np.allclose(context[: grid * grid], expected.numpy().ravel(), rtol=1e-12)
+    assert not context[grid * grid :].any()
+    for cell, edges, pixels in ((t.row_cells, t.row_edges, h), (t.col_cells, t.col_edges, w)):
+        assert cell.tolist() == [i * grid // pixels for i in range(pixels)]
+        for a in range(grid):
+            assert np.flatnonzero(cell == a).tolist() == list(range(edges[a], edges[a + 1]))

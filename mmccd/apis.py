@@ -54,7 +54,7 @@ def config_path(name: str) -> str:
 def get_config(name: str) -> Config:
     """One of the configs that come with mmccd.
 
-    Paths in it (data, checkpoints) are relative to the folder that you start from. ``cfg.filename`` is the file's.
+    Paths in it (data, checkpoints) are relative to the current folder. ``cfg.filename`` is the file's.
 
     Args:
         name (str): Its name, with or without ``.py``, as ``mmccd.list_configs`` gives it.

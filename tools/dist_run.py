@@ -1,4 +1,7 @@
-"""torchrun, with the exit code of a training that ended on a signal after saving; tools/dist_train.sh starts it."""
+"""torchrun, with the exit codes of its processes: 85 where a training saved after a signal, 130 after Ctrl-C.
+
+tools/dist_train.sh and tools/dist_test.sh call it.
+"""
 
 import os
 import signal
@@ -6,6 +9,7 @@ import sys
 import tempfile
 
 from torch.distributed import run
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 
 def main() -> None:
@@ -16,11 +20,13 @@ def main() -> None:
         signal.signal(signal.SIGUSR1, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
             run.main()
-        except BaseException:
-            if not os.path.exists(marker):
-                raise
-            with open(marker) as f:
-                sys.exit(int(f.read()))
+        except BaseException as e:
+            if os.path.exists(marker):
+                with open(marker) as f:
+                    sys.exit(int(f.read()))
+            if isinstance(e, SignalException) and e.sigval == signal.SIGINT:
+                sys.exit(128 + signal.SIGINT)  # the processes got it too, and have said so
+            raise
 
 
 if __name__ == '__main__':

@@ -2,7 +2,7 @@
 # Train with several processes, on GPUs or, where there are none, on the CPU.
 #   tools/dist_train.sh CONFIG GPUS [options of tools/train.py]
 # Several nodes: run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
-# After SIGTERM or SIGUSR1 it saves within the 30 s that torchrun allows, and ends with code 85; go on with --resume.
+# After SIGTERM or SIGUSR1 it saves within the 30 s that torchrun allows, and ends with code 85; continue with --resume.
 set -euo pipefail
 if [ $# -lt 2 ]; then
     echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2

@@ -13,7 +13,7 @@ What converts, with the modules named as they stand in a residual block:
   hidden layer up to multiples of 8, so their shapes differ in stage 1 and they are refused. So are, for other reasons:
 
   - ``skresnet50``: each branch sees one half of the channels; both branches are dense, the second with dilation 2
-    (here: one is dense, one has 32 groups); the hidden layer has 8 channels at least.
+    (here: one is dense, one has 32 groups); the hidden layer has at least 8 channels.
   - ``gcresnet50t``: a stem of three 3x3 convolutions and no pooling; the context block stands before the block's last
     1x1 convolution (here: after its norm) and reduces by 8 (here: by 16).
 
@@ -41,7 +41,7 @@ from .fit import compare, shown, tensors_of
 DETECTORS = ('retinanet', 'cascade_rcnn')
 TASKS = ('cls', 'det')
 # (has conv3, blocks of each stage): depth
-DEPTHS = {
+DEPTHS: dict[tuple[bool, tuple[int, ...]], int] = {
     (False, (2, 2, 2, 2)): 18,
     (False, (3, 4, 6, 3)): 34,
     (True, (3, 4, 6, 3)): 50,
@@ -282,7 +282,7 @@ def check_fits(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Non
 def config_candidates(arch: Arch) -> list[tuple[str, dict[str, Any]]]:
     """Configs that build this architecture, (name, what to override in it), the closest first."""
     plain = arch._replace(attention=None)
-    depth = {'model.backbone.depth': arch.depth}
+    depth: dict[str, Any] = {'model.backbone.depth': arch.depth}
     channels = [64, 128, 256, 512]
     if arch.depth >= 50:
         channels = [4 * c for c in channels]
@@ -328,7 +328,7 @@ def _marks(table: Mapping[str, str]) -> set[str]:
 
 def _table(arch: Arch, module: str) -> Mapping[str, str]:
     """The table that names ``module``, of those for this attention and kind of block."""
-    tables = ATTENTIONS.get(arch.attention, ())
+    tables = ATTENTIONS.get(arch.attention or '', ())
     if arch.attention == 'sk':
         tables = tables[:1] if arch.depth >= 50 else tables[1:]
     return next((table for table in tables if module in table), {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -71,7 +72,9 @@ class OpenedCheckpoint:
 class _Once:
     """A loader of mmengine's for one name: what it was given, then, if asked again, what is read.
 
-    Tensors stay on the CPU whatever ``map_location`` says: the runner copies them where they belong.
+    Tensors are on the CPU whatever ``map_location`` says: the runner copies them where they belong. All but those of
+    the model are copied here, since an optimizer may keep what it is given: a file that stayed mapped would take its
+    place on the disk after it is removed.
     """
 
     __name__ = 'load_from_local'  # mmengine logs the part after 'load_from_'
@@ -81,4 +84,8 @@ class _Once:
 
     def __call__(self, source: str, map_location: Any = None, **kwargs: Any) -> Any:
         content, self._content = self._content, None
-        return read_checkpoint(source, map_location or 'cpu') if content is None else content
+        if content is None:
+            return read_checkpoint(source, map_location or 'cpu')
+        if not isinstance(content, dict):
+            return content
+        return {key: value if key == 'state_dict' else copy.deepcopy(value) for key, value in content.items()}

@@ -110,8 +110,8 @@ def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mma
         source (str | PathLike): A path, an http(s) or file URL, ``torchvision://resnet50``, or whatever else mmengine
             resolves. Downloads go to PyTorch's hub folder, once.
         map_location (str): Device of the tensors. Default: ``'cpu'``.
-        mmap (bool): Map the tensors of a file instead of copying them into memory: for those who copy them at once,
-            into a model, say. Whoever writes into the file in place changes them. Where files cannot be mapped, they
+        mmap (bool): Map the tensors of a file instead of copying them into memory: where they are copied soon
+            after, into a model, say. A file that is written in place changes them. Where files cannot be mapped, they
             are read. Default: False.
 
     Returns:

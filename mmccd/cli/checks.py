@@ -74,7 +74,7 @@ def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
 
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     """Annotation files and image folders of the loaders and their evaluators have to be there, with our classes."""
-    missing = []
+    missing: list[str] = []
     for loader in loaders:
         if cfg.get(f'{loader}_dataloader') is not None:
             for key, dataset in datasets_of(cfg[f'{loader}_dataloader'], f'{loader}_dataloader'):

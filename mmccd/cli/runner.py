@@ -38,7 +38,7 @@ def uses_fsdp(cfg: Config) -> bool:
 
 
 def init_cpu_distributed(cfg: Config) -> None:
-    """Start gloo where there is no GPU: mmengine's own start calls ``torch.cuda.set_device``."""
+    """Initialise gloo where there is no GPU: mmengine itself calls ``torch.cuda.set_device``."""
     if cfg.launcher == 'none' or get_device() != 'cpu':
         return
     if cfg.launcher == 'mpi':

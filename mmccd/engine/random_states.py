@@ -69,7 +69,7 @@ class SeededSamples:
     """PyTorch's protocol for loading a batch of samples, each with its own seed.
 
     Args:
-        dataset (Dataset): The data set, which becomes indexable as before.
+        dataset (Dataset): The dataset, which becomes indexable as before.
     """
 
     def __init__(self, dataset: Dataset) -> None:

@@ -19,7 +19,7 @@ from mmccd.registry import WEIGHT_INITIALIZERS
 
 __all__ = ['PretrainedBackbone', 'allowed_missing', 'is_named', 'missing_checkpoint_message']
 
-# Attentions that can start as the identity, and the component of their keys.
+# Attentions that can be the identity at first, and the component of their keys.
 IDENTITY_PARTS = {'ccd': 'ccd', 'se': 'se_layer', 'cbam': 'cbam'}
 # Top-level parts of a checkpoint that belong to a classifier or a detector, not to its backbone.
 NOT_BACKBONE = ('fc', 'head', 'neck', 'bbox_head', 'rpn_head', 'roi_head', 'mask_head', 'data_preprocessor')
@@ -52,7 +52,7 @@ def missing_checkpoint_message(checkpoint: str) -> str:
     if match:
         attention, depth = match.groups()
         text += (
-            '\nOr start from plain ResNet weights, with gates that start as the identity:\n'
+            '\nOr initialise it with plain ResNet weights, and the gates as the identity:\n'
             '  --cfg-options model.backbone.attention.identity_init=True '
             f'model.backbone.init_cfg.checkpoint=torchvision://resnet{depth} '
             f'model.backbone.init_cfg.allow_missing={IDENTITY_PARTS[attention]}'

@@ -32,7 +32,8 @@ def path(tmp_path) -> str:
     path = tmp_path / 'x.pth'
     state = {'weight': torch.arange(6.0).reshape(2, 3), 'bias': torch.arange(2.0)}
     hub = dict(log_scalars={'train/loss': HistoryBuffer([1.0], [1])})
-    torch.save(dict(meta=dict(epoch=1), state_dict=state, message_hub=hub), path)
+    optimizer = dict(momentum=torch.arange(3.0))
+    torch.save(dict(meta=dict(epoch=1), state_dict=state, message_hub=hub, optimizer=optimizer), path)
     write_with_checksum(str(path), path.read_bytes())
     return str(path)
 
@@ -164,13 +165,26 @@ def test_handed_over_once(path, opened):
     assert CheckpointLoader.load_checkpoint(path) is not content
 
 
+@pytest.mark.skipif(not os.path.exists('/proc/self/maps'), reason='the system does not list what is mapped')
+def test_the_file_is_not_mapped_for_longer(path):
+    """Whatever keeps a part of what was handed over; the model's tensors alone are not copied here."""
+    OpenedCheckpoint.read(path, 'checkpoint').hand_over()
+    content = CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    assert path in Path('/proc/self/maps').read_text()
+    kept = {k: v for k, v in content.items() if k != 'state_dict'}
+    del content
+    assert path not in Path('/proc/self/maps').read_text()
+    assert set(kept) == {'meta', 'message_hub', 'optimizer'}
+    assert kept['optimizer']['momentum'].tolist() == [0, 1, 2]
+
+
 def test_other_names_are_read_as_ever(path, tmp_path):
     """Those that begin alike, too."""
     other = f'{path}.other'
     torch.save(dict(state_dict={}), other)
     OpenedCheckpoint.read(path, 'checkpoint').hand_over()
     assert CheckpointLoader.load_checkpoint(other) == dict(state_dict={})
-    assert set(CheckpointLoader.load_checkpoint(path)) == {'meta', 'state_dict', 'message_hub'}
+    assert set(CheckpointLoader.load_checkpoint(path)) == {'meta', 'state_dict', 'message_hub', 'optimizer'}
 
 
 def test_check_before(path):

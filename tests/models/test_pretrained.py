@@ -4,9 +4,10 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmccd.checkpoints import read
 from mmccd.models import AttentionResNet, PretrainedBackbone, pretrained
 from mmccd.models.backbones import attention_resnet
-from mmccd.models.pretrained import missing_checkpoint_message
+from mmccd.models.pretrained import allowed_missing, missing_checkpoint_message
 
 
 @pytest.fixture(scope='module')
@@ -159,6 +160,45 @@ def test_allow_unexpected(tmp_path, trained):
         PretrainedBackbone(str(tmp_path / 'a.pth'))(cut)
     PretrainedBackbone(str(tmp_path / 'a.pth'), allow_unexpected='layer4')(cut)
     assert torch.equal(cut.layer3[0].conv1.weight, trained['layer3.0.conv1.weight'])
+
+
+def test_former_names_of_options(tmp_path, trained):
+    """Configs of version 0.1 load, with a warning; both names together are one list."""
+    state = {k: v for k, v in trained.items() if '.ccd.' not in k}
+    torch.save({**state, 'layer9.x': torch.ones(1), 'layer8.x': torch.ones(1)}, tmp_path / 'a.pth')
+    with pytest.warns(DeprecationWarning, match='allow_new .* allow_missing'):
+        loader = PretrainedBackbone(
+            str(tmp_path / 'a.pth'), allow_new='ccd', allow_unexpected='layer8', allow_unused=['layer9']
+        )
+    net = AttentionResNet(18, attention=dict(type='mmccd.CCD'))
+    loader(net)
+    assert torch.equal(net.layer3[0].conv1.weight, trained['layer3.0.conv1.weight'])
+    for options in (dict(allow_new='ccd'), dict(allow_missing='ccd'), dict(allow_new=['a'], allow_missing=('b', 'c'))):
+        names = tuple(n for v in options.values() for n in ([v] if isinstance(v, str) else v))
+        assert set(allowed_missing(options)) == set(names)
+    assert allowed_missing(dict(type='Pretrained')) == ()
+    # What is frozen is decided by the former name as well.
+    init_cfg = dict(type='mmccd.PretrainedBackbone', checkpoint=str(tmp_path / 'a.pth'), allow_new='ccd')
+    frozen = AttentionResNet(18, frozen_stages=1, attention=dict(type='mmccd.CCD'), init_cfg=init_cfg)
+    assert frozen.layer1[0].ccd.scale.requires_grad
+    assert not frozen.layer1[0].conv1.weight.requires_grad
+
+
+@pytest.mark.parametrize('first', [True, False])
+@pytest.mark.parametrize('checkpoint', ['https://a.org/b.pth', 'local'])
+def test_one_process_of_a_machine_downloads(tmp_path, trained, monkeypatch, first, checkpoint):
+    """The others wait until it has; nothing is waited for with a file."""
+    torch.save(trained, tmp_path / 'a.pth')
+    order = []
+    monkeypatch.setenv('LOCAL_RANK', '0' if first else '1')
+    monkeypatch.setattr(read, 'barrier', lambda: order.append('wait'))
+    monkeypatch.setattr(
+        'torch.hub.load_state_dict_from_url', lambda *args, **kwargs: order.append('download') or trained
+    )
+    path = checkpoint if '://' in checkpoint else str(tmp_path / 'a.pth')
+    PretrainedBackbone(path)(AttentionResNet(18, attention=dict(type='mmccd.CCD')))
+    expected = ['download', 'wait'] if first else ['wait', 'download']
+    assert order == (expected if '://' in checkpoint else [])
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path):

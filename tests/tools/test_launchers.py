@@ -124,8 +124,7 @@ def test_dist_test_on_one_of_two_nodes(tools, tmp_path):
     )
     assert lines == [
         f'PYTHONPATH={tools}/..:/mine',
-        '-m',
-        'torch.distributed.run',
+        f'{tools}/dist_run.py',
         '--nnodes=2',
         '--node_rank=1',
         '--master_addr=10.0.0.1',
@@ -315,6 +314,42 @@ def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workp
     assert (workplace / 'work' / f'epoch_{epoch + 1}.pth').is_file()
     last = torch.load(workplace / 'work' / f'epoch_{epoch + 1}.pth', weights_only=False)
     assert last['meta']['iter'] == 5 * (epoch + 1)
+
+
+# A tool that waits for a signal, and says when it does.
+WAITING = """
+import pathlib, signal, sys
+from mmccd.cli.arguments import run_tool
+
+def main():
+    pathlib.Path('ready').touch()
+    while True:
+        signal.pause()
+
+run_tool(main)
+"""
+
+
+@pytest.mark.slow
+def test_control_c(root, cpu_env, free_port, tmp_path):
+    """The terminal sends it to torchrun and to its process: no traceback of either, and a shell's exit code."""
+    (tmp_path / 'tool.py').write_text(WAITING)
+    running = subprocess.Popen(
+        [sys.executable, root / 'tools/dist_run.py', '--nproc_per_node=1', f'--master_port={free_port()}', 'tool.py'],
+        env={**cpu_env, 'PYTHONPATH': str(root)},
+        cwd=tmp_path,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / 'ready').exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(running.pid, signal.SIGINT)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == 130, err
+    assert '\ninterrupted\n' in err
+    assert 'Traceback' not in err
 
 
 # What a tool does up to its runner, then a sum over the processes.

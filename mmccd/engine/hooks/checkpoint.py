@@ -19,18 +19,18 @@ from ..random_states import get_random_states, make_resumable, set_random_states
 
 INTERRUPTED = 'interrupted.pth'
 VALIDATED = 'last_validation.json'
-# What decides the course of a training. Workers, logs, hooks and validation do not.
-COURSE = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr')
-NOT_COURSE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout')
+# What a training's numbers depend on. Workers, logs, hooks and validation change none of them.
+RECIPE = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr')
+NOT_RECIPE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout')
 
 
-def course_of(cfg: Any) -> dict[str, str]:
-    """What decides the course of a training in a config, flat: ``{'optim_wrapper.optimizer.lr': '0.01', ...}``."""
+def recipe_of(cfg: Any) -> dict[str, str]:
+    """What a training's numbers depend on in a config, flat: ``{'optim_wrapper.optimizer.lr': '0.01', ...}``."""
 
     def flatten(value: Any, key: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:
             for k, v in value.items():
-                if key != 'train_dataloader' or k not in NOT_COURSE:
+                if key != 'train_dataloader' or k not in NOT_RECIPE:
                     yield from flatten(v, f'{key}.{k}')
         elif isinstance(value, (list, tuple)) and any(isinstance(v, (dict, list, tuple)) for v in value):
             for i, v in enumerate(value):
@@ -38,7 +38,7 @@ def course_of(cfg: Any) -> dict[str, str]:
         else:
             yield key, repr(list(value)) if isinstance(value, (list, tuple)) else repr(value)
 
-    return dict(item for key in COURSE if cfg.get(key) is not None for item in flatten(cfg[key], key))
+    return dict(item for key in RECIPE if cfg.get(key) is not None for item in flatten(cfg[key], key))
 
 
 class _RemoveLater:
@@ -72,17 +72,17 @@ class CheckpointHook(MMEngineCheckpointHook):
       ``.<name>.sha256``. The one before it is removed after that. What cannot be written raises ``OSError`` and leaves
       the folder as it was.
     * It holds, beside mmengine's entries, ``resume``: random states of all processes, how far the epoch was, the seed
-      of the sampler, the number of processes, the batch of all of them, and the course (:func:`course_of`).
+      of the sampler, the number of processes, the batch of all of them, and the recipe (:func:`recipe_of`).
     * Training continues from there with the same random numbers, in the middle of an epoch as well: images that the
       epoch has had are left out. In an :class:`~mmengine.runner.EpochBasedTrainLoop` each sample has a seed of its own
       for this, and validation leaves the random states as they were.
-    * Processes, batch or course that have changed are named in a warning. A validation that the interruption cut off
+    * Processes, batch or recipe that have changed are named in a warning. A validation that the interruption cut off
       is repeated.
 
     Checkpoints of mmengine's own hook can be resumed as before.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._resumed: dict | None = None  # the entry of the checkpoint; empty if mmengine's own hook wrote it
         self._entry: dict | None = None  # the entry of the checkpoint that is being written
@@ -111,7 +111,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             for name in os.listdir(self.out_dir):
                 if name.endswith(('.pth' + PARTIAL, '.pth.sha256' + PARTIAL)):  # a process was killed while it wrote
                     os.remove(osp.join(self.out_dir, name))
-        self._check_same_start(runner)
+        self._check_same_checkpoint(runner)
         self._prepare_loader(runner)
         if self._resumed is not None:
             self._warn_of_changes(runner)
@@ -125,13 +125,13 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _local(self) -> bool:
         return (self.backend_args or {}).get('backend') == 'mmccd.atomic'
 
-    def _check_same_start(self, runner: Runner) -> None:
+    def _check_same_checkpoint(self, runner: Runner) -> None:
         """Processes that resumed from different checkpoints would train on without a word."""
-        starts = all_gather_object((runner.epoch, runner.iter))
-        if len(set(starts)) > 1:
+        resumed = all_gather_object((runner.epoch, runner.iter))
+        if len(set(resumed)) > 1:
             raise RuntimeError(
                 'the processes resumed from different checkpoints, at (epoch, iteration) '
-                f'{sorted(set(starts))}: is the work folder shared by all machines?'
+                f'{sorted(set(resumed))}: is the work folder shared by all machines?'
             )
 
     def _batch_of_all(self, runner: Runner) -> int | None:
@@ -279,7 +279,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             checkpoint['resume'] = self._entry
 
     def _describe(self, runner: Runner) -> dict[str, Any]:
-        return dict(processes=get_world_size(), batch=self._batch_of_all(runner), course=course_of(runner.cfg))
+        # These keys are in the checkpoints of version 0.1, and stay.
+        return dict(processes=get_world_size(), batch=self._batch_of_all(runner), course=recipe_of(runner.cfg))
 
     def _save(self, runner: Runner, filename: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)

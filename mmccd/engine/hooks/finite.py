@@ -1,4 +1,4 @@
-"""Losses and gradients that are no numbers any more."""
+"""Losses and gradients that are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CAUSES = """Likely causes:
 
 
 class NonFiniteError(ArithmeticError):
-    """A loss, a gradient or a parameter is infinite or not a number."""
+    """A loss, a gradient or a parameter is NaN or infinite."""
 
 
 def _finite(tensors: list[Tensor]) -> bool:
@@ -47,7 +47,7 @@ def _finite(tensors: list[Tensor]) -> bool:
 
 @HOOKS.register_module()
 class CheckFiniteHook(Hook):
-    """Stop, before parameters or checkpoints are spoilt, when a loss or a gradient is infinite or not a number.
+    """Stop, before parameters or checkpoints are spoilt, when a loss or a gradient is NaN or infinite.
 
     * Gradients are looked at before the optimizer uses them. With a loss scaler (``AmpOptimWrapper`` in half precision)
       the scaler does that, and leaves steps out while it looks for its scale; what stops the training then is a scale
@@ -119,7 +119,7 @@ class CheckFiniteHook(Hook):
         keys = [f'train/{key}' for key in outputs or {}]
         if not all(math.isfinite(logged[key].current()) for key in keys if key in logged):
             named = dict(runner.model.named_parameters())
-            self._stop(runner, 'loss', named, 'The optimizer has used it: do not go on with these parameters.')
+            self._stop(runner, 'loss', named, 'The optimizer has used it: do not continue with these parameters.')
         wrappers = runner.optim_wrapper
         for wrapper in wrappers.values() if hasattr(wrappers, 'values') else [wrappers]:
             scaler = self._scaler(wrapper)
@@ -133,7 +133,7 @@ class CheckFiniteHook(Hook):
         self._batch, self._losses = None, {}
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """No checkpoint of parameters that are no numbers takes the place of a good one."""
+        """No checkpoint of parameters that are NaN or infinite takes the place of a good one."""
         states = {**checkpoint.get('ema_state_dict', {}), **checkpoint['state_dict']}
         named = {k: v for k, v in states.items() if isinstance(v, Tensor) and v.is_floating_point()}
         if not _finite(list(named.values())):
@@ -164,7 +164,7 @@ class CheckFiniteHook(Hook):
         losses = {k: v for k, v in report['losses'].items() if not all(math.isfinite(n) for n in v)}
         images = [str(p.get('img_path') or p.get('img_id')) for p in report['images']]
         lines = [
-            f'a {what} is infinite or not a number in epoch {report["epoch"]}, iteration {report["iteration"]}'
+            f'a {what} is NaN or infinite in epoch {report["epoch"]}, iteration {report["iteration"]}'
             + (f', first in {first}' if first and what != 'loss' else '')
             + f'. {remark}',
             *(f'  {name}: {values}' for name, values in losses.items()),

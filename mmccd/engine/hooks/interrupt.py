@@ -66,9 +66,10 @@ class InterruptHook(Hook):
     """Save and end, with exit code 85, after SIGTERM or SIGUSR1 (slurm's ``--signal=USR1@120``).
 
     The signal may reach one process or all. After the iteration that runs, and the gradients of which are used, all
-    processes agree, ``interrupted.pth`` is saved by :class:`CheckpointHook`, and training goes on from there with
-    ``--resume``. At an epoch's end its regular checkpoint does. During validation, one process ends at once where the
-    epoch is saved; several end when the validation is complete. Without mmccd's checkpoint hook, nothing is changed.
+    processes agree, ``interrupted.pth`` is saved by :class:`CheckpointHook`, and training continues from there with
+    ``--resume``. At an epoch's end its regular checkpoint does. During validation, one process ends immediately where
+    the epoch is saved; several end when the validation is complete. Without mmccd's checkpoint hook, nothing is
+    changed.
 
     Where the environment variable ``MMCCD_INTERRUPTED`` holds a path, the exit code is written there as well.
     """

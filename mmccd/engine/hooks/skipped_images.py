@@ -18,8 +18,8 @@ FILE = 'skipped_images.txt'
 
 
 def guarded_datasets(dataset: Any) -> Iterator[Any]:
-    """Every guarded data set inside a data set and its wrappers."""
-    from mmccd.data import GuardedDataset  # imports both tasks' packages: not before there is a data set
+    """Every guarded dataset inside a dataset and its wrappers."""
+    from mmccd.data import GuardedDataset  # imports both tasks' packages: not before there is a dataset
 
     if isinstance(dataset, GuardedDataset):
         yield dataset
@@ -33,8 +33,8 @@ class SkippedImagesHook(Hook):
     """Gather what the processes skipped, write it to ``<work_dir>/skipped_images.txt``, and stop if it is too much.
 
     A line for each image: its path, how often it was skipped in this run, and what is wrong with it. The share that
-    may be broken is the data set's ``max_broken`` (:class:`mmccd.data.GuardedDataset`); a process counts its own
-    images at once, those of all processes are put together here.
+    may be broken is the dataset's ``max_broken`` (:class:`mmccd.data.GuardedDataset`); a process counts its own
+    images immediately, those of all processes are put together here.
 
     Args:
         interval (int): Iterations between two looks; there is one at every epoch's end as well. Default: 100.

@@ -18,7 +18,7 @@ from mmccd.checkpoints.files import verify_checksum
 from mmccd.checkpoints.read import read_checkpoint
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine import CheckpointHook
-from mmccd.engine.hooks.checkpoint import course_of
+from mmccd.engine.hooks.checkpoint import recipe_of
 
 
 class Killed(BaseException):
@@ -268,7 +268,7 @@ def test_nothing_to_name(make_runner, tmp_path):
     assert not [m for m in messages if 'checkpoint' in m]
 
 
-def test_course():
+def test_recipe():
     """Lists of plain values are one entry, other lists one an item; tuples count as lists."""
     cfg = dict(
         model=dict(type='A', sizes=(1, 2), blocks=[dict(n=1), dict(n=2)]),
@@ -276,7 +276,7 @@ def test_course():
         train_dataloader=dict(num_workers=3, batch_size=2, dataset=dict(num_workers=1)),
         optim_wrapper={},
     )
-    assert course_of(cfg) == {
+    assert recipe_of(cfg) == {
         'model.type': "'A'",
         'model.sizes': '[1, 2]',
         'model.blocks.0.n': '1',

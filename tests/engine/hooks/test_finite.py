@@ -51,7 +51,7 @@ def test_gradient(make_runner, tmp_path, value):
     assert report['learning_rates']['lr'] == [pytest.approx(0.05 * 0.8)]
     lines = str(caught.value).splitlines()
     assert lines[0] == (
-        'a gradient is infinite or not a number in epoch 2, iteration 8, first in fc1.weight. '
+        'a gradient is NaN or infinite in epoch 2, iteration 8, first in fc1.weight. '
         'The parameters are as they were before this iteration.'
     )
     assert any(line.startswith('Likely causes') for line in lines)
@@ -62,7 +62,7 @@ def test_loss_between_two_looks(make_runner, tmp_path):
     """Gradients are looked at once in 100 iterations: the loss of the next iteration tells, and nothing is saved."""
     runner = make_runner(finite=dict(interval=100))
     runner.log.at['iter', 7] = spoil_gradient(math.nan)
-    with pytest.raises(NonFiniteError, match='a loss is infinite or not a number in epoch 2, iteration 9'):
+    with pytest.raises(NonFiniteError, match='a loss is NaN or infinite in epoch 2, iteration 9'):
         runner.train()
     report = report_of(tmp_path)
     assert report['first'] == 'fc1.weight'
@@ -74,7 +74,7 @@ def test_no_checkpoint_of_spoilt_parameters(make_runner, tmp_path):
     """Spoilt in an epoch's last iteration, unseen until the checkpoint: the one before it stays the newest."""
     runner = make_runner(finite=dict(interval=100), checkpoint=dict(max_keep_ckpts=1))
     runner.log.at['iter', 9] = spoil_gradient(math.nan)
-    with pytest.raises(NonFiniteError, match=r'a parameter is infinite .* first in module\.fc1'):
+    with pytest.raises(NonFiniteError, match=r'a parameter is NaN or infinite .* first in module\.fc1'):
         runner.train()
     assert [p.name for p in (tmp_path / 'work').glob('epoch*.pth')] == ['epoch_1.pth']
 

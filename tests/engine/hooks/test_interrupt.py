@@ -54,7 +54,7 @@ def test_within_an_epoch(make_runner, untouched, assert_same, tmp_path, monkeypa
     assert sorted(resumed.log.batches) == list(range(8, 20))
     assert_same(tmp_path / 'work' / 'epoch_4.pth', untouched[0] / 'epoch_4.pth')
     assert not (tmp_path / 'work' / 'interrupted.pth').exists()
-    assert not (tmp_path / 'work' / 'interrupted.pth.sha256').exists()
+    assert not (tmp_path / 'work' / '.interrupted.pth.sha256').exists()
 
 
 def test_twice_within_an_epoch(make_runner, untouched, assert_same, tmp_path):

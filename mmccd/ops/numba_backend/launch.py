@@ -111,7 +111,7 @@ def _in_place(t: Tensor) -> bool:
 
 
 def _arguments(
-    x: Tensor, out: Tensor, scale: Tensor, bias: Tensor, saved: tuple[Tensor, ...], options: Options
+    x: Tensor, out: Tensor, scale: Tensor, bias: Tensor, saved: Saved, options: Options
 ) -> tuple[np.ndarray, int]:
     """(record of what forward and backward share, threads); out is the tensor written to."""
     shared = plan(x.shape, x.stride(), out.stride(), _in_place(x), _in_place(out), options, x.dtype)
@@ -144,7 +144,9 @@ def forward(
     else:
         saved = (x.new_empty(0), x.new_empty(0), x.new_empty(0))
     if x.numel() == 0:
-        return y.to(dtype), tuple(s.zero_() for s in saved)
+        for s in saved:
+            s.zero_()
+        return y.to(dtype), saved
     callback = _compiled('forward', compute == torch.float64)
     scale, bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
     a, threads = _arguments(x, y, scale, bias, saved, options)
@@ -167,13 +169,12 @@ def backward(
     need_x: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """See :class:`mmccd.ops.backends.Backend`."""
+    grad_residual = None
     if y is not None and not _in_one_pass(x, y):
-        grad_residual = relu_gradient(grad_y, y)
-        grad_x, _, *others = backward(grad_residual, None, x, scale, bias, saved, options, need_x)
-        return grad_x, grad_residual, *others
+        grad_y = grad_residual = relu_gradient(grad_y, y)
+        y = None
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x, grad_y = _plain(x, compute), _plain(grad_y, compute)
-    grad_residual = None
     if y is not None:
         grad_y, grad_residual = grad_y.contiguous(), torch.empty_like(x)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
@@ -181,11 +182,11 @@ def backward(
         return grad_x.to(dtype), grad_residual, torch.zeros_like(scale), torch.zeros_like(bias)
     callback = _compiled('backward', compute == torch.float64)
     own_scale, own_bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
-    saved = tuple(s.contiguous() for s in saved)
+    context, d, stats = (s.contiguous() for s in saved)
     sums = torch.empty(2, x.shape[0], options.groups, dtype=torch.float64)
-    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, saved, options)
+    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, (context, d, stats), options)
     a['grad_y'], a['grad_y_in_place'], a['grad_y_strides'] = grad_y.data_ptr(), _in_place(grad_y), grad_y.stride()
-    if y is not None:
+    if y is not None and grad_residual is not None:
         a['y'], a['grad_residual'] = y.data_ptr(), grad_residual.data_ptr()
     a['grad_scale'], a['grad_bias'] = sums[0].data_ptr(), sums[1].data_ptr()
     a['need_x'] = need_x

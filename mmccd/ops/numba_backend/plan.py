@@ -125,8 +125,8 @@ def tables(height: int, width: int, scales: tuple[int, ...], dtype: torch.dtype)
     matrix_t[:, : back.shape[1]] = back
     cells_t = np.zeros((len(cell), padded(grid * grid)), real)
     cells_t[np.arange(len(cell)), cell] = 1
-    bounds = (np.array(axis.bounds) for axis in (rows, cols))
-    return Tables(*bounds, row_cells, col_cells, row_edges, col_edges, matrix, matrix_t, cells_t)
+    row_bounds, col_bounds = np.array(rows.bounds), np.array(cols.bounds)
+    return Tables(row_bounds, col_bounds, row_cells, col_cells, row_edges, col_edges, matrix, matrix_t, cells_t)
 
 
 class Plan(NamedTuple):

@@ -40,7 +40,7 @@ def unavailable(x: Tensor, options: Options) -> str | None:
     return planning.too_fine(x.shape[1], options)
 
 
-def _switches(plan: Plan, x: Tensor, options: Options) -> dict[str, object]:
+def _switches(plan: Plan, x: Tensor, options: Options) -> dict[str, Any]:
     """What both directions are compiled for."""
     import triton.language as tl
 
@@ -62,7 +62,9 @@ def forward(
     context = x.new_empty((samples, channels, grid, grid) if through_memory else 0, dtype=compute)
     stats = x.new_empty((samples, groups, 2) if through_memory else 0, dtype=compute)
     d = x.new_empty((samples, groups, height, width) if keep else 0, dtype=compute)
-    saved = (context, d, stats) if keep else tuple(x.new_empty(0, dtype=compute) for _ in range(3))
+    saved = context, d, stats
+    if not keep:
+        saved = x.new_empty(0, dtype=compute), x.new_empty(0, dtype=compute), x.new_empty(0, dtype=compute)
     if options.normalize is None:
         stats.zero_()
     if x.numel() > 0:

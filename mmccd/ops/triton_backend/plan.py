@@ -7,7 +7,7 @@ only part that depends on the image.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -144,7 +144,7 @@ def run_time_strides(plan: Plan, names: list[str], t: Tensor, which: int) -> dic
     return dict(zip(names, (stride // plan.align for stride in strides)))
 
 
-def compile_time(plan: Plan, channels: int, options: Options) -> dict[str, object]:
+def compile_time(plan: Plan, channels: int, options: Options) -> dict[str, Any]:
     """What both directions are compiled for, but the dtype of sums."""
     per_group, cells = channels // options.groups, math.lcm(*options.scales)
     block_l = _power_of_2(cells)
@@ -168,13 +168,13 @@ def compile_time(plan: Plan, channels: int, options: Options) -> dict[str, objec
     )
 
 
-def warps(switches: dict[str, object], per_thread: int) -> int:
+def warps(switches: dict[str, Any], per_thread: int) -> int:
     """Warps of a program, for so many elements of its tile a thread."""
     elements = math.prod(switches[k] for k in ('CB', 'A', 'BH', 'LB', 'BW'))
     return min(16, max(1, elements // (32 * per_thread)))
 
 
-def sum_launch(switches: dict[str, object], slabs: int, *wanted: str) -> tuple[tuple[int, int], dict[str, object]]:
+def sum_launch(switches: dict[str, Any], slabs: int, *wanted: str) -> tuple[tuple[int, int], dict[str, Any]]:
     """Grid and compile-time arguments of the kernels that add up parts and mix scales."""
     table = switches['LB'] ** 2
     channels = min(switches['CB'], max(1, TILE_ELEMENTS // (max(SUM_BLOCK, switches['LB']) * table)))

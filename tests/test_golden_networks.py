@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmccd.checkpoints.convert import parse_arch
 from mmccd.checkpoints.read import read_checkpoint
-from mmccd.ops.functional import ccd_reference
+from mmccd.ops import ccd_reference
 
 TESTS = Path(__file__).parent
 CLASSIFIERS = ['resnet50', 'ccd_resnet50', 'se_resnet50', 'sk_resnet50', 'cbam_resnet50', 'gc_resnet50']

@@ -76,8 +76,8 @@ class Row(NamedTuple):
 
 
 BACKENDS = {
-    'torch': Row('mmccd.ops.torch_backend'),  # stock operators, everywhere: what 'auto' falls back to
     'cpu': Row('mmccd.ops.numba_backend.launch', preferred_on=('cpu',)),
+    'torch': Row('mmccd.ops.torch_backend'),  # stock operators, everywhere: what 'auto' falls back to
     'triton': Row('mmccd.ops.triton_backend.launch'),  # not preferred: it has run in Triton's interpreter alone
 }
 _reported: set[str] = set()
@@ -90,37 +90,12 @@ def check_impl(impl: str) -> None:
         raise ValueError(f'impl must be one of {("auto", *BACKENDS)}, got {impl!r}')
 
 
-class _Adapted:  # TODO: goes when triton_backend/launch.py is there
-    def __init__(self, module):
-        self.module = module
-
-    def unavailable(self, x, options):
-        return self.module.unavailable(x)
-
-    def forward(self, x, residual, scale, bias, options, keep):
-        y, saved = self.module.forward(x, scale, bias, options, keep)
-        return add_relu_(y, residual), saved
-
-    def backward(self, grad_y, y, x, scale, bias, saved, options, need_x):
-        grad_residual = None
-        if y is not None:
-            grad_y = grad_residual = relu_gradient(grad_y, y)
-        a, b, c = self.module.backward(grad_y, x, scale, bias, saved, options, need_x)
-        return a, grad_residual, b, c
-
-
-@cache
-def _load(module: str) -> Backend:
-    from importlib.util import find_spec
-
-    if module.endswith('triton_backend.launch') and find_spec(module) is None:
-        return cast(Backend, _Adapted(import_module('mmccd.ops.triton_backend.kernels')))
-    return cast(Backend, import_module(module))
+_load = cache(import_module)
 
 
 def load(name: str) -> Backend:
     """The backend of a row of the table, imported."""
-    return _load(BACKENDS[name].module)
+    return cast(Backend, _load(BACKENDS[name].module))
 
 
 def choose(impl: str, x: Tensor, options: Options) -> Backend:
@@ -130,7 +105,7 @@ def choose(impl: str, x: Tensor, options: Options) -> Backend:
         ValueError: If a named one cannot run, with the reason.
     """
     if impl == 'auto':
-        return load(automatic(x, options))
+        return _automatic(x, options)[1]
     backend = load(impl)
     reason = backend.unavailable(x, options)
     if reason is not None:
@@ -143,15 +118,20 @@ def automatic(x: Tensor, options: Options) -> str:
 
     If that one cannot run, it is stock operators, and a warning is logged, once in a process.
     """
+    return _automatic(x, options)[0]
+
+
+def _automatic(x: Tensor, options: Options) -> tuple[str, Backend]:
     for name, row in BACKENDS.items():
         if x.device.type in row.preferred_on:
-            reason = load(name).unavailable(x, options)
+            backend = load(name)
+            reason = backend.unavailable(x, options)
             if reason is None:
-                return name
+                return name, backend
             if name not in _reported:
                 _reported.add(name)
                 _logger.warning("ccd: impl='auto' runs stock operators, since %r cannot run: %s", name, reason)
-    return 'torch'
+    return 'torch', load('torch')
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

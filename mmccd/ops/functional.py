@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .backends import check_impl, choose
 from .library import Direct, is_eager, without_autocast
-from .options import FLATNESS, MIN_NORM, Options, check_ccd_options, make_options  # noqa: F401
-from .reference import ccd_gate, ccd_reference  # noqa: F401
+from .options import Options, make_options
+from .reference import ccd_reference
 
 
 def ccd(
@@ -86,7 +86,12 @@ def ccd_with_options(
     check_impl(impl)
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return _add_relu(ccd_reference(x, scale, bias, *options), residual)
-    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, residual, scale, bias))
+    keep = torch.is_grad_enabled() and (
+        x.requires_grad
+        or scale.requires_grad
+        or bias.requires_grad
+        or (residual is not None and residual.requires_grad)
+    )
     if torch.compiler.is_compiling():
         # The operator looks for a backend when it runs. Addition and ReLU are left to the compiler, which joins them
         # with what follows.
@@ -132,6 +137,3 @@ def _check_tensors(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tens
             raise ValueError(f'residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}')
         if residual.device != x.device:
             raise ValueError(f'residual must be on the device of x: x is on {x.device}, residual on {residual.device}')
-
-
-CCDOptions = Options  # TODO: goes with the last user

@@ -474,6 +474,7 @@ def test_named_backend_that_cannot_run_says_why(impl, monkeypatch):
 
 @pytest.mark.parametrize('impl', ['cpu', 'triton'])
 def test_backend_on_another_device(impl):
+    pytest.importorskip('numba' if impl == 'cpu' else impl)
     meta = [t.to('meta') for t in make((1, 4, 5, 5), 2)[:3]]
     with pytest.raises(ValueError, match=f"impl='{impl}'.*meta"):
         ccd(*meta, 2, impl=impl)
@@ -514,7 +515,6 @@ def sample_backend():
 def test_new_backend_is_one_row_of_the_table(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sample_backend', sample_backend())
     monkeypatch.setitem(BACKENDS, 'sample', Row('sample_backend'))
-    monkeypatch.setattr(backends, '_load', backends._load.__wrapped__)  # without its cache
     assert 'sample' in [p.values[0] for p in rows()]  # what every test here runs over
     test_against_the_definition('sample', (2, 6, 13, 11), 2, OPTIONS[0])
     test_memory_layouts('sample', (2, 12, 14, 9), 4)

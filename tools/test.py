@@ -1,11 +1,8 @@
 """Test a detector or a classifier: metrics, predictions, images."""
 
 import argparse
-import os.path as osp
-from copy import deepcopy
 
 import mmengine
-from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import DumpResults
 
 import mmccd  # noqa: F401  before anything of mmdet
@@ -14,6 +11,7 @@ from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool
 from mmccd.cli.checks import check_amp, check_data
 from mmccd.cli.runner import build_runner
+from mmccd.cli.testing import show_predictions, use_tta
 from mmccd.configs import load_config
 from mmccd.errors import UserError
 from mmccd.models.build import build_model
@@ -42,39 +40,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def show_predictions(cfg: Config, args: argparse.Namespace) -> None:
-    """Switch the visualization hook on, each task's own way."""
-    hook = cfg.default_hooks.get('visualization')
-    if hook is None:
-        raise UserError('--show and --show-dir need default_hooks.visualization in the config')
-    detection = cfg.default_scope == 'mmdet'
-    hook.update({'draw' if detection else 'enable': True, 'show': args.show, 'wait_time': args.wait_time})
-    if args.show_dir:
-        if detection:
-            hook.test_out_dir = args.show_dir
-        else:  # mmpretrain's hook writes where it is told, mmdet's below WORK_DIR/<time>
-            hook.out_dir = osp.join(cfg.work_dir, args.show_dir)
-            hook.interval = 1
-
-
-def use_tta(cfg: Config) -> None:
-    """Wrap model and pipeline for flips; a config's own ``tta_model`` and ``tta_pipeline`` go first."""
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    if cfg.default_scope == 'mmdet':
-        model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-        last = dict(type='PackDetInputs', meta_keys=keys)
-    else:
-        model = dict(type='AverageClsScoreTTA')
-        last = dataset.pipeline[-1]
-    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-    pipeline = [*deepcopy(dataset.pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [last]])]
-    cfg.model = ConfigDict(**cfg.get('tta_model', model), module=cfg.model)
-    dataset.pipeline = cfg.get('tta_pipeline', pipeline)
-
-
 def main() -> None:
     args = parse_args()
     suffixes = ('.pkl', '.pickle') if args.out_item == 'pred' else ('.json',)
@@ -90,7 +55,7 @@ def main() -> None:
         check_amp(cfg, args.amp)
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
-        show_predictions(cfg, args)
+        show_predictions(cfg, args.show, args.show_dir, args.wait_time)
     if args.tta:
         use_tta(cfg)
 

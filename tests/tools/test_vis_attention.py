@@ -139,7 +139,7 @@ def test_bad_input_is_one_clear_error_and_writes_nothing(call_tool, root, workpl
         ((image, config, 'none.pth'), "checkpoint 'none.pth' does not exist"),
         (
             (image, root / 'configs' / 'ccd_r18_digits.py', checkpoints['r18_digits']),
-            'backbone.layer1.0.ccd.scale, ',
+            'does not fit the config, nothing was done:\n  16 missing keys (ccd: 16): backbone.layer1.0.ccd.scale, ',
         ),
         ((image, root / 'configs' / 'r18_digits.py', checkpoints['r18_digits']), 'there is nothing to show: no '),
     ):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
+from mmccd.models.layers import AttentionLayer
 
 CONVENTIONS = ('published', 'mac', 'mmengine')
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
@@ -161,11 +162,10 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
     """
     if convention not in CONVENTIONS:
         raise ValueError(f'convention must be one of {CONVENTIONS}, got {convention!r}')
-    attentions = (CCD, SE, GE, CBAM, ECA, GC, SK)
-    inside = {m for layer in model.modules() if isinstance(layer, attentions) for m in layer.modules()}
+    inside = {m for layer in model.modules() if isinstance(layer, AttentionLayer) for m in layer.modules()}
     total = Complexity(params=sum(p.numel() for p in model.parameters()))
     total.attention_params = sum(
-        p.numel() for layer in model.modules() if isinstance(layer, attentions) for p in layer.parameters()
+        p.numel() for layer in model.modules() if isinstance(layer, AttentionLayer) for p in layer.parameters()
     )
 
     def count(module: nn.Module, inputs: tuple, out: Tensor) -> None:
@@ -181,7 +181,7 @@ def measure(model: nn.Module, shape: tuple[int, int], convention: str = 'publish
         if convention == 'published':
             total.flops += _published(module, x, out) + _published_correction(module, x, out)
 
-    counted = [m for m in model.modules() if isinstance(m, attentions) or not list(m.children())]
+    counted = [m for m in model.modules() if isinstance(m, AttentionLayer) or not list(m.children())]
     hooks = [m.register_forward_hook(count) for m in counted]
     try:
         run_once(model, torch.empty(1, 3, *shape, device='meta'))

@@ -103,6 +103,7 @@ def compare(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Fit:
     """Match tensors by name and shape; neither is changed, and the target's may be on the meta device.
 
     Example:
+        >>> import torch
         >>> compare({'a': torch.zeros(2), 'b': torch.zeros(1)}, {'a': torch.zeros(3)}).problems()
         ['1 unexpected key (b: 1): b', 'size mismatch of 1 tensor: a (2,) in the checkpoint, (3,) in the model']
     """

@@ -32,8 +32,8 @@ def list_configs(pattern: str = '*') -> list[str]:
 
     Example:
         >>> import mmccd
-        >>> mmccd.list_configs('retinanet_*_digits')
-        ['retinanet_ccd_r18_fpn_digits', 'retinanet_r18_fpn_digits']
+        >>> mmccd.list_configs('c*_r18_digits')
+        ['cbam_r18_digits', 'ccd_r18_digits']
     """
     names = fnmatch.filter((path.stem for path in CONFIGS.glob('*.py')), pattern)
     return sorted(name for name in names if not is_old_name(name))

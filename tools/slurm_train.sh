@@ -10,18 +10,9 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 PARTITION JOB_NAME CONFIG [options of tools/train.py]" >&2
     exit 2
 fi
-PARTITION=$1
-JOB_NAME=$2
-GPUS=${GPUS:-8}
-GPUS_PER_NODE=${GPUS_PER_NODE:-$((GPUS < 8 ? GPUS : 8))}
 TOOLS=$(cd "$(dirname "$0")" && pwd)
+. "$TOOLS/launch.sh"
 
-# GPUS_PER_NODE=0: on the CPU, with GPUS tasks.
-GRES=()
-if [ "$GPUS_PER_NODE" -gt 0 ]; then
-    GRES=(--gres="gpu:$GPUS_PER_NODE" --ntasks-per-node="$GPUS_PER_NODE")
-fi
-export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 RESUME=()
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then
     RESUME=(--resume)
@@ -29,16 +20,8 @@ fi
 INTERRUPTED=85
 while true; do
     CODE=0
-    # shellcheck disable=SC2086  # SRUN_ARGS is a list of options
-    srun -p "$PARTITION" \
-        --job-name="$JOB_NAME" \
-        ${GRES[@]+"${GRES[@]}"} \
-        --ntasks="$GPUS" \
-        --cpus-per-task="${CPUS_PER_TASK:-5}" \
-        --kill-on-bad-exit=1 \
-        --signal=USR1@120 \
-        ${SRUN_ARGS:-} \
-        "${PYTHON:-python}" -u "$TOOLS/train.py" "${@:3}" ${RESUME[@]+"${RESUME[@]}"} --launcher slurm || CODE=$?
+    slurm_command "$1" "$2" --signal=USR1@120 train.py "${@:3}" ${RESUME[@]+"${RESUME[@]}"}
+    "${COMMAND[@]}" || CODE=$?
     if [ "$CODE" -ne "$INTERRUPTED" ]; then
         exit "$CODE"
     fi

@@ -30,7 +30,7 @@ def tools(root, tmp_path, monkeypatch) -> Path:
     """The scripts under a path with a space, and a fake ``srun`` and ``python`` in front of the real ones."""
     folder = tmp_path / 'my work' / 'tools'
     folder.mkdir(parents=True)
-    for name in SCRIPTS:
+    for name in (*SCRIPTS, 'launch.sh'):
         shutil.copy(root / 'tools' / name, folder)
     programs = tmp_path / 'bin'
     programs.mkdir()

@@ -757,7 +757,7 @@ def test_compile_and_export_backbone():
 
 @pytest.mark.parametrize('impl', IMPLS)
 def test_interface(impl):
-    # What Backend promises to whoever calls one directly.
+    # What Backend promises to those who call one directly.
     backend = load(impl)
     x, scale, bias, grad_y = make((2, 8, 9, 6), 4, impl=impl)
     options = make_options(4, (1, 4))

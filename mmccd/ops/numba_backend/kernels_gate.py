@@ -8,7 +8,7 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .kernels_shared import EXACT, exact_loop, sum_loop
+from .kernels_shared import EXACT, exact_loop, loop, sum_loop
 from .plan import NO_NORM, ZSCORE
 from .vectors import as_float, as_int, at, put
 
@@ -50,7 +50,7 @@ def sigmoid(v, one):
     return s if v == v else v
 
 
-@sum_loop
+@loop  # inlined, it takes the forward 4 % longer; its sums are the same in every copy
 def statistics(d, base, p, normalize, tolerance):
     """(centre, spread) of d, spread 0 where flat; two passes in float64 for the z-score."""
     if normalize == NO_NORM:

@@ -26,7 +26,7 @@ loop = njit(**SUMS)
 # them than one that was compiled in this process, and the last bits differ from one process to the next.
 sum_loop = njit(**SUMS, forceinline=True)
 # Those that only assign, and keep the order that is written.
-EXACT = dict(fastmath={'contract'}, error_model='numpy', forceinline=True)
+EXACT = dict(fastmath={'contract'}, error_model='numpy')
 exact_loop = njit(**EXACT)
 
 

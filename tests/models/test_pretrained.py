@@ -12,7 +12,7 @@ from mmccd.models.pretrained import allowed_missing, missing_checkpoint_message
 
 @pytest.fixture(scope='module')
 def trained():
-    """State of a CCD-ResNet-18 unlike any start, and of its plain part."""
+    """State of a CCD-ResNet-18 unlike any initial weights, and of its plain part."""
     torch.manual_seed(1)
     state = AttentionResNet(18, attention=dict(type='mmccd.CCD')).state_dict()
     return {k: torch.rand_like(v) + 0.5 if v.is_floating_point() else v for k, v in state.items()}

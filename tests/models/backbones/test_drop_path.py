@@ -31,7 +31,7 @@ def test_rates_are_mmpretrains(depth, stages):
 @pytest.mark.parametrize('depth', [18, 50])
 def test_training_equals_mmpretrain_seed_by_seed(depth):
     """One network's outputs and gradients, dropped branches and all, for one seed."""
-    # mmdet starts with norms in eval mode; MMPretrain has the norm's statistics learn.
+    # norm_eval=False is MMPretrain's default; mmdet's keeps the norms' statistics fixed.
     ours = AttentionResNet(depth, drop_path_rate=0.9, norm_eval=False).double().train()
     theirs = MMPretrainResNet(depth, drop_path_rate=0.9, out_indices=(0, 1, 2, 3)).double()
     theirs.load_state_dict(ours.state_dict())

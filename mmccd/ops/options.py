@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 SIMILARITIES = ('dot', 'cosine')
 NORMALIZERS = ('zscore', 'minmax', None)
@@ -46,49 +46,38 @@ class Options(NamedTuple):
             )
 
 
-def make_options(
-    groups: int,
-    scales: Sequence[int] = (1, 2, 4),
-    similarity: str = 'dot',
-    normalize: str | None = 'zscore',
-    eps: float = 1e-7,
-    gain: float = 1.0,
-) -> Options:
+def make_options(*options: Any, **named: Any) -> Options:
     """:class:`Options`, checked; what was checked before comes from a cache.
 
+    Args:
+        *options, **named: As of :class:`Options`; ``scales`` may be any sequence.
+
     Raises:
-        TypeError, ValueError: If an argument breaks a rule of :class:`Options`; ``scales`` may be any sequence.
+        TypeError, ValueError: If an argument breaks a rule of :class:`Options`.
 
     Example:
         >>> make_options(64, scales=[1, 2]).scales
         (1, 2)
     """
-    if isinstance(scales, (tuple, list)):
-        scales = tuple(scales)
+    made = Options(*options, **named)
+    if isinstance(made.scales, (tuple, list)):
+        made = made._replace(scales=tuple(made.scales))
         try:
-            return _checked_before(groups, scales, tuple(map(type, scales)), similarity, normalize, eps, gain)
+            # With the types: (1, 2) and (True, 2.0) are equal, and one of them is wrong.
+            return _checked_before(made, (*map(type, made), *map(type, made.scales)))
         except TypeError as e:
             if 'unhashable' not in str(e):
                 raise
-    return _checked(groups, scales, similarity, normalize, eps, gain)
+    return _checked(made)
 
 
-@lru_cache(maxsize=1024, typed=True)
-def _checked_before(
-    groups: int,
-    scales: tuple[int, ...],
-    _: tuple[type, ...],  # (1, 2) and (True, 2.0) are equal, and one of them is wrong
-    similarity: str,
-    normalize: str | None,
-    eps: float,
-    gain: float,
-) -> Options:
-    return _checked(groups, scales, similarity, normalize, eps, gain)
+@lru_cache(maxsize=1024)
+def _checked_before(options: Options, _: tuple[type, ...]) -> Options:
+    return _checked(options)
 
 
-def _checked(
-    groups: int, scales: Sequence[int], similarity: str, normalize: str | None, eps: float, gain: float
-) -> Options:
+def _checked(options: Options) -> Options:
+    groups, scales, similarity, normalize, eps, gain = options
     if isinstance(groups, bool) or not isinstance(groups, Integral):
         raise TypeError(f'groups must be an int, got {groups!r}')
     if groups < 1:
@@ -111,24 +100,17 @@ def _checked(
             raise TypeError(f'{name} must be a number, got {value!r}')
     if not eps > 0:
         raise ValueError(f'eps must be above 0, got {eps}')
-    return Options(groups, tuple(int(s) for s in scales), similarity, normalize, eps, gain)
+    return options._replace(scales=tuple(int(s) for s in scales))
 
 
-def check_ccd_options(
-    groups: int,
-    scales: Sequence[int] = (1, 2, 4),
-    similarity: str = 'dot',
-    normalize: str | None = 'zscore',
-    eps: float = 1e-7,
-    channels: int | None = None,
-) -> tuple[int, ...]:
+def check_ccd_options(*options: Any, channels: int | None = None, **named: Any) -> tuple[int, ...]:
     """Raise TypeError or ValueError for options that CCD cannot have; return ``scales`` as a tuple.
 
     Args:
-        groups, scales, similarity, normalize, eps: As of :class:`Options`.
+        *options, **named: As of :class:`Options`.
         channels (int | None): Number of channels, which ``groups`` must divide. Default: not checked.
     """
-    options = make_options(groups, scales, similarity, normalize, eps)
+    made = make_options(*options, **named)
     if channels is not None:
-        options.check_channels(channels)
-    return options.scales
+        made.check_channels(channels)
+    return made.scales

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,21 +39,16 @@ from torch import Tensor
 from . import onnx as onnx_form
 from .backends import compute_dtype
 from .geometry import cell_of
-from .options import FLATNESS, MIN_NORM
+from .options import FLATNESS, MIN_NORM, Options
 
 
-def ccd_reference(
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    groups: int,
-    scales: Sequence[int] = (1, 2, 4),
-    similarity: str = 'dot',
-    normalize: str | None = 'zscore',
-    eps: float = 1e-7,
-    gain: float = 1.0,
-) -> Tensor:
-    """The textbook composition of stock operators; defines what is correct. Arguments as :func:`ccd`, unchecked.
+def ccd_reference(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named: Any) -> Tensor:
+    """The textbook composition of stock operators; defines what is correct.
+
+    Args:
+        x, scale, bias: As of :func:`mmccd.ops.ccd`, unchecked.
+        *options, **named: The options of :func:`mmccd.ops.ccd`: ``groups``, ``scales``, ``similarity``, ``normalize``,
+            ``eps`` and ``gain``, with its defaults (:class:`mmccd.ops.options.Options`), unchecked.
 
     Returns:
         Tensor: (N, C, H, W), of the dtype of ``x``.
@@ -64,22 +60,16 @@ def ccd_reference(
         >>> torch.allclose(y, x * torch.sigmoid(torch.tensor(1.)))
         True
     """
-    gate = ccd_gate(x, scale, bias, groups, scales, similarity, normalize, eps, gain)  # (N, G, H, W)
-    return (_grouped(x, groups) * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape)
+    gate = ccd_gate(x, scale, bias, *options, **named)  # (N, G, H, W)
+    return (_grouped(x, gate.shape[1]) * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape)
 
 
-def ccd_gate(
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    groups: int,
-    scales: Sequence[int] = (1, 2, 4),
-    similarity: str = 'dot',
-    normalize: str | None = 'zscore',
-    eps: float = 1e-7,
-    gain: float = 1.0,
-) -> Tensor:
-    """What :func:`ccd` multiplies by: (N, groups, H, W), float32 for half precision. Arguments as there, unchecked."""
+def ccd_gate(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named: Any) -> Tensor:
+    """What :func:`ccd` multiplies by: (N, groups, H, W), float32 for half precision.
+
+    Arguments as of :func:`ccd_reference`.
+    """
+    groups, scales, similarity, normalize, eps, gain = Options(*options, **named)
     pooled_context, normalize_over_space = _pooled_context, _normalize_over_space
     if torch.onnx.is_in_onnx_export():
         pooled_context, normalize_over_space = onnx_form.pooled_context, onnx_form.normalize_over_space

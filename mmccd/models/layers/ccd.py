@@ -26,8 +26,8 @@ torch.fx.wrap('ccd_with_options')  # one node of a graph that torch.fx traces, i
 class CCD(AttentionLayer):
     """Spatial gate by the dependency of every position on its pooled context.
 
-    Two parameters a group: ``scale`` (starts at 0) and ``bias`` (starts at 1), both of shape (groups,), so that the
-    gate starts at sigmoid(1) = 0.731 everywhere. Statistics are taken in float32 for half-precision input.
+    Two parameters a group: ``scale`` (initialised to 0) and ``bias`` (to 1), both of shape (groups,), so that the
+    initial gate is sigmoid(1) = 0.731 everywhere. Statistics are taken in float32 for half-precision input.
 
     Args:
         in_channels (int): Channels of the input.
@@ -36,8 +36,8 @@ class CCD(AttentionLayer):
         similarity (str): ``'dot'`` or ``'cosine'``. Default: ``'dot'``.
         normalize (str | None): Normalisation over space, ``'zscore'``, ``'minmax'`` or None. Default: ``'zscore'``.
         eps (float): Added to the deviation. Default: 1e-7.
-        identity_init (bool): Divide the gate by its initial value, so that the layer starts as the identity: for
-            training on from weights of a network without it. Part of the model, so test with the same setting.
+        identity_init (bool): Divide the gate by its initial value, so that the layer is the identity at first: for
+            training from weights of a network without it. Part of the model, so test with the same setting.
             Default: False.
         init_cfg (dict | list[dict] | None): Initialisation that replaces the one above. Default: None.
 

@@ -17,8 +17,10 @@ from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmengine.logging import print_log
 from torch import nn
 
+from mmccd.checkpoints.fit import shown
 from mmccd.registry import MODELS
 
+from ..layers.base import TRAIN_THEM, AttentionLayer
 from ..pretrained import PretrainedBackbone, allowed_missing, is_named
 from .blocks import AttentionBasicBlock, AttentionBottleneck
 from .plugins import Plugin, check_stages, parse_plugins
@@ -83,6 +85,9 @@ class AttentionResNet(ResNet):
         blocks = [block for stage in self.res_layers for block in getattr(self, stage)]
         for block, rate in zip(blocks, rates):
             block.set_end(rate, fuse)
+        for layer in self.modules():
+            if isinstance(layer, AttentionLayer):
+                layer.names_frozen = False  # one line for all of them, below
 
     def make_stage_plugins(self, plugins: Sequence[Plugin], stage_idx: int) -> list[Plugin]:
         """Plugins of one stage."""
@@ -144,7 +149,7 @@ class AttentionResNet(ResNet):
         if trained:
             print_log(
                 f'frozen_stages={self.frozen_stages}: {len(trained)} tensors that the checkpoint may miss are trained '
-                f'nevertheless ({_shown(trained)})',
+                f'nevertheless ({shown(trained, 4)})',
                 logger='current',
             )
 
@@ -161,8 +166,7 @@ class AttentionResNet(ResNet):
         if frozen:
             print_log(
                 f'frozen_stages={self.frozen_stages}: {len(frozen)} tensors that the checkpoint does not have are '
-                f'frozen and keep their initial weights ({_shown(frozen)}). To train them, use init_cfg=dict('
-                "type='mmccd.PretrainedBackbone', checkpoint=..., allow_missing=[names of the layers])",
+                f'frozen and keep their initial weights ({shown(frozen, 4)}). {TRAIN_THEM}',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -183,7 +187,3 @@ def drop_path_rates(rate: float, blocks: int) -> list[float]:
 
 def _is_pretrained_backbone(cfg: Mapping[str, Any]) -> bool:
     return cfg.get('type') in ('mmccd.PretrainedBackbone', 'PretrainedBackbone', PretrainedBackbone)
-
-
-def _shown(keys: Sequence[str], limit: int = 4) -> str:
-    return ', '.join(keys[:limit]) + (', ...' if len(keys) > limit else '')

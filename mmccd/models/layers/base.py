@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Integral
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmccd.registry import MODELS
+
+# What to do about new layers in frozen stages.
+TRAIN_THEM = (
+    "To train them, use type='mmccd.AttentionResNet' with init_cfg=dict(type='mmccd.PretrainedBackbone', "
+    'checkpoint=..., allow_missing=[names of the layers])'
+)
 
 
 def check_int(name: str, value: int, minimum: int = 1) -> None:
@@ -89,8 +97,8 @@ class AttentionLayer(BaseModule):
     A backbone's ``init_cfg`` (Kaiming for every Conv2d) runs before its children's ``init_weights``, so that what
     :meth:`reset_parameters` sets here stays, unless the layer was given an ``init_cfg`` of its own.
 
-    A layer with a method ``gates(x)`` can be looked at (:mod:`mmccd.analysis`): a dict of ``'spatial'``
-    (N, maps, H, W), ``'channel'`` (N, C) or both, what the layer does to ``x`` of shape (N, C, H, W).
+    A layer with a method ``gates(x)`` has attention maps (:mod:`mmccd.analysis.attention_maps`): a dict of
+    ``'spatial'`` (N, maps, H, W), ``'channel'`` (N, C) or both, what the layer does to ``x`` of shape (N, C, H, W).
 
     A constructor that has ``conv_cfg`` or ``norm_cfg`` gets those of the backbone, unless the config has them.
 
@@ -99,11 +107,14 @@ class AttentionLayer(BaseModule):
             the features are multiplied by.
         replaces_conv (bool): Whether the layer takes the place of a block's 3x3 convolution, with its norm and ReLU.
         takes_residual (bool): Whether ``layer(x, residual)`` is relu(layer(x) + residual), in one pass.
+        names_frozen (bool): Whether the layer logs a warning if it is frozen and a checkpoint does not have it; a
+            backbone that logs one for all of them switches it off.
     """
 
     gate_labels = dict(spatial='gate', channel='gate')
     replaces_conv = False
     takes_residual = False
+    names_frozen = True
 
     def reset_parameters(self) -> None:
         """Set the initial weights. Called at the end of ``init_weights``."""
@@ -123,6 +134,19 @@ class AttentionLayer(BaseModule):
             initialize(self, self.init_cfg)  # again: children like ConvModule have overwritten it
         else:
             self.reset_parameters()
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        """As every module; in a frozen stage of any backbone, a layer that is not in the checkpoint is named."""
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        parameters = dict(self.named_parameters())
+        trained = any(p.requires_grad for p in parameters.values())
+        if self.names_frozen and parameters and not trained and not any(prefix + k in state_dict for k in parameters):
+            print_log(
+                f'{prefix}{{{", ".join(parameters)}}} are frozen, and the checkpoint does not have them: they keep '
+                f'their initial weights. {TRAIN_THEM}',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 def _is_attention(registered: Any) -> bool:

@@ -7,7 +7,9 @@ import pkgutil
 import pytest
 import torch
 from mmcv.cnn.bricks import build_plugin_layer
+from mmdet.models import ResNet
 from mmengine.model import BaseModule
+from mmengine.runner.checkpoint import load_state_dict
 
 import mmccd.models.layers
 from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
@@ -241,3 +243,24 @@ def test_gates_of_sk_mix_the_branches():
     assert weight.shape == (2, 128, 1, 1)
     assert weight.std() > 0.001
     assert torch.allclose(m(x), weight * dense + (1 - weight) * grouped)
+
+
+@pytest.mark.parametrize('layer', [layer for layer in PLUGINS if list(layer(64).parameters())])
+@pytest.mark.parametrize('frozen_stages', [0, 1])
+def test_frozen_layers_of_any_backbone_are_named(monkeypatch, layer, frozen_stages):
+    """mmdet's own ResNet, initialised from weights without the layer, as mmengine's Pretrained does."""
+    warned = []
+    monkeypatch.setattr(
+        mmccd.models.layers.base,
+        'print_log',
+        lambda text, logger, level: warned.append(text),
+    )
+    plugin = dict(cfg=dict(type=f'mmccd.{layer.__name__}'), stages=(True, False, False, False), position='after_conv3')
+    net = ResNet(50, plugins=[plugin], frozen_stages=frozen_stages)
+    plain = ResNet(50).state_dict()
+    load_state_dict(net, plain)
+    names = [f'layer1.{i}.{ABBREVIATIONS[layer]}' for i in range(3) if frozen_stages]
+    assert [text.split('.{')[0] for text in warned] == names
+    assert all('mmccd.PretrainedBackbone' in text for text in warned)
+    load_state_dict(net, net.state_dict())
+    assert len(warned) == len(names)

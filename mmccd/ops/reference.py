@@ -42,13 +42,20 @@ from .geometry import cell_of
 from .options import FLATNESS, MIN_NORM, Options
 
 
-def ccd_reference(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named: Any) -> Tensor:
+def ccd_reference(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    groups: int,
+    scales: Sequence[int] = (1, 2, 4),
+    similarity: str = 'dot',
+    normalize: str | None = 'zscore',
+    eps: float = 1e-7,
+    gain: float = 1.0,
+) -> Tensor:
     """The textbook composition of stock operators; defines what is correct.
 
-    Args:
-        x, scale, bias: As of :func:`mmccd.ops.ccd`, unchecked.
-        *options, **named: The options of :func:`mmccd.ops.ccd`: ``groups``, ``scales``, ``similarity``, ``normalize``,
-            ``eps`` and ``gain``, with its defaults (:class:`mmccd.ops.options.Options`), unchecked.
+    Arguments as of :func:`mmccd.ops.ccd`, unchecked.
 
     Returns:
         Tensor: (N, C, H, W), of the dtype of ``x``.
@@ -60,14 +67,16 @@ def ccd_reference(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named
         >>> torch.allclose(y, x * torch.sigmoid(torch.tensor(1.)))
         True
     """
-    gate = ccd_gate(x, scale, bias, *options, **named)  # (N, G, H, W)
-    return (_grouped(x, gate.shape[1]) * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape)
+    gate = ccd_gate(x, scale, bias, groups, scales, similarity, normalize, eps, gain)  # (N, G, H, W)
+    return (_grouped(x, groups) * gate.unsqueeze(2).to(x.dtype)).reshape(x.shape)
 
 
 def ccd_gate(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named: Any) -> Tensor:
     """What :func:`ccd` multiplies by: (N, groups, H, W), float32 for half precision.
 
-    Arguments as of :func:`ccd_reference`.
+    Args:
+        x, scale, bias: As of :func:`mmccd.ops.ccd`, unchecked.
+        *options, **named: The options, as of :class:`mmccd.ops.options.Options`, unchecked.
     """
     groups, scales, similarity, normalize, eps, gain = Options(*options, **named)
     pooled_context, normalize_over_space = _pooled_context, _normalize_over_space

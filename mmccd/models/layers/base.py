@@ -13,6 +13,7 @@ from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmccd.ops.backends import compute_dtype
 from mmccd.registry import MODELS
 
 # What to do about new layers in frozen stages.
@@ -72,7 +73,7 @@ def fit_norm_cfg(norm_cfg: dict | None, channels: int, **batch_norm: Any) -> dic
 
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Dtype of what is summed up over ``x``: float32 for half precision, whose sums overflow, else its own."""
-    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+    return compute_dtype(x.dtype)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager:

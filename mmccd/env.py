@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 import platform
+import sys
 from importlib import metadata, util
 
 # import name: (oldest version that is tested, distributions that provide it, the maintained one first)
@@ -76,6 +78,27 @@ def is_first_of_all() -> bool:
 def _first_of(*names: str) -> str:
     """Value of the first of these environment variables that is set, '0' if none is."""
     return next((os.environ[name] for name in names if name in os.environ), '0')
+
+
+@functools.cache
+def warn_renamed(then: str, now: str, logged: bool = False) -> None:
+    """Say once in a process that a name has changed; both work.
+
+    Args:
+        then (str): The former name, which was used.
+        now (str): The present one.
+        logged (bool): A warning in mmengine's log, instead of a line on stderr by the first process of the machine.
+            Default: False.
+    """
+    text = f'{then} is now called {now}'
+    if logged:
+        import logging
+
+        from mmengine.logging import print_log
+
+        print_log(text, logger='current', level=logging.WARNING)
+    elif is_first_on_machine():
+        print(f'warning: {text}', file=sys.stderr)
 
 
 def set_local_rank(launcher: str, argument: int = 0) -> None:

@@ -60,7 +60,7 @@ def main() -> None:
         use_tta(cfg)
 
     model = build_model(cfg)
-    checkpoint = OpenedCheckpoint.read(args.checkpoint, 'checkpoint', cfg.launcher)
+    checkpoint = OpenedCheckpoint.read(args.checkpoint, 'checkpoint')
     checkpoint.check_fits(model.module if args.tta else model)
     checkpoint.hand_over()
     runner = build_runner(cfg)

@@ -9,7 +9,6 @@ from typing import Any
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmccd.env import is_local
 from mmccd.errors import UserError
 
 from .fit import fitting_state
@@ -21,8 +20,7 @@ class OpenedCheckpoint:
 
     Args:
         source (str): Path or URL, as the runner will name it.
-        content (Any, optional): What was read; its tensors may be mapped. Default: None, nothing yet: the runner
-            reads it.
+        content (Any): What was read; its tensors may be mapped.
 
     Example:
         >>> checkpoint = OpenedCheckpoint.read('epoch_12.pth', 'checkpoint')  # doctest: +SKIP
@@ -31,26 +29,22 @@ class OpenedCheckpoint:
         >>> runner.load_checkpoint('epoch_12.pth')  # reads nothing  # doctest: +SKIP
     """
 
-    def __init__(self, source: str, content: Any = None) -> None:
+    def __init__(self, source: str, content: Any) -> None:
         self.source = source
         self._content = content
 
     @classmethod
-    def read(cls, source: str, argument: str, launcher: str = 'none') -> OpenedCheckpoint:
-        """Read a file or a URL.
+    def read(cls, source: str, argument: str) -> OpenedCheckpoint:
+        """Read a file or a URL; of several processes, one downloads.
 
         Args:
             source (str): Path or URL.
             argument (str): Option that named it, for messages.
-            launcher (str): The job's launcher. Of several processes, which do not know each other yet, none downloads:
-                mmengine does that, one process first. Default: ``'none'``.
 
         Raises:
             UserError: If there is no such file, or it cannot be read.
         """
         check_checkpoint_file(source, argument)
-        if not is_local(source) and launcher != 'none':
-            return cls(source)
         try:
             return cls(source, read_checkpoint(source, mmap=True))
         except ValueError as e:
@@ -58,13 +52,12 @@ class OpenedCheckpoint:
 
     def check_fits(self, model: nn.Module) -> None:
         """UserError unless it holds exactly the model's tensors: a half-loaded model tests without a complaint."""
-        if self._content is not None:
-            fitting_state(self._content, model, self.source)
+        fitting_state(self._content, model, self.source)
 
     def hand_over(self) -> None:
         """Let mmengine's next loading of this source take what was read; nothing of it stays here or there."""
         if self._content is not None:
-            # mmengine asks the longest prefix first; this one is the whole name.
+            # mmengine asks in reverse alphabetical order: the whole name comes before what it begins with.
             CheckpointLoader.register_scheme(re.escape(self.source) + r'\Z', _Once(self._content), force=True)
         self._content = None
 

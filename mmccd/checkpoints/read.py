@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import os.path as osp
 import pickle
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models
 
-from mmccd.env import is_first_on_machine, is_local
+from mmccd.env import is_local
 from mmccd.errors import UserError
 
 from .files import verify_checksum
@@ -27,6 +28,11 @@ try:
     from numpy._core import multiarray
 except ImportError:  # NumPy 1
     from numpy.core import multiarray  # type: ignore[no-redef]
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
 _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
@@ -127,7 +133,7 @@ def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mma
     """
     source = os.fspath(source)
     if not is_local(source):
-        return _read_remote(source, map_location)
+        return _read_remote(source, map_location, mmap)
     with CheckpointFile(source) as file:
         file.verify()
         return file.load(map_location, mmap=mmap)
@@ -174,38 +180,54 @@ class CheckpointFile:
             raise ValueError(f'{self.path} cannot be read as a checkpoint (cut short?): {_reason(e)}') from e
 
 
-def _read_remote(source: str, map_location: str) -> Any:
+def _read_remote(source: str, map_location: str, mmap: bool) -> Any:
     url = source
     try:
         if source.startswith(('torchvision://', 'modelzoo://')):
             url = get_torchvision_models()[source.split('://', 1)[1]]
-        with mmengine_allowed():
-            if url.startswith(('http://', 'https://', 'file://')):
-                return torch.hub.load_state_dict_from_url(url, map_location=map_location, weights_only=True)
-            with _weights_only_forced():
-                return CheckpointLoader.load_checkpoint(url, map_location=map_location)
+        if url.startswith(('http://', 'https://', 'file://')):
+            with CheckpointFile(_download(url)) as file:
+                return file.load(map_location, mmap=mmap)
+        with mmengine_allowed(), _weights_only_forced():
+            return CheckpointLoader.load_checkpoint(url, map_location=map_location)
     except pickle.UnpicklingError as e:
         raise ValueError(_not_plain(source, e)) from e
     except Exception as e:  # anything from URLError to what damaged files raise
         by_hand = ''
         if url.startswith('http'):
-            folder = osp.join(torch.hub.get_dir(), 'checkpoints')
-            by_hand = f'.\nWithout a network, fetch {url}\nelsewhere, and put it into {folder}'
+            by_hand = f'.\nWithout a network, fetch {url}\nelsewhere, and put it into {_download_folder()}'
         raise ValueError(f'{source} cannot be loaded as a checkpoint: {_reason(e)}{by_hand}') from e
 
 
-@contextmanager
-def one_download(source: str) -> Iterator[None]:
-    """Inside, a checkpoint that has to be downloaded is: by the first process of each machine, then read by the others.
+def _download_folder() -> str:
+    """PyTorch's own, so that what it has downloaded is not downloaded again."""
+    return osp.join(torch.hub.get_dir(), 'checkpoints')
 
-    All processes have to come here. Where there is nothing to download, or one process, none waits.
+
+def _download(url: str) -> str:
+    """Path of the file that a URL names, downloaded unless it was before: by one process, while the others wait.
+
+    They wait for a lock on a file, which the system lets go of if its owner fails: they need not know each other yet,
+    and none waits for a process that has ended.
     """
-    waits = not is_local(source) and not is_first_on_machine()
-    if waits:
-        barrier()
-    yield
-    if not waits and not is_local(source):
-        barrier()
+    os.makedirs(_download_folder(), exist_ok=True)
+    path = osp.join(_download_folder(), osp.basename(urlparse(url).path))
+    if not osp.exists(path):
+        with _locked(f'{path}.lock'):
+            if not osp.exists(path):
+                print_log(f'Downloading {url} to {path}', logger='current')
+                torch.hub.download_url_to_file(url, path, progress=sys.stderr.isatty())  # a file appears when complete
+    return path
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """One process of this machine at a time; all at once where the system or the file system has no locks."""
+    with open(path, 'a') as file:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _reason(error: Exception) -> str:

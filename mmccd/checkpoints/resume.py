@@ -127,7 +127,7 @@ def set_resume(cfg: Config, asked: str) -> OpenedCheckpoint | None:
     """What ``--resume`` means, put into the config; says what it chose.
 
     Args:
-        cfg (Config): The config, with ``work_dir`` and ``launcher``; ``resume`` and ``load_from`` are set.
+        cfg (Config): The config, with ``work_dir``; ``resume`` and ``load_from`` are set.
         asked (str): A path or URL, or ``'auto'`` for the newest loadable checkpoint of the work folder.
 
     Returns:
@@ -140,7 +140,7 @@ def set_resume(cfg: Config, asked: str) -> OpenedCheckpoint | None:
     """
     cfg.resume = True
     if asked != 'auto':
-        checkpoint = OpenedCheckpoint.read(asked, '--resume', cfg.get('launcher', 'none'))
+        checkpoint = OpenedCheckpoint.read(asked, '--resume')
         cfg.load_from = asked
         return checkpoint
     folder = checkpoint_folder(cfg)

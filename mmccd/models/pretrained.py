@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os.path as osp
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +12,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmccd.checkpoints.fit import Fit, compare, count, is_named, shown, tensors_of, without_prefix
-from mmccd.checkpoints.read import one_download, read_checkpoint
-from mmccd.env import is_local
+from mmccd.checkpoints.read import read_checkpoint
+from mmccd.env import is_local, warn_renamed
 from mmccd.registry import WEIGHT_INITIALIZERS
 
 __all__ = ['PretrainedBackbone', 'allowed_missing', 'is_named', 'missing_checkpoint_message']
@@ -112,7 +111,7 @@ class PretrainedBackbone:
             ('allow_unused', 'allow_unexpected', allow_unused),
         ):
             if value:
-                warnings.warn(f'{former} of PretrainedBackbone is now called {name}', DeprecationWarning, stacklevel=2)
+                warn_renamed(f'{former} of PretrainedBackbone', name, logged=True)
         self.checkpoint = checkpoint
         self.allow_missing = (*as_names(allow_missing), *as_names(allow_new))
         self.allow_unexpected = (*as_names(allow_unexpected), *as_names(allow_unused))
@@ -138,16 +137,23 @@ class PretrainedBackbone:
         # Files from before PyTorch 0.4.1 have no batch counters; nothing in a ResNet reads them.
         return replace(found, missing=[k for k in found.missing if not k.endswith('num_batches_tracked')])
 
+    def _refused(self, found: Fit) -> Fit:
+        refused = found.without(self.allow_missing, self.allow_unexpected)
+        return replace(refused, unexpected=[k for k in refused.unexpected if k.split('.')[0] not in NOT_BACKBONE])
+
     def problems(self, found: Fit) -> list[str]:
         """What forbids loading, a line each."""
-        refused = found.without(self.allow_missing, self.allow_unexpected)
-        refused = replace(refused, unexpected=[k for k in refused.unexpected if k.split('.')[0] not in NOT_BACKBONE])
-        problems = refused.problems()
+        return self._refused(found).problems()
+
+    def hints(self, found: Fit) -> list[str]:
+        """What would allow loading in spite of missing or unexpected keys, a line each."""
+        refused = self._refused(found)
+        hints = []
         if refused.missing:
-            problems.append('Parts that shall be initialised instead are named in allow_missing.')
+            hints.append('To initialise them instead, name them in allow_missing.')
         if refused.unexpected:
-            problems.append('Parts that shall be left out are named in allow_unexpected.')
-        return problems
+            hints.append('To leave the unexpected ones out, name them in allow_unexpected.')
+        return hints
 
     def check(self, module: nn.Module) -> Fit:
         """:meth:`compare`, and raise ValueError if anything forbids loading."""
@@ -155,13 +161,13 @@ class PretrainedBackbone:
         problems = self.problems(found)
         if problems:
             raise ValueError(
-                f'{self.checkpoint} does not fit the backbone, nothing was loaded:\n  ' + '\n  '.join(problems)
+                f'{self.checkpoint} does not fit the backbone, nothing was loaded:\n  '
+                + '\n  '.join([*problems, *self.hints(found)])
             )
         return found
 
     def __call__(self, module: nn.Module) -> None:
-        with one_download(self.checkpoint):
-            found = self.check(module)
+        found = self.check(module)
         module.load_state_dict(found.tensors, strict=False)
         missing = f' ({count(found.missing, self.allow_missing)})' if found.missing else ''
         unexpected = f' ({count(found.unexpected)})' if found.unexpected else ''

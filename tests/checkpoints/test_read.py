@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import builtins
+import http.server
 import os
 import pickle
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -196,13 +201,99 @@ def test_check_before(path):
         OpenedCheckpoint.read('gone.pth', '--resume')
 
 
-def test_several_processes_leave_downloads_to_mmengine(monkeypatch):
-    """Which lets one process go first; alone, a URL is checked like a file."""
-    monkeypatch.setattr('torch.hub.load_state_dict_from_url', lambda *args, **kwargs: {'weight': torch.ones(1)})
-    checkpoint = OpenedCheckpoint.read('https://a.org/b.pth', 'checkpoint', 'pytorch')
+ONE_OF_SEVERAL = """
+import sys, time
+import torch
+from mmccd.checkpoints.handover import OpenedCheckpoint
+from mmccd.errors import UserError
+
+url, width = sys.argv[1], int(sys.argv[2])
+print('ready', flush=True)
+sys.stdin.readline()
+try:
+    OpenedCheckpoint.read(url, 'checkpoint').check_fits(torch.nn.Linear(width, 2))
+    print('fits')
+except UserError as e:
+    print(e)
+"""
+
+
+@pytest.fixture
+def server(path):
+    """A server of the folder of ``path`` that takes its time; its requests are in ``requested``."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=os.path.dirname(path))
+
+        def do_GET(self):
+            server.requested.append(self.path)
+            time.sleep(1)  # the other process comes meanwhile
+            super().do_GET()
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server.requested = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(('name', 'width', 'expected'), [('x', 3, 'fits'), ('x', 4, 'fit the'), ('gone', 3, '404')])
+def test_one_of_several_processes_downloads(server, root, tmp_path, name, width, expected):
+    """The other waits until it has; each checks what it reads, and none waits for one that has failed."""
+    url = f'http://127.0.0.1:{server.server_port}/{name}.pth'
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', ONE_OF_SEVERAL, url, str(width)],
+            cwd=root,
+            env={**os.environ, 'TORCH_HOME': str(tmp_path / 'home'), 'LOCAL_RANK': str(rank)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        assert process.stdout.readline() == 'ready\n'
+    for process in processes:
+        process.stdin.write('\n')
+        process.stdin.flush()
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert all(expected in output for output in outputs), outputs
+    assert len(server.requested) == (2 if name == 'gone' else 1)
+
+
+def test_a_download_is_checked_as_a_file_is(path, tmp_path, monkeypatch):
+    """Whatever starts the process: half a checkpoint is an error."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setenv('LOCAL_RANK', '1')
+    checkpoint = OpenedCheckpoint.read(Path(path).as_uri(), 'checkpoint')
     checkpoint.check_fits(torch.nn.Linear(3, 2))
-    with pytest.raises(UserError, match=r'b\.pth does not fit'):
-        OpenedCheckpoint.read('https://a.org/b.pth', 'checkpoint').check_fits(torch.nn.Linear(3, 2))
+    with pytest.raises(UserError, match=r'x\.pth does not fit'):
+        checkpoint.check_fits(torch.nn.Linear(4, 2))
+    checkpoint.hand_over()
+    assert CheckpointLoader.load_checkpoint(Path(path).as_uri())['meta'] == dict(epoch=1)
+
+
+def test_what_is_allowed_is_not_locked_while_downloading(path, tmp_path, monkeypatch):
+    """Another thread may read a file meanwhile."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    read_meanwhile = []
+
+    def download(url, target, **kwargs):
+        thread = threading.Thread(target=lambda: read_meanwhile.append(read_checkpoint(path)), daemon=True)
+        thread.start()
+        thread.join(30)
+        Path(target).write_bytes(Path(path).read_bytes())
+
+    monkeypatch.setattr('torch.hub.download_url_to_file', download)
+    assert read_checkpoint('https://a.org/x.pth')['meta'] == dict(epoch=1)
+    assert len(read_meanwhile) == 1
 
 
 def test_the_trap_is_one(tmp_path, monkeypatch):

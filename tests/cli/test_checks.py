@@ -257,13 +257,14 @@ def test_variable_that_was_used_already(config, capsys, monkeypatch):
     ],
 )
 @pytest.mark.parametrize('kind', ['Pretrained', 'mmccd.PretrainedBackbone'])
-def test_start_that_cannot_be_downloaded(monkeypatch, error, checkpoint, message, kind):
+def test_initial_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, error, checkpoint, message, kind):
     """One message before any work, by the first process of a machine; the others leave the download to it."""
 
     def load(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr('torch.hub.load_state_dict_from_url', load)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr('torch.hub.download_url_to_file', load)
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type=kind, checkpoint=checkpoint)))))
     monkeypatch.setenv('LOCAL_RANK', '0')
     with pytest.raises(UserError, match=message):

@@ -1,10 +1,12 @@
+import logging
 import pickle
+import re
 
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmccd.checkpoints import read
+from mmccd.env import warn_renamed
 from mmccd.models import AttentionResNet, PretrainedBackbone, pretrained
 from mmccd.models.backbones import attention_resnet
 from mmccd.models.pretrained import allowed_missing, missing_checkpoint_message
@@ -42,13 +44,13 @@ def test_finds_the_prefix_and_loads_everything(tmp_path, trained, prefix, wrappe
 def test_one_line_says_what_was_loaded(tmp_path, trained, monkeypatch):
     plain = {f'backbone.{k}': v for k, v in trained.items() if '.ccd.' not in k}
     torch.save({**plain, 'backbone.fc.weight': torch.ones(2), 'head.fc.bias': torch.ones(2)}, tmp_path / 'a.pth')
-    said = []
-    monkeypatch.setattr(pretrained, 'print_log', lambda text, **kwargs: said.append(text))
+    messages = []
+    monkeypatch.setattr(pretrained, 'print_log', lambda text, **kwargs: messages.append(text))
     PretrainedBackbone(str(tmp_path / 'a.pth'), allow_missing='ccd')(
         AttentionResNet(18, attention=dict(type='mmccd.CCD'))
     )
     line = f'{len(plain)} tensors loaded, 16 missing (ccd: 16), 1 unexpected (fc: 1)'
-    assert said == [f'{tmp_path / "a.pth"}: {line}']
+    assert messages == [f'{tmp_path / "a.pth"}: {line}']
 
 
 def test_new_parts_keep_their_start(tmp_path, trained):
@@ -69,12 +71,12 @@ def test_new_parts_of_frozen_stages_are_trained(tmp_path, trained, monkeypatch):
         return {k for k, p in net.named_parameters() if p.requires_grad and k.startswith(('conv1', 'bn1', 'layer1'))}
 
     assert trainable() == gates  # from the start: DistributedDataParallel is built before init_weights
-    said = []
-    monkeypatch.setattr(attention_resnet, 'print_log', lambda text, **kwargs: said.append(text))
+    messages = []
+    monkeypatch.setattr(attention_resnet, 'print_log', lambda text, **kwargs: messages.append(text))
     net.init_weights()
     net.train()
     assert trainable() == gates
-    assert said[0].startswith(
+    assert messages[0].startswith(
         'frozen_stages=1: 4 tensors that the checkpoint may miss are trained nevertheless (layer1.0.ccd.scale'
     )
     init_cfg.pop('allow_missing')
@@ -103,7 +105,7 @@ HALF = [
         'no gates in the file',
         lambda s: {k: v for k, v in s.items() if '.ccd.' not in k},
         {},
-        r'16 missing keys \(ccd: 16\): layer1\.0\.ccd\.scale.*named in allow_missing',
+        r'16 missing keys \(ccd: 16\): layer1\.0\.ccd\.scale.*allow_missing',
     ),
     (
         'a layer missing',
@@ -115,7 +117,7 @@ HALF = [
         'a tensor too many',
         lambda s: {**s, 'layer1.2.conv1.weight': torch.ones(64, 64, 3, 3)},
         {},
-        r'1 unexpected key \(layer1: 1\).*named in allow_unexpected',
+        r'1 unexpected key \(layer1: 1\).*allow_unexpected',
     ),
     (
         'another attention',
@@ -162,14 +164,22 @@ def test_allow_unexpected(tmp_path, trained):
     assert torch.equal(cut.layer3[0].conv1.weight, trained['layer3.0.conv1.weight'])
 
 
-def test_former_names_of_options(tmp_path, trained):
+def test_former_names_of_options(tmp_path, trained, monkeypatch):
     """Configs of version 0.1 load, with a warning; both names together are one list."""
     state = {k: v for k, v in trained.items() if '.ccd.' not in k}
     torch.save({**state, 'layer9.x': torch.ones(1), 'layer8.x': torch.ones(1)}, tmp_path / 'a.pth')
-    with pytest.warns(DeprecationWarning, match='allow_new .* allow_missing'):
+    warn_renamed.cache_clear()
+    records = []
+    monkeypatch.setattr('mmengine.logging.print_log', lambda text, logger, level: records.append((level, text)))
+    for _ in range(2):
         loader = PretrainedBackbone(
             str(tmp_path / 'a.pth'), allow_new='ccd', allow_unexpected='layer8', allow_unused=['layer9']
         )
+    assert [level for level, _ in records] == [logging.WARNING] * 2  # once each
+    assert [re.findall(r'allow_\w+', text) for _, text in records] == [
+        ['allow_new', 'allow_missing'],
+        ['allow_unused', 'allow_unexpected'],
+    ]
     net = AttentionResNet(18, attention=dict(type='mmccd.CCD'))
     loader(net)
     assert torch.equal(net.layer3[0].conv1.weight, trained['layer3.0.conv1.weight'])
@@ -182,23 +192,6 @@ def test_former_names_of_options(tmp_path, trained):
     frozen = AttentionResNet(18, frozen_stages=1, attention=dict(type='mmccd.CCD'), init_cfg=init_cfg)
     assert frozen.layer1[0].ccd.scale.requires_grad
     assert not frozen.layer1[0].conv1.weight.requires_grad
-
-
-@pytest.mark.parametrize('first', [True, False])
-@pytest.mark.parametrize('checkpoint', ['https://a.org/b.pth', 'local'])
-def test_one_process_of_a_machine_downloads(tmp_path, trained, monkeypatch, first, checkpoint):
-    """The others wait until it has; nothing is waited for with a file."""
-    torch.save(trained, tmp_path / 'a.pth')
-    order = []
-    monkeypatch.setenv('LOCAL_RANK', '0' if first else '1')
-    monkeypatch.setattr(read, 'barrier', lambda: order.append('wait'))
-    monkeypatch.setattr(
-        'torch.hub.load_state_dict_from_url', lambda *args, **kwargs: order.append('download') or trained
-    )
-    path = checkpoint if '://' in checkpoint else str(tmp_path / 'a.pth')
-    PretrainedBackbone(path)(AttentionResNet(18, attention=dict(type='mmccd.CCD')))
-    expected = ['download', 'wait'] if first else ['wait', 'download']
-    assert order == (expected if '://' in checkpoint else [])
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path):

@@ -43,6 +43,10 @@ def test_check_pretrained(call_tool, root, tmp_path, capsys, monkeypatch):
     problems = [line for line in out.splitlines() if line.startswith('PROBLEM: ')]
     assert any('layer3.1.ccd.scale' in p for p in problems)
     assert any('layer4.0.ccd.bias' in p and '64' in p and '32' in p for p in problems)
+    assert len(problems) == 2
+    assert [line for line in out.splitlines()[-2:] if 'allow_' in line] == [
+        'To initialise them instead, name them in allow_missing.'
+    ]
 
     code, stderr = call_tool('checks/check_pretrained.py', config)
     assert code == 2

@@ -10,7 +10,7 @@ from collections import Counter
 
 import mmccd  # noqa: F401
 from mmccd.analysis.complexity import build_on_meta
-from mmccd.cli.arguments import run_tool
+from mmccd.cli.arguments import run_tool, tool_parser
 from mmccd.configs import load_config
 from mmccd.errors import UserError
 from mmccd.models.pretrained import PretrainedBackbone
@@ -25,9 +25,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?', help="default: the one of the config's model.backbone.init_cfg")
     return parser.parse_args()
@@ -71,7 +69,8 @@ def main() -> None:
     if allowed:
         print(f'\n{allowed} of the missing ones are allowed by allow_missing={initializer.allow_missing}')
     problems = initializer.problems(found)
-    print('\n' + ('\n'.join(f'PROBLEM: {p}' for p in problems) if problems else 'The backbone would load whole.'))
+    lines = [*(f'PROBLEM: {p}' for p in problems), *initializer.hints(found)]
+    print('\n' + ('\n'.join(lines) or 'The backbone would load whole.'))
     sys.exit(1 if problems else 0)
 
 

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from mmccd.data.image_files import why_broken
+from mmccd.env import warn_renamed
 from mmccd.registry import HOOKS
 
 FILE = 'skipped_images.txt'
@@ -28,7 +29,7 @@ def guarded_datasets(dataset: Any) -> Iterator[Any]:
             yield from guarded_datasets(inner)
 
 
-@HOOKS.register_module(name=['SkippedImagesHook', 'BrokenPicturesHook'])  # the latter: configs of mmccd 0.1
+@HOOKS.register_module()
 class SkippedImagesHook(Hook):
     """Gather what the processes skipped, write it to ``<work_dir>/skipped_images.txt``, and stop if it is too much.
 
@@ -37,7 +38,7 @@ class SkippedImagesHook(Hook):
     images immediately, those of all processes are put together here.
 
     Args:
-        interval (int): Iterations between two looks; there is one at every epoch's end as well. Default: 100.
+        interval (int): Iterations between two counts; there is one at every epoch's end as well. Default: 100.
 
     Raises:
         ValueError: If ``interval`` is less than 1.
@@ -53,19 +54,19 @@ class SkippedImagesHook(Hook):
         self._written = 0
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Look every ``interval`` iterations."""
+        """Count every ``interval`` iterations."""
         if self.every_n_train_iters(runner, self.interval):
-            self._look(runner)
+            self._count(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Look, and say how many there are."""
-        broken = self._look(runner)
+        """Count, and say how many there are."""
+        broken = self._count(runner)
         if broken:
             runner.logger.warning(
                 f'{len(broken)} broken images were skipped so far, listed in {osp.join(runner.work_dir, FILE)}'
             )
 
-    def _look(self, runner: Runner) -> Counter:
+    def _count(self, runner: Runner) -> Counter:
         """How often each image was skipped, by all processes."""
         datasets = list(guarded_datasets(runner.train_dataloader.dataset))
         counts: list[Counter] = [Counter() for _ in datasets]
@@ -77,11 +78,19 @@ class SkippedImagesHook(Hook):
         if times != self._written and runner.rank == 0:
             with open(osp.join(runner.work_dir, FILE), 'w') as f:
                 f.writelines(
-                    f'{path}\t{n}\t{why_broken(path) or "it can be read by now"}\n'
-                    for path, n in sorted(broken.items())
+                    f'{path}\t{n}\t{why_broken(path) or "it can be read now"}\n' for path, n in sorted(broken.items())
                 )
             self._written = times
         for dataset, count in zip(datasets, counts):
             if count:
                 dataset.check_share(len(count), next(iter(count)))
         return broken
+
+
+@HOOKS.register_module()
+class BrokenPicturesHook(SkippedImagesHook):
+    """Former name of :class:`SkippedImagesHook`, in configs of mmccd 0.1."""
+
+    def __init__(self, interval: int = 100) -> None:
+        warn_renamed('mmccd.BrokenPicturesHook', 'mmccd.SkippedImagesHook', logged=True)
+        super().__init__(interval)

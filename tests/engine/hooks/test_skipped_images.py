@@ -67,7 +67,7 @@ def test_other_processes_count_as_well(dataset, tmp_path, monkeypatch):
     assert [line.split('\t')[1:] for line in (tmp_path / 'skipped_images.txt').read_text().splitlines()] == [
         ['3', 'there is no such file'],
         ['1', 'the file is empty'],
-        ['1', 'it can be read by now'],
+        ['1', 'it can be read now'],
     ]
 
 

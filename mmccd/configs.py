@@ -16,12 +16,12 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from .env import is_first_on_machine
+from .env import is_first_on_machine, warn_renamed
 from .errors import UserError, suggest
 
 # Files in a wheel, links to the checkout's folders in a checkout: the place where mim looks, too.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
-_OLD_NAMES = '*_24e_*'  # Cascade R-CNN's 2x; their files stay, and read the new ones
+_RENAMED_PART = ('_24e_', '_2x_')  # Cascade R-CNN's schedule; the old files stay, and read the new ones
 
 
 def list_configs(pattern: str = '*') -> list[str]:
@@ -41,7 +41,7 @@ def list_configs(pattern: str = '*') -> list[str]:
 
 def is_old_name(name: str) -> bool:
     """Whether a config that comes with mmccd was called so before, and may be still."""
-    return fnmatch.fnmatch(name, _OLD_NAMES) and (CONFIGS / f'{name}.py').is_file()
+    return _RENAMED_PART[0] in name and (CONFIGS / f'{name}.py').is_file()
 
 
 # What configs of earlier versions, and the dumps of them beside their checkpoints, call code by: (then, now).
@@ -78,6 +78,9 @@ def load_config(path: str, options: dict | None = None) -> Config:
         names = [n for n in os.listdir(folder) if n.endswith('.py')] if osp.isdir(folder) else []
         near = suggest(osp.basename(path), names, n=3, prefix=osp.join(osp.dirname(path), ''))
         raise UserError(f'config {path!r} does not exist{near}')
+    folder, stem = osp.dirname(osp.realpath(path)), osp.splitext(osp.basename(path))[0]
+    if is_old_name(stem) and folder == osp.realpath(CONFIGS):
+        warn_renamed(stem, stem.replace(*_RENAMED_PART))
     try:
         cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError) as e:  # the latter: a base

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import platform
 import sys
+from collections.abc import Callable
 from importlib import metadata, util
 
 # import name: (oldest version that is tested, distributions that provide it, the maintained one first)
@@ -62,47 +62,50 @@ def check_requirements(*optional: str) -> None:
         )
 
 
-def is_first_on_machine() -> bool:
-    """Whether this process is the first of its machine: torchrun's, slurm's or MPI's, or the only one.
+_OWN_RANKS = {  # of launchers that do not set LOCAL_RANK and RANK
+    'slurm': {'LOCAL_RANK': 'SLURM_LOCALID', 'RANK': 'SLURM_PROCID'},
+    'mpi': {'LOCAL_RANK': 'OMPI_COMM_WORLD_LOCAL_RANK', 'RANK': 'OMPI_COMM_WORLD_RANK'},
+}
 
-    From the environment, since it is asked before the processes know each other.
+_WARNED: set[str] = set()  # former names
+
+
+def is_first_on_machine() -> bool:
+    """Whether this process is the first of its machine: of its launcher's, or the only one.
+
+    From the environment, since it is asked before the processes know each other. What slurm and MPI set counts once
+    the launcher is theirs (:func:`set_ranks`): with another, each of their processes is on its own.
     """
-    return _first_of('LOCAL_RANK', 'SLURM_LOCALID', 'OMPI_COMM_WORLD_LOCAL_RANK') == '0'
+    return os.environ.get('LOCAL_RANK', '0') == '0'
 
 
 def is_first_of_all() -> bool:
     """Whether this process is the first of all machines; as :func:`is_first_on_machine`."""
-    return _first_of('RANK', 'SLURM_PROCID', 'OMPI_COMM_WORLD_RANK') == '0'
+    return os.environ.get('RANK', '0') == '0'
 
 
-def _first_of(*names: str) -> str:
-    """Value of the first of these environment variables that is set, '0' if none is."""
-    return next((os.environ[name] for name in names if name in os.environ), '0')
-
-
-@functools.cache
-def warn_renamed(then: str, now: str, logged: bool = False) -> None:
+def warn_renamed(then: str, now: str, log: Callable[[str], None] | None = None) -> None:
     """Say once in a process that a name has changed; both work.
 
     Args:
         then (str): The former name, which was used.
         now (str): The present one.
-        logged (bool): A warning in mmengine's log, instead of a line on stderr by the first process of the machine.
-            Default: False.
+        log (Callable, optional): Writes the message. Default: a line on stderr, by the first process of the machine.
     """
+    if then in _WARNED:
+        return
+    _WARNED.add(then)
     text = f'{then} is now called {now}'
-    if logged:
-        import logging
-
-        from mmengine.logging import print_log
-
-        print_log(text, logger='current', level=logging.WARNING)
+    if log is not None:
+        log(text)
     elif is_first_on_machine():
         print(f'warning: {text}', file=sys.stderr)
 
 
-def set_local_rank(launcher: str, argument: int = 0) -> None:
+def set_ranks(launcher: str, argument: int = 0) -> None:
     """Put this process's number on its machine into ``LOCAL_RANK``, where mmengine and PyTorch look for it.
+
+    Of slurm's and MPI's processes, the number among all goes into ``RANK``, too, where torchrun puts it.
 
     Args:
         launcher (str): ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``. The latter two have a variable of their
@@ -110,11 +113,10 @@ def set_local_rank(launcher: str, argument: int = 0) -> None:
         argument (int): What ``torch.distributed.launch`` passed as ``--local-rank``, used where nothing sets
             ``LOCAL_RANK``. Default: 0.
     """
-    own = {'slurm': 'SLURM_LOCALID', 'mpi': 'OMPI_COMM_WORLD_LOCAL_RANK'}.get(launcher)
-    if own is not None and own in os.environ:
-        os.environ['LOCAL_RANK'] = os.environ[own]
-    else:
-        os.environ.setdefault('LOCAL_RANK', str(argument))
+    for name, own in _OWN_RANKS.get(launcher, {}).items():
+        if own in os.environ:
+            os.environ[name] = os.environ[own]
+    os.environ.setdefault('LOCAL_RANK', str(argument))
 
 
 def keep_freed_memory() -> None:

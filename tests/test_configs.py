@@ -12,7 +12,9 @@ from mmengine.registry import DATA_SAMPLERS, MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
 import mmccd
+from mmccd import env
 from mmccd.cli import config_table
+from mmccd.configs import load_config
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 EVERYTHING = sorted(p.stem for p in FOLDER.glob('*.py'))
@@ -87,6 +89,16 @@ def test_old_names_stay_loadable():
         assert mmccd.get_config(f'{was}.py').to_dict() == load(name).to_dict()
     with pytest.raises(mmccd.UserError, match=r"'cascade_rcnn_cdc_r50_fpn_24e_coco'.*cascade_rcnn_ccd_r50_fpn_2x_coco"):
         mmccd.config_path('cascade_rcnn_cdc_r50_fpn_24e_coco')
+
+
+@pytest.mark.parametrize('by', [lambda name: mmccd.get_config(name), lambda name: load_config(f'{FOLDER}/{name}.py')])
+def test_old_names_say_so_once(monkeypatch, capsys, by):
+    monkeypatch.setattr(env, '_WARNED', set())
+    for _ in range(2):
+        by('cascade_rcnn_ccd_r50_fpn_24e_legacy_coco')
+    by('cascade_rcnn_ccd_r50_fpn_2x_coco')
+    [line] = capsys.readouterr().err.splitlines()
+    assert re.findall(r'cascade\w+', line) == [f'cascade_rcnn_ccd_r50_fpn_{n}_legacy_coco' for n in ('24e', '2x')]
 
 
 @pytest.mark.parametrize('stem', NAMES)

@@ -14,6 +14,7 @@ import sys
 from mmccd.checkpoints.files import write_atomically
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.own_config import BASES, OwnConfig, default_out, make_config, read_base
+from mmccd.cli.parser import tool_parser
 from mmccd.data.checks.report import number
 from mmccd.errors import UserError
 
@@ -27,9 +28,7 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     pair = dict(nargs='+', metavar=('DIR', 'JSON'))
     parser.add_argument('--train', required=True, **pair, help='images and COCO annotations, or class folders alone')
     parser.add_argument('--val', required=True, **pair, help='the same, to validate on')
@@ -74,7 +73,7 @@ def check_args(args: argparse.Namespace) -> str:
 
 
 def check_out(out: str, overwrite: bool) -> None:
-    """Said before the long work."""
+    """Refuse an output that cannot be written, before the long work."""
     if osp.exists(out) and not overwrite:
         raise UserError(f'--out {out} is there: give another name, or --overwrite')
     if not osp.isdir(osp.dirname(out) or '.'):

@@ -8,8 +8,9 @@ from mmengine.evaluator import DumpResults
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.checkpoints.handover import OpenedCheckpoint
 from mmccd.checkpoints.read import check_checkpoint_file
-from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool
+from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, parse_common_arguments, run_tool
 from mmccd.cli.checks import check_amp, check_data
+from mmccd.cli.parser import tool_parser
 from mmccd.cli.runner import build_runner
 from mmccd.cli.testing import show_predictions, use_tta
 from mmccd.configs import load_config
@@ -25,9 +26,7 @@ several GPUs: tools/dist_test.sh CONFIG CKPT GPUS [the same options]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint file or URL')
     parser.add_argument('--out', help='write the predictions (.pkl) or, with --out-item metrics, the metrics (.json)')
@@ -37,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for which --show shows one')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: the mean over horizontal flips')
     add_common_arguments(parser)
-    return parser.parse_args()
+    return parse_common_arguments(parser)
 
 
 def main() -> None:

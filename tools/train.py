@@ -11,9 +11,11 @@ from mmccd.cli.arguments import (
     add_training_arguments,
     apply_common_arguments,
     apply_training_arguments,
+    parse_common_arguments,
     run_tool,
 )
 from mmccd.cli.checks import check_amp, check_data, check_init_checkpoint, check_init_download, check_sync_bn
+from mmccd.cli.parser import tool_parser
 from mmccd.cli.runner import build_runner, log_scaling
 from mmccd.configs import load_config
 from mmccd.engine.hooks.interrupt import Interrupted
@@ -29,13 +31,11 @@ several GPUs: tools/dist_train.sh CONFIG GPUS [the same options]
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('config', help='config file')
     add_training_arguments(parser)
     add_common_arguments(parser)
-    return parser.parse_args()
+    return parse_common_arguments(parser)
 
 
 def main() -> None:

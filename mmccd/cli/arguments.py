@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmccd.checkpoints.read import forbid_unpickling
-from mmccd.env import check_requirements, is_first_on_machine, set_local_rank
+from mmccd.env import check_requirements, is_first_on_machine, set_ranks
 from mmccd.errors import UserError
 
 from .runner import end_process, uses_fsdp
@@ -74,9 +74,15 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
+def parse_common_arguments(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse; from then on, of the processes of the launcher one a machine prints an error that all have."""
+    args = parser.parse_args()
+    set_ranks(args.launcher, args.local_rank)
+    return args
+
+
 def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
     """Put launcher and work folder into the config; check that the packages for its task are there."""
-    set_local_rank(args.launcher, args.local_rank)
     cfg.launcher = args.launcher
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
@@ -140,13 +146,6 @@ def use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
     if uses_fsdp(cfg):
         cfg.optim_wrapper.use_fsdp = True
-
-
-def tool_parser(description: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser whose help shows a tool's docstring and its examples as they are written."""
-    return argparse.ArgumentParser(
-        description=description, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
 
 
 def add_shape_argument(parser: argparse.ArgumentParser, default: str) -> None:

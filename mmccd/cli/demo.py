@@ -1,6 +1,6 @@
 """What the demos share: steps that are done once, tools run with a log, and an orderly end on Ctrl-C and SIGTERM.
 
-Only the standard library is imported, so that a demo starts, and continues, at once.
+Nothing heavy is imported, so that a demo starts, and continues, at once.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
+
+from .parser import tool_parser
 
 # Lines of a tool's log that show its progress.
 PROGRESS = re.compile(r'Epoch\((?:train|val|test)\).*|tensors loaded.*|bbox_mAP_copypaste.*|error: .*')
@@ -60,7 +62,7 @@ def run_demo(main: Callable[[], None], target: str) -> None:
 
 def demo_arguments(description: str, work_dir: str) -> argparse.ArgumentParser:
     """A parser with the options of all demos."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = tool_parser(description)
     parser.add_argument('--work-dir', default=work_dir, help='folder for everything that the demo writes')
     parser.add_argument('--fresh', action='store_true', help='discard earlier runs and begin with the first step')
     return parser

@@ -12,7 +12,8 @@ import numpy as np
 
 from mmccd.checkpoints.files import write_atomically
 
-from .arguments import OptionsAction, tool_parser
+from .arguments import OptionsAction
+from .parser import tool_parser
 
 
 def image_parser(description: str, epilog: str, out_files: str, out_dir: str) -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmccd.checkpoints.read import allow_mmengine_checkpoints
-from mmccd.env import keep_freed_memory, set_local_rank
+from mmccd.env import keep_freed_memory, set_ranks
 from mmccd.errors import UserError
 
 
@@ -49,9 +49,8 @@ def init_cpu_distributed(cfg: Config) -> None:
                 ['scontrol', 'show', 'hostname', os.environ['SLURM_NODELIST']], text=True
             ).split()[0]
         os.environ.setdefault('MASTER_PORT', '29500')
-        set_local_rank('slurm')
-        for ours, theirs in (('RANK', 'SLURM_PROCID'), ('WORLD_SIZE', 'SLURM_NTASKS')):
-            os.environ[ours] = os.environ[theirs]
+        set_ranks('slurm')
+        os.environ['WORLD_SIZE'] = os.environ['SLURM_NTASKS']
     if 'RANK' not in os.environ:
         raise UserError(
             '--launcher pytorch needs the environment that torchrun sets: start with tools/dist_train.sh '

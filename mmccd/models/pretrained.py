@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 import re
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,11 @@ def allowed_missing(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     return (*as_names(cfg.get('allow_missing') or ()), *as_names(cfg.get('allow_new') or ()))
 
 
+def log_warning(text: str) -> None:
+    """Into mmengine's log."""
+    print_log(text, logger='current', level=logging.WARNING)
+
+
 @WEIGHT_INITIALIZERS.register_module()
 class PretrainedBackbone:
     """Load a checkpoint into a backbone completely, or raise.
@@ -111,7 +117,7 @@ class PretrainedBackbone:
             ('allow_unused', 'allow_unexpected', allow_unused),
         ):
             if value:
-                warn_renamed(f'{former} of PretrainedBackbone', name, logged=True)
+                warn_renamed(f'{former} of PretrainedBackbone', name, log_warning)
         self.checkpoint = checkpoint
         self.allow_missing = (*as_names(allow_missing), *as_names(allow_new))
         self.allow_unexpected = (*as_names(allow_unexpected), *as_names(allow_unused))

@@ -7,12 +7,21 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 from mmengine.config import Config
 
+from mmccd import env
 from mmccd.cli import checks
-from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, run_tool, use_amp
+from mmccd.cli.arguments import (
+    add_common_arguments,
+    apply_common_arguments,
+    parse_common_arguments,
+    run_tool,
+    use_amp,
+)
+from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.env import is_first_of_all, is_first_on_machine
 from mmccd.errors import UserError
 
@@ -29,7 +38,8 @@ LAUNCHERS = (
 @pytest.fixture(autouse=True)
 def outside_of_launchers(monkeypatch):
     for name in LAUNCHERS:
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, '')  # so that what a test sets here is undone
+        monkeypatch.delenv(name)
 
 
 def apply(*options: str) -> Config:
@@ -37,7 +47,8 @@ def apply(*options: str) -> Config:
     parser.add_argument('config')
     add_common_arguments(parser)
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='https://a.org/b.pth')))))
-    apply_common_arguments(cfg, parser.parse_args(['c.py', *options]))
+    with mock.patch('sys.argv', ['train.py', 'c.py', *options]):
+        apply_common_arguments(cfg, parse_common_arguments(parser))
     return cfg
 
 
@@ -54,6 +65,9 @@ def apply(*options: str) -> Config:
         (['--launcher', 'mpi'], dict(OMPI_COMM_WORLD_LOCAL_RANK='1', OMPI_COMM_WORLD_RANK='9'), '1'),
         # torchrun in an allocation of slurm.
         (['--launcher', 'pytorch'], dict(SLURM_LOCALID='0', SLURM_PROCID='0', LOCAL_RANK='3', RANK='3'), '3'),
+        # srun without a launcher: each process is on its own.
+        ([], dict(SLURM_LOCALID='5', SLURM_PROCID='13'), '0'),
+        ([], dict(OMPI_COMM_WORLD_LOCAL_RANK='1', OMPI_COMM_WORLD_RANK='9'), '0'),
     ],
 )
 def test_local_rank(monkeypatch, capsys, options, variables, local_rank):
@@ -72,9 +86,29 @@ def test_local_rank(monkeypatch, capsys, options, variables, local_rank):
         run_tool(main)
     assert os.environ['LOCAL_RANK'] == local_rank
     assert is_first_on_machine() == (local_rank == '0')
-    assert is_first_of_all() == all(variables.get(name, '0') == '0' for name in LAUNCHERS if 'LOCAL' not in name)
+    alone = not options and 'RANK' not in variables
+    assert is_first_of_all() == (
+        alone or all(variables.get(name, '0') == '0' for name in LAUNCHERS if 'LOCAL' not in name)
+    )
     assert capsys.readouterr().err == ('error: no\n' if local_rank == '0' else '')
     assert downloads == (['https://a.org/b.pth'] if local_rank == '0' else [])
+
+
+@pytest.mark.parametrize(('options', 'printed'), [([], True), (['--launcher', 'slurm'], False)])
+def test_an_early_error_under_srun(monkeypatch, capsys, options, printed):
+    """One that comes before anything is put into the config: the others print nothing where there are others."""
+    monkeypatch.setenv('SLURM_LOCALID', '1')
+    monkeypatch.setattr('sys.argv', ['train.py', *options])
+
+    def main():
+        parser = argparse.ArgumentParser()
+        add_common_arguments(parser)
+        parse_common_arguments(parser)
+        raise UserError('no')
+
+    with pytest.raises(SystemExit, match='2'):
+        run_tool(main)
+    assert capsys.readouterr().err == ('error: no\n' if printed else '')
 
 
 def test_own_errors_of_a_process_are_printed_by_it(monkeypatch, capsys):
@@ -156,3 +190,17 @@ def test_amp_replaces_no_other_wrapper(kind, name):
     with pytest.raises(UserError, match=rf"--amp .*optim_wrapper\.type='OptimWrapper'.*the config has '{name}'"):
         use_amp(cfg)
     assert cfg.optim_wrapper.type == kind
+
+
+def test_former_names_of_options(monkeypatch, capsys):
+    """They work, and one line says so once in a process."""
+    monkeypatch.setattr(env, '_WARNED', set())
+    parser = tool_parser('A tool.')
+    parser.add_argument('--splits', '--sets', action=RenamedOption, nargs='+', choices=['train', 'val'])
+    assert parser.parse_args(['--splits', 'train']).splits == ['train']
+    assert capsys.readouterr().err == ''
+    for former in ('--sets', '--sets', '--set'):  # the latter: abbreviated
+        assert parser.parse_args([former, 'val', 'train']).splits == ['val', 'train']
+    [line] = capsys.readouterr().err.splitlines()
+    assert '--sets' in line
+    assert '--splits' in line

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from mmccd.env import warn_renamed
+from mmccd import env
 from mmccd.models import AttentionResNet, PretrainedBackbone, pretrained
 from mmccd.models.backbones import attention_resnet
 from mmccd.models.pretrained import allowed_missing, missing_checkpoint_message
@@ -168,9 +168,9 @@ def test_former_names_of_options(tmp_path, trained, monkeypatch):
     """Configs of version 0.1 load, with a warning; both names together are one list."""
     state = {k: v for k, v in trained.items() if '.ccd.' not in k}
     torch.save({**state, 'layer9.x': torch.ones(1), 'layer8.x': torch.ones(1)}, tmp_path / 'a.pth')
-    warn_renamed.cache_clear()
+    monkeypatch.setattr(env, '_WARNED', set())
     records = []
-    monkeypatch.setattr('mmengine.logging.print_log', lambda text, logger, level: records.append((level, text)))
+    monkeypatch.setattr(pretrained, 'print_log', lambda text, logger, level=20: records.append((level, text)))
     for _ in range(2):
         loader = PretrainedBackbone(
             str(tmp_path / 'a.pth'), allow_new='ccd', allow_unexpected='layer8', allow_unused=['layer9']

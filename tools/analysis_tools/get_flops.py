@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
-from mmccd.cli.arguments import add_shape_argument, checked_shape, run_tool, tool_parser
+from mmccd.cli.arguments import add_shape_argument, checked_shape, run_tool
+from mmccd.cli.parser import tool_parser
 from mmccd.configs import load_config
 
 EXAMPLES = """examples:

@@ -15,8 +15,9 @@ import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.report import Options, Report, read_runs, record
 from mmccd.apis import checked_device
 from mmccd.checkpoints.files import write_atomically
-from mmccd.cli.arguments import run_tool, tool_parser
+from mmccd.cli.arguments import run_tool
 from mmccd.cli.numbers import whole_number
+from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.errors import UserError
 
 EXAMPLES = """examples:
@@ -41,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--images',
         '--pictures',
+        action=RenamedOption,
         type=whole_number(0),
         default=6,
         metavar='N',

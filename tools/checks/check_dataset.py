@@ -11,6 +11,7 @@ import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.configs import load_config
 from mmccd.data.checks import MAX_PIXELS, SPLITS, check_config, write_clean
 from mmccd.errors import UserError
@@ -23,12 +24,16 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('config', help='config file')
     parser.add_argument(
-        '--splits', '--sets', nargs='+', choices=SPLITS, default=SPLITS, help='which splits; default: all'
+        '--splits',
+        '--sets',
+        action=RenamedOption,
+        nargs='+',
+        choices=SPLITS,
+        default=SPLITS,
+        help='which splits; default: all',
     )
     parser.add_argument(
         '--workers', type=int, default=min(os.cpu_count() or 1, 8), help='processes that decode images; 0: this one'
@@ -58,7 +63,7 @@ def main() -> None:
             raise UserError(f'--{name.replace("_", "-")} must be at least {minimum}, got {getattr(args, name)}')
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out must end with .json, got {args.out!r}')
-    if args.write_clean and osp.exists(args.write_clean):  # said before the long work
+    if args.write_clean and osp.exists(args.write_clean):  # before the long work
         raise UserError(f'--write-clean: {args.write_clean} is there, and nothing is overwritten')
     cfg = load_config(args.config, args.cfg_options)
     report = check_config(cfg, tuple(args.splits), args.workers, args.max_pixels)

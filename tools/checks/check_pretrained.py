@@ -10,7 +10,8 @@ from collections import Counter
 
 import mmccd  # noqa: F401
 from mmccd.analysis.complexity import build_on_meta
-from mmccd.cli.arguments import run_tool, tool_parser
+from mmccd.cli.arguments import run_tool
+from mmccd.cli.parser import tool_parser
 from mmccd.configs import load_config
 from mmccd.errors import UserError
 from mmccd.models.pretrained import PretrainedBackbone

@@ -31,6 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmccd.cli.made_data import CocoFile, DataFolder, run_converter
+from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
 TOOL = 'make_digits'
@@ -230,11 +231,9 @@ def build(folder: DataFolder, parameters: dict[str, Any]) -> dict[str, Any]:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line; argparse ends the program with status 2 on a bad option."""
     script = 'python tools/dataset_converters/make_digits.py'
-    parser = argparse.ArgumentParser(
-        description='Make the demo data: MNIST digits to classify and to detect, no download.',
-        epilog=f'examples:\n  {script}\n  {script} --train-scenes 4000 --out data/digits4k\n'
-        f'  {script} --size 160 --overwrite',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        'Make the demo data: MNIST digits to classify and to detect, no download.',
+        f'examples:\n  {script}\n  {script} --train-scenes 4000 --out data/digits4k\n  {script} --size 160 --overwrite',
     )
     parser.add_argument('--out', default='data/digits', help='folder to make (default data/digits)')
     for name, (default, low, high, text) in OPTIONS.items():

@@ -15,7 +15,7 @@ square of 256 lies in one of them and a random crop can find it.
 
 A tree cut by the border of a tile keeps the box of what is visible. If that is less than half of its area, it becomes a
 crowd box (``iscrowd`` 1): COCO's evaluation neither expects it nor counts a detection there as false. Annotations have
-two keys more than COCO's: ``tree``, the same for all pieces of a tree, and ``label``, deepforest's name.
+two keys more than COCO's: ``tree``, the same for all parts of a tree, and ``label``, deepforest's name.
 The same version gives the same bytes with the same version of Pillow.
 """
 
@@ -36,6 +36,7 @@ from xml.etree import ElementTree
 from PIL import Image
 
 from mmccd.cli.made_data import CocoFile, DataFolder, run_converter
+from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
 TOOL = 'make_trees'
@@ -165,7 +166,7 @@ def starts(length: int, tile: int, stride: int) -> list[int]:
 
 
 def cut(tree: Tree, left: int, top: int, tile: int) -> dict[str, Any] | None:
-    """The piece of a tree in a tile, as arguments of ``CocoFile.add_box``; None if there is none."""
+    """The part of a tree in a tile, as arguments of ``CocoFile.add_box``; None if there is none."""
     x1, y1, x2, y2 = tree.box
     box = max(x1, left), max(y1, top), min(x2, left + tile), min(y2, top + tile)
     width, height = box[2] - box[0], box[3] - box[1]
@@ -213,9 +214,9 @@ def write_split(
         image.crop((left, top, left + side, top + side)).save(root / split / name)
         image_id = coco.add_image(name, side, side, license=1)
         for tree in trees:
-            piece = cut(tree, left, top, side)
-            if piece:
-                coco.add_box(image_id, 1, **piece)
+            part = cut(tree, left, top, side)
+            if part:
+                coco.add_box(image_id, 1, **part)
     coco.write(root / 'annotations' / f'instances_{split}.json')
     boxes = coco.content['annotations']
     whole = [a for a in boxes if not a['iscrowd']]
@@ -239,10 +240,8 @@ def build(folder: DataFolder, wheel: Path) -> dict[str, Any]:
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     script = 'python tools/dataset_converters/make_trees.py'
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=f'examples:\n  {script}\n  {script} --wheel deepforest-2.1.0-py3-none-any.whl --out data/trees',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = tool_parser(
+        __doc__, f'examples:\n  {script}\n  {script} --wheel deepforest-2.1.0-py3-none-any.whl --out data/trees'
     )
     parser.add_argument('--out', type=Path, default=Path('data/trees'), help='folder to make (default data/trees)')
     parser.add_argument('--wheel', type=Path, help=f'the wheel of {WHEEL}; default: pip downloads it beside --out')

@@ -13,7 +13,8 @@ import sys
 import mmccd  # before anything of mmdet
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
-from mmccd.cli.arguments import OptionsAction, add_shape_argument, checked_shape, run_tool, tool_parser
+from mmccd.cli.arguments import OptionsAction, add_shape_argument, checked_shape, run_tool
+from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.configs import load_config
 from mmccd.data.image_files import list_images
 from mmccd.deployment import (
@@ -48,7 +49,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--kind', choices=KINDS, default='end2end', help='what is in the graph; default: end2end')
     add_shape_argument(parser, 'any size; with it, the model takes one image at a time')
     parser.add_argument(
-        '--images', '--pictures', metavar='IMG|DIR', help='compare on these images, resized, instead of noise'
+        '--images',
+        '--pictures',
+        action=RenamedOption,
+        metavar='IMG|DIR',
+        help='compare on these images, resized, instead of noise',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'

@@ -27,6 +27,7 @@ from mmccd.checkpoints.files import write_with_checksum
 from mmccd.checkpoints.read import check_checkpoint_file, read_checkpoint
 from mmccd.checkpoints.write import checkpoint_bytes
 from mmccd.cli.arguments import require_task, run_tool
+from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 from mmccd.models.build import build_model
 
@@ -40,15 +41,13 @@ EXAMPLES = """examples:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('in_file', metavar='IN', help='checkpoint to convert')
     parser.add_argument('out_file', metavar='OUT', help='checkpoint to write; its folder is made')
     parser.add_argument(
         '--arch',
         help='refuse any other architecture: [<detector>_][<attention>_]r<depth>, e.g. ccd_r50 or cascade_rcnn_gc_r50. '
-        "Without it the file's own; only GE has to be told, since it has the same tensors as no attention",
+        "Without it the file's own; only GE has to be named, since it has the same tensors as no attention",
     )
     parser.add_argument('--task', choices=TASKS, help='refuse a file for the other task')
     return parser.parse_args()

@@ -10,6 +10,7 @@ from mmccd.checkpoints.files import write_with_checksum
 from mmccd.checkpoints.read import check_checkpoint_file, read_checkpoint
 from mmccd.checkpoints.write import checkpoint_bytes
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
 EXAMPLES = """example:
@@ -18,9 +19,7 @@ EXAMPLES = """example:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('in_file', help='checkpoint of a training')
     parser.add_argument('out_file', help='checkpoint to write; its folder is made')
     parser.add_argument('--add-hash', action='store_true', help="append -<8 digits of SHA-256>, OpenMMLab's way")

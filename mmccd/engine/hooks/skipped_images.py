@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os.path as osp
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from mmccd.data.image_files import why_broken
@@ -92,5 +94,9 @@ class BrokenPicturesHook(SkippedImagesHook):
     """Former name of :class:`SkippedImagesHook`, in configs of mmccd 0.1."""
 
     def __init__(self, interval: int = 100) -> None:
-        warn_renamed('mmccd.BrokenPicturesHook', 'mmccd.SkippedImagesHook', logged=True)
+        warn_renamed(
+            'mmccd.BrokenPicturesHook',
+            'mmccd.SkippedImagesHook',
+            lambda text: print_log(text, logger='current', level=logging.WARNING),
+        )
         super().__init__(interval)

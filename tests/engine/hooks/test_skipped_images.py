@@ -9,6 +9,7 @@ import pytest
 from mmengine.dataset import ConcatDataset, RepeatDataset
 from mmengine.registry import HOOKS
 
+from mmccd import env
 from mmccd.data import BrokenImageError, CocoDataset
 from mmccd.engine import SkippedImagesHook
 from mmccd.engine.hooks import skipped_images
@@ -51,6 +52,21 @@ def test_file_and_log(dataset, tmp_path, caplog, wrap):
     ]
     hook.after_train_epoch(runner(wrap(dataset), tmp_path))
     assert caplog.messages == [f'2 broken images were skipped so far, listed in {tmp_path}/skipped_images.txt']
+
+
+def test_former_name(monkeypatch):
+    """In configs of mmccd 0.1: it works, and is said in the log once."""
+    records = []
+    monkeypatch.setattr(env, '_WARNED', set())
+    monkeypatch.setattr(skipped_images, 'print_log', lambda text, logger, level: records.append((level, text)))
+    for _ in range(2):
+        hook = HOOKS.build(dict(type='mmccd.BrokenPicturesHook', interval=7))
+    assert isinstance(hook, SkippedImagesHook)
+    assert hook.interval == 7
+    [(level, text)] = records
+    assert level == logging.WARNING
+    assert 'BrokenPicturesHook' in text
+    assert 'SkippedImagesHook' in text
 
 
 def test_other_processes_count_as_well(dataset, tmp_path, monkeypatch):

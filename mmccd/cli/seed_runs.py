@@ -1,4 +1,4 @@
-"""A training of one config with one seed, by the tools, that is kept when finished and resumed when not."""
+"""Trainings of configs with several seeds, by the tools: kept when finished, and resumed when not."""
 
 from __future__ import annotations
 
@@ -13,22 +13,69 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 from mmengine.config import Config
 
 import mmccd
-from mmccd.analysis.seeds import Result
+from mmccd.analysis.seeds import METRICS, Result, summarise, table
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.configs import load_config
 from mmccd.env import is_local
 from mmccd.errors import UserError
+from mmccd.models.build import build_model
+
+from .checks import check_data, check_init_checkpoint
 
 
 def name_of(config: str) -> str:
     """Name of a config or checkpoint: its file name without ending."""
     return osp.splitext(osp.basename(config))[0]
+
+
+def check_runs(args: argparse.Namespace) -> None:
+    """Check the arguments of ``run_seeds.py`` before hours of training; UserError if one is wrong."""
+    if not args.configs:
+        raise UserError('name the config files to compare, or a file of results with --from')
+    for option, value, minimum in (('--seeds', args.seeds, 1), ('--gpus', args.gpus, 1)):
+        if value is not None and value < minimum:
+            raise UserError(f'{option} must be at least {minimum}, got {value}')
+    names = [name_of(c) for c in args.configs]
+    double = sorted({n for n in names if names.count(n) > 1})
+    if double:
+        raise UserError(f'each config once, and no two with the same name; got {", ".join(double)} more than once')
+    for key in args.cfg_options or {}:
+        if key in ('randomness.seed', 'work_dir'):
+            raise UserError(f'--cfg-options {key}: run_seeds.py sets it (--seeds, --first-seed, --work-dir)')
+    for config in args.configs:
+        cfg = load_config(config, args.cfg_options)
+        check_data(cfg, ('train', 'val'))
+        model = build_model(cfg)
+        if not args.backbones:
+            check_init_checkpoint(cfg, model)
+
+
+def results_table(results: Sequence[Result], metric: str | None, order: Sequence[str] | None = None) -> str:
+    """The table of a metric.
+
+    Args:
+        results (Sequence[Result]): Of all runs.
+        metric (str, optional): Default: the first of ``METRICS`` that was measured.
+        order (Sequence[str], optional): Names of the configs; differences are to the first. Default: as they come.
+
+    Raises:
+        UserError: If the metric was not measured, or none is given and none of the usual ones was.
+    """
+    measured = {r.metric for r in results}
+    metric = metric or next((m for m in METRICS if m in measured), None)
+    if metric is None:
+        raise UserError(f'--metric is needed: the runs have {", ".join(sorted(measured)) or "no metric"}')
+    try:
+        return table(summarise(results, metric, order), metric)
+    except ValueError as e:
+        raise UserError(f'--metric: {e}') from e
 
 
 class Run:

@@ -11,13 +11,11 @@ import os.path as osp
 import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.analysis.seeds import METRICS, Result, read_results, summarise, table, write_results
-from mmccd.cli.arguments import OptionsAction, run_tool, tool_parser
-from mmccd.cli.checks import check_data, check_init_checkpoint
-from mmccd.cli.seed_runs import Run, name_of
-from mmccd.configs import load_config
+from mmccd.analysis.seeds import METRICS, read_results, write_results
+from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.cli.parser import tool_parser
+from mmccd.cli.seed_runs import Run, check_runs, name_of, results_table
 from mmccd.errors import UserError
-from mmccd.models.build import build_model
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
 EXAMPLES = """examples:
@@ -61,39 +59,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check(args: argparse.Namespace) -> None:
-    """Check the arguments before hours of training."""
-    if not args.configs:
-        raise UserError('name the config files to compare, or a file of results with --from')
-    for option, value, minimum in (('--seeds', args.seeds, 1), ('--gpus', args.gpus, 1)):
-        if value is not None and value < minimum:
-            raise UserError(f'{option} must be at least {minimum}, got {value}')
-    names = [name_of(c) for c in args.configs]
-    double = sorted({n for n in names if names.count(n) > 1})
-    if double:
-        raise UserError(f'each config once, and no two with the same name; got {", ".join(double)} more than once')
-    for key in args.cfg_options or {}:
-        if key in ('randomness.seed', 'work_dir'):
-            raise UserError(f'--cfg-options {key}: run_seeds.py sets it (--seeds, --first-seed, --work-dir)')
-    for config in args.configs:
-        cfg = load_config(config, args.cfg_options)
-        check_data(cfg, ('train', 'val'))
-        model = build_model(cfg)
-        if not args.backbones:
-            check_init_checkpoint(cfg, model)
-
-
-def print_table(results: list[Result], metric: str | None, order: list[str] | None = None) -> None:
-    measured = {r.metric for r in results}
-    metric = metric or next((m for m in METRICS if m in measured), None)
-    if metric is None:
-        raise UserError(f'--metric is needed: the runs have {", ".join(sorted(measured)) or "no metric"}')
-    try:
-        print(table(summarise(results, metric, order), metric))
-    except ValueError as e:
-        raise UserError(f'--metric: {e}') from e
-
-
 def main() -> None:
     args = parse_args()
     if args.source:
@@ -103,9 +68,9 @@ def main() -> None:
             results = read_results(args.source)
         except (OSError, ValueError) as e:
             raise UserError(f'--from: {e}') from e
-        print_table(results, args.metric)
+        print(results_table(results, args.metric))
         return
-    check(args)
+    check_runs(args)
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     runs = [Run(config, seed, args, TOOLS) for seed in seeds for config in args.configs]  # a whole seed first
     path = args.csv or osp.join(args.work_dir, 'results.csv')
@@ -128,7 +93,7 @@ def main() -> None:
     results = [r for run in runs for r in run.results()]
     if results:
         print()
-        print_table(results, args.metric, [name_of(c) for c in args.configs])
+        print(results_table(results, args.metric, [name_of(c) for c in args.configs]))
         print(f'\nall metrics of all runs: {path}')
     if failed:
         print(f'error: {len(failed)} of {len(runs)} runs failed', file=sys.stderr)

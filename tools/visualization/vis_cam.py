@@ -9,18 +9,10 @@ import os.path as osp
 import sys
 
 import mmccd  # before anything of mmdet
-from mmccd.analysis.cam import (
-    METHODS,
-    check_layers,
-    class_index,
-    draw_cams,
-    explain,
-    is_detector,
-    load_cam_class,
-    num_classes,
-)
+from mmccd.analysis.cam import METHODS, draw_cams, explain, load_cam_class
 from mmccd.analysis.inputs import prepare_image
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.cams import THRESHOLD, TOPK, cam_options
 from mmccd.cli.images import image_parser, output_folder, output_names, write_figure
 from mmccd.cli.numbers import number, whole_number
 from mmccd.configs import load_config
@@ -58,10 +50,10 @@ def parse_args() -> argparse.Namespace:
         '--topk',
         type=whole_number(1),
         metavar='N',
-        help='maximum number of detections, the highest scores first; default: 8',
+        help=f'maximum number of detections, the highest scores first; default: {TOPK}',
     )
     parser.add_argument(
-        '--score-thr', type=number(0, 1), metavar='S', help='minimum score of a detection; default: 0.3'
+        '--score-thr', type=number(0, 1), metavar='S', help=f'minimum score of a detection; default: {THRESHOLD}'
     )
     parser.add_argument(
         '--zoom',
@@ -81,31 +73,16 @@ def main() -> None:
     try:
         images = list_images(args.img)
         model = mmccd.init_model(cfg, args.checkpoint, args.device)
-        detector = is_detector(model)
-        for option in ('topk', 'score_thr', 'zoom'):
-            if not detector and getattr(args, option) is not None:
-                raise UserError(f'--{option.replace("_", "-")} is for detections, and this config is of a classifier')
-        if args.method == 'eigencam' and (args.zoom or (args.target_category and not detector)):
-            raise UserError(
-                f'--{"zoom" if args.zoom else "target-category"} asks for one map of each, and eigencam '
-                'has only one for the whole image'
-            )
-        check_layers(model, args.target_layers or ())
-        classes = model.dataset_meta.get('classes') or ()
-        if len(classes) != num_classes(model):
-            classes = tuple(map(str, range(num_classes(model))))
-        categories = args.target_category and list(dict.fromkeys(class_index(c, classes) for c in args.target_category))
-        threshold = 0.3 if args.score_thr is None else args.score_thr
-        topk = args.topk or (8 if detector else None)
-
+        options = cam_options(model, args)
         drawn, layers = 0, args.target_layers
         for path, name in zip(images, output_names(images, args.img)):
-            found = explain(model, prepare_image(cfg, path), args.method, layers, categories, topk, threshold)
+            image = prepare_image(cfg, path)
+            found = explain(model, image, args.method, layers, options.categories, options.topk, options.threshold)
             layers = found.layers
             if not found.cams:
                 of = f' of {", ".join(args.target_category)}' if args.target_category else ''
                 print(
-                    f'{path}: no detection{of} with a score of at least {threshold:g} (the highest of all: '
+                    f'{path}: no detection{of} with a score of at least {options.threshold:g} (the highest of all: '
                     f'{found.best:.3g}), nothing drawn',
                     file=sys.stderr,
                 )
@@ -116,7 +93,7 @@ def main() -> None:
                 osp.basename(args.checkpoint),
                 f'{found.method} of ' + ', '.join(found.layers),
             )
-            figure = draw_cams(found, classes, osp.basename(path), lines, args.zoom)
+            figure = draw_cams(found, options.classes, osp.basename(path), lines, args.zoom)
             stem = osp.join(out_dir, f'{name}_{found.method}')
             write_figure(stem, figure, found.arrays() if args.raw else None)
     except ValueError as e:
@@ -124,7 +101,7 @@ def main() -> None:
     if not drawn:
         raise UserError(
             f'nothing was drawn: no detection in {len(images)} image{"s" * (len(images) > 1)}; lower '
-            f'--score-thr ({threshold:g})'
+            f'--score-thr ({options.threshold:g})'
         )
 
 

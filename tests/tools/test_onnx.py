@@ -192,6 +192,14 @@ def test_inference_without_torch(export, images, root, tmp_path):
     assert (tmp_path / 'work_dirs' / DETECTOR / 'onnx' / 'wide_onnx.png').is_file()
 
 
+def test_control_c_in_inference(call_tool, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('argparse.ArgumentParser.parse_args', interrupt)
+    assert call_tool(INFER) == (130, '\ninterrupted\n')
+
+
 @pytest.mark.slow
 def test_class_folders(call_tool, export, class_folders):
     model = export(CLASSIFIER, '--shape', 64, 64)

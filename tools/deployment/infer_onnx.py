@@ -302,3 +302,6 @@ if __name__ == '__main__':
     except UserError as e:
         print(f'error: {e}', file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print('\ninterrupted', file=sys.stderr)
+        sys.exit(130)  # 128 + SIGINT

@@ -312,7 +312,9 @@ def _recognise_detector(state: Mapping[str, Tensor]) -> str | None:
     if 'bbox_head.0.fc_cls.weight' in state and 'rpn_head.rpn_cls.weight' in state:
         return 'cascade_rcnn'
     heads = sorted({k.split('.')[0] for k in state})
-    raise ValueError(f'it is no RetinaNet and no Cascade R-CNN of MMDetection 0.6: its parts are {", ".join(heads)}')
+    raise ValueError(
+        f'it is no RetinaNet and no Cascade R-CNN of MMDetection 0.6: its top-level modules are {", ".join(heads)}'
+    )
 
 
 def _split_block(key: str) -> tuple[str, int, str, str] | None:

@@ -210,7 +210,7 @@ def metafile(names: list[str]) -> str:
 
 
 def _entry(name: str) -> str:
-    """A config's entry. Its name tells attention, task and data set, which a test of all configs holds it to."""
+    """A config's entry. Its name tells attention, task and dataset, which a test of all configs holds it to."""
     *parts, dataset = name.replace('cascade_rcnn', 'cascade').split('_')
     is_detector = parts[0] in ('retinanet', 'cascade')
     word = parts[is_detector].split('-')[0].replace('sge', 'ccd')

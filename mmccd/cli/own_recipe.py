@@ -143,20 +143,20 @@ def resize_factors(scale: Sequence[int], sizes: np.ndarray) -> np.ndarray:
 
 
 def epoch_bounds(images: int, base_epochs: int, task: str) -> tuple[int, int]:
-    """Fewest and most epochs for a split of so many images.
+    """Minimum and maximum number of epochs for a split of so many images.
 
-    Fewest: ``Task.minimum`` of the base's; for one larger than the base's own, as many iterations as that one gets.
-    Most: 16 times the base's, and no more than 200 (or the base's).
+    Minimum: ``Task.minimum`` of the base's; for one larger than the base's own, as many iterations as that one gets.
+    Maximum: 16 times the base's, and no more than 200 (or the base's).
     """
     rule = TASKS[task]
-    fewest = min(rule.minimum, rule.base_images / images) * base_epochs
-    return max(round(fewest), 1), max(base_epochs, min(16 * base_epochs, 200))
+    minimum = min(rule.minimum, rule.base_images / images) * base_epochs
+    return max(round(minimum), 1), max(base_epochs, min(16 * base_epochs, 200))
 
 
 def plan_epochs(images: int, base_epochs: int, task: str) -> int:
     """As many epochs as see ``Task.seen`` images in all, within :func:`epoch_bounds`."""
-    fewest, most = epoch_bounds(images, base_epochs, task)
-    return min(max(math.ceil(TASKS[task].seen / images), fewest), most)
+    minimum, maximum = epoch_bounds(images, base_epochs, task)
+    return min(max(math.ceil(TASKS[task].seen / images), minimum), maximum)
 
 
 def plan_schedulers(schedulers: Any, base_epochs: int, epochs: int, iterations: int) -> list[dict]:
@@ -272,10 +272,10 @@ def decide(cfg: Config, stem: str, train: Split, gpus: int, batch: int | None) -
         rate = f'{optimizer.lr:g}, the base names no batch to scale it from'
     if finetune != 1:
         rate += f'; times {finetune:g}, since it is fine-tuned'
-    fewest, most = epoch_bounds(images, base_epochs, task)
+    minimum, maximum = epoch_bounds(images, base_epochs, task)
     length = f'{number(epochs, "epoch", "epochs")} of {number(iterations, "iteration", "iterations")} see '
     length += f'{number(epochs * images, "image", "images")} ({TASKS[task].seen:,} '
-    length += f"are aimed at, in {fewest} to {most} epochs); steps in proportion to the base's {base_epochs}"
+    length += f"are aimed at, in {minimum} to {maximum} epochs); steps in proportion to the base's {base_epochs}"
     schedulers = plan_schedulers(cfg.param_scheduler, base_epochs, epochs, iterations)
     if any(not s.get('by_epoch', True) for s in schedulers):
         length += ', warm-up within the first epoch'

@@ -208,7 +208,7 @@ def change(state: dict[str, Tensor], **renamed: str) -> dict[str, Tensor]:
         (lambda o: {**o('ccd_resnet50'), **o('se_resnet50')}, 'several attentions: ccd, se'),
         (
             lambda o: {f'backbone.{k}': v for k, v in o('resnet50').items()},
-            'no RetinaNet and no Cascade R-CNN of MMDetection 0.6: its parts are backbone',
+            'no RetinaNet and no Cascade R-CNN of MMDetection 0.6: its top-level modules are backbone',
         ),
         # Faster R-CNN: one head without a number.
         (

@@ -79,9 +79,11 @@ def _add_confusions(section: Section, class_names: list[str], found: dict[str, l
             ['class', 'predicted as', *found],
             words={0, 1},
         )
-        for (label, said), _ in total.most_common(CONFUSIONS):
-            first, *row = compared(class_names[label], [m[label, said] for m in mistakes.values()], decimal(0), 'low')
-            confused.rows.append([first, Cell(class_names[said], class_names[said]), *row])
+        for (label, predicted), _ in total.most_common(CONFUSIONS):
+            first, *row = compared(
+                class_names[label], [m[label, predicted] for m in mistakes.values()], decimal(0), 'low'
+            )
+            confused.rows.append([first, Cell(class_names[predicted], class_names[predicted]), *row])
         section.tables.append(confused)
 
 
@@ -94,16 +96,16 @@ def _images(
 ) -> list[str]:
     if not context.options.images:
         return []
-    said = {path: [] for path in truth}
+    predicted = {path: [] for path in truth}
     for predictions in found.values():
         for p in predictions:
-            said[p.path].append(p)
-    order = sorted(said, key=lambda path: sum(p.score for p in said[path]))
-    worst = [path for path in order if not all(p.right for p in said[path])]
+            predicted[p.path].append(p)
+    order = sorted(predicted, key=lambda path: sum(p.score for p in predicted[path]))
+    worst = [path for path in order if not all(p.right for p in predicted[path])]
     chosen = {
         'Worst': worst,
-        'Largest differences between runs': [path for path in worst if any(p.right for p in said[path])],
-        'Best': [path for path in reversed(order) if any(p.right for p in said[path])],
+        'Largest differences between runs': [path for path in worst if any(p.right for p in predicted[path])],
+        'Best': [path for path in reversed(order) if any(p.right for p in predicted[path])],
     }
     section.intro = 'Worst: wrong with the highest score. Best: right with the highest score.'
     section.intro += '' if worst else ALL_RIGHT
@@ -112,12 +114,14 @@ def _images(
         chosen,
         context.options.images,
         lambda path: path,
-        lambda path: _labelled(context, path, class_names, truth[path], dict(zip(found, said[path]))),
+        lambda path: _labelled(context, path, class_names, truth[path], dict(zip(found, predicted[path]))),
         kind='cards',
     )
 
 
-def _labelled(context: Context, path: str, class_names: list[str], label: int, said: dict[str, cls.Prediction]) -> Item:
+def _labelled(
+    context: Context, path: str, class_names: list[str], label: int, predicted: dict[str, cls.Prediction]
+) -> Item:
     uri, (width, height) = data_uri(path, IMAGE_SIDE // 2)
     panels = [
         Panel(
@@ -128,7 +132,7 @@ def _labelled(context: Context, path: str, class_names: list[str], label: int, s
             height=height,
         )
     ]
-    for name, p in said.items():
+    for name, p in predicted.items():
         panels.append(
             Panel(
                 name,

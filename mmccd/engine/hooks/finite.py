@@ -49,18 +49,18 @@ def _finite(tensors: list[Tensor]) -> bool:
 class CheckFiniteHook(Hook):
     """Stop, before parameters or checkpoints are spoilt, when a loss or a gradient is NaN or infinite.
 
-    * Gradients are looked at before the optimizer uses them. With a loss scaler (``AmpOptimWrapper`` in half precision)
+    * Gradients are checked before the optimizer uses them. With a loss scaler (``AmpOptimWrapper`` in half precision)
       the scaler does that, and leaves steps out while it looks for its scale; what stops the training then is a scale
       below ``min_loss_scale``: that many steps in a row were left out.
-    * Losses are looked at after each iteration, without another wait for the device: mmengine logs them.
-    * Parameters are looked at before a checkpoint is written.
+    * Losses are checked after each iteration, without another wait for the device: mmengine logs them.
+    * Parameters are checked before a checkpoint is written.
 
     Each process that finds something writes ``nonfinite/rank_<n>.json`` in the work folder: what was found, where
     first, the losses, the iteration, the learning rates, the images of the batch, and the last checkpoint; then it
     raises :class:`NonFiniteError` with likely causes.
 
     Args:
-        interval (int, optional): Iterations from one look at the gradients to the next, each of which waits for the
+        interval (int, optional): Iterations from one check of the gradients to the next, each of which waits for the
             device. Default: None, which is 1 on the CPU and 10 elsewhere.
         min_loss_scale (float): Smallest scale of the loss. Default: 2 ** -10, after 26 steps in a row from PyTorch's
             start of 2 ** 16.
@@ -78,7 +78,7 @@ class CheckFiniteHook(Hook):
         self._losses: dict[str, Any] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Look at every step of the optimizers from now on."""
+        """Check every step of the optimizers from now on."""
         interval = self.interval or (1 if get_device() == 'cpu' else 10)
         self._remove_handles()
         wrappers = runner.optim_wrapper
@@ -114,7 +114,7 @@ class CheckFiniteHook(Hook):
                 self._stop(runner, 'gradient', named, 'The parameters are as they were before this iteration.')
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Look at the losses, and at the scale of the loss."""
+        """Check the losses, and the scale of the loss."""
         logged = runner.message_hub.log_scalars
         keys = [f'train/{key}' for key in outputs or {}]
         if not all(math.isfinite(logged[key].current()) for key in keys if key in logged):
@@ -140,7 +140,7 @@ class CheckFiniteHook(Hook):
             self._stop(runner, 'parameter', named, 'This checkpoint is not written.')
 
     def after_train(self, runner: Runner) -> None:
-        """Look no more."""
+        """Stop checking."""
         self._remove_handles()
 
     def _stop(self, runner: Runner, what: str, named: dict[str, Tensor], remark: str) -> None:

@@ -123,7 +123,7 @@ def _place(
 
 
 def _inherit(plugin: Plugin, inherited: Mapping[str, Any]) -> Plugin:
-    """With the backbone's convolutions and norms, if it is a layer that is told here to take them."""
+    """With the backbone's convolutions and norms, if it is a layer that takes them."""
     if not (issubclass(plugin.layer, AttentionLayer) or plugin.position == REPLACE_CONV):
         return plugin  # mmcv's ContextBlock and the like: as in mmdet's ResNet
     known = inspect.signature(plugin.layer).parameters

@@ -1,7 +1,7 @@
 """Whole networks against the original implementation's numbers, and depths without such numbers against torchvision.
 
 Every network goes the way that the authors' files go: a checkpoint in their format, the converter, the config that
-the converter names, the model. What the numbers are is told in the README of data/golden.
+the converter names, the model. The README of data/golden says what the numbers are.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from types import ModuleType
 from unittest import mock
 
 import pytest
+from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +179,8 @@ def call_tool(monkeypatch, capsys) -> Callable[..., tuple[int, str]]:
         monkeypatch.setattr(sys, 'argv', [path, *map(str, args)])
         monkeypatch.delenv('LOCAL_RANK', raising=False)
         capsys.readouterr()
+        for cls in (MMLogger, DefaultScope):  # as in a process of its own; loggers would write to an earlier stderr
+            cls._instance_dict.clear()
         code = 0
         try:
             with mock.patch.dict(os.environ):  # what the tool sets there goes with it

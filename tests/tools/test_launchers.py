@@ -261,7 +261,7 @@ def test_slurm_job_that_cannot_be_requeued(interrupted):
 @pytest.mark.slow
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
 def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum):
-    """dist_train.sh gets it: both processes save, the code is 85, and --resume goes on behind the last iteration."""
+    """dist_train.sh gets it: both processes save, the code is 85, and --resume continues behind the last iteration."""
     options = [
         '--cfg-options',
         'train_cfg.max_epochs=50',

@@ -55,7 +55,7 @@ def test_detector(call_tool, coco, capsys):
     code, err = make(call_tool, '--gpus', 2)
     assert (code, err) == (0, '')
     out = 'retinanet_ccd_r50_fpn_own.py'
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     lines = Path(out).read_text().splitlines()
     assert len(lines) <= 44  # with other image sizes; 36 without
     assert max(map(len, lines)) <= 120
@@ -80,7 +80,7 @@ def test_detector(call_tool, coco, capsys):
     assert cfg.model.backbone.init_cfg == dict(
         type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_missing='ccd'
     )
-    assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
+    assert [line.split('tools/')[1] for line in output.splitlines()[-2:]] == [
         f'dist_train.sh {out} 2',
         f'checks/check_dataset.py {out}',
     ]
@@ -95,9 +95,9 @@ def test_detector(call_tool, coco, capsys):
 
 def test_the_last_words_for_one_gpu_and_one_iteration(call_tool, coco, capsys):
     assert make(call_tool, '--out', 'own.py', '--batch-size', 6)[0] == 0
-    said = capsys.readouterr().out
-    assert 'Length: 192 epochs of 1 iteration see 1,152 images' in said
-    assert [line.split('tools/')[1] for line in said.splitlines()[-2:]] == [
+    output = capsys.readouterr().out
+    assert 'Length: 192 epochs of 1 iteration see 1,152 images' in output
+    assert [line.split('tools/')[1] for line in output.splitlines()[-2:]] == [
         'train.py own.py',
         'checks/check_dataset.py own.py',
     ]
@@ -253,11 +253,11 @@ def test_errors_in_the_data(call_tool, coco, capsys):
     edit('val.json', categories=[CAT, DOG, dict(id=20, name='bird')])
     (coco / 'train' / '3.jpg').write_bytes(b'nothing')
     code, err = make(call_tool, '--base', SMALL, '--out', 'own.py')
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert code == 2
     assert err.startswith('error: the data have 5 errors (above), and nothing was written')  # none is a warning
-    assert 'category-entry' in said
-    assert 'image-broken' in said
+    assert 'category-entry' in output
+    assert 'image-broken' in output
     assert not Path('own.py').exists()
     code, _ = make(call_tool, '--base', SMALL, '--out', 'own.py', '--force')
     assert code == 0

@@ -17,12 +17,12 @@ def test_these_are_all(root):
 def test_the_old_path_is_the_new_one(call_tool, capsys, name):
     """The same help and the same end; one line beside them says where the tool is."""
     notice = f'tools/misc/{name} is tools/{MOVED[name]} now\n'
-    said = []
+    outputs = []
     for path in (f'misc/{name}', MOVED[name]):
         for arguments in (('--help',), ('--no-such-option', '7')):
             code, err = call_tool(path, *arguments)
-            said.append((code, capsys.readouterr().out, err))
-    (old_help, old_error), (new_help, new_error) = said[:2], said[2:]
+            outputs.append((code, capsys.readouterr().out, err))
+    (old_help, old_error), (new_help, new_error) = outputs[:2], outputs[2:]
     assert new_help[0] == 0
     assert new_help[1].startswith(f'usage: {name}')
     assert new_error[0] == 2

@@ -161,8 +161,8 @@ def test_another_classifier_than_told(refused, state, arch, task, message):
     ],
 )
 def test_another_detector_than_told(refused, state, options, message):
-    said = refused(TOOL, save(state('det_retinanet_ccd_r50')), OUT, *options)
-    assert said == f'in.pth.tar is not converted: {message}'
+    error = refused(TOOL, save(state('det_retinanet_ccd_r50')), OUT, *options)
+    assert error == f'in.pth.tar is not converted: {message}'
 
 
 def test_unknown_arch(refused, state):
@@ -209,13 +209,13 @@ def test_tensors_that_do_not_fit(refused, state, change, message):
 def test_all_groups_differ(refused, state):
     """The authors' ablation with 32 groups: 32 tensors, a few of them named."""
     tensors = {k: torch.zeros(1, 32, 1) if '.pf.' in k else v for k, v in state('ccd_resnet50').items()}
-    said = refused(TOOL, save(tensors), OUT)
-    assert 'size mismatch of 32 tensors: backbone.layer1.0.ccd.scale (32,) in the checkpoint' in said
+    error = refused(TOOL, save(tensors), OUT)
+    assert 'size mismatch of 32 tensors: backbone.layer1.0.ccd.scale (32,) in the checkpoint' in error
 
 
 def test_code_does_not_run(refused, place, state):
-    said = refused(TOOL, save(state('ccd_resnet50'), args=Trap()), OUT)
-    assert 'is not a checkpoint of tensors and plain data' in said
+    error = refused(TOOL, save(state('ccd_resnet50'), args=Trap()), OUT)
+    assert 'is not a checkpoint of tensors and plain data' in error
     assert not (place / 'sprung').exists()
 
 

@@ -152,7 +152,7 @@ def test_classifier_predictions_with_flips(run_tool, root, place, classifier):
 
 @pytest.mark.slow
 def test_classifier_resumes(run_tool, root, place, classifier, handed_over):
-    """A second epoch after the first, which is not done again; optimizer and schedule go on."""
+    """A second epoch after the first, which is not done again; optimizer and schedule continue."""
     before = (classifier / 'epoch_1.pth').stat().st_mtime_ns
     run_tool(
         'train.py',

@@ -300,7 +300,7 @@ class Torture:
             self.problem(place, f'started at iteration {started["iter"]}, but {due["name"]} has {due["iter"]}')
         done = max((e['iter'] + 1 for e in before if e['what'] == 'batch'), default=0)
         self.tally.iterations_again += max(0, done - started['iter'])
-        lost -= {e['name'] for e in self.ledger(place)[len(before) :] if e['what'] == 'saved'}  # written anew
+        lost -= {e['name'] for e in self.ledger(place)[len(before) :] if e['what'] == 'saved'}  # written again
 
     def damage(self, place: Path, lost: set[str]) -> None:
         """Damage the newest checkpoint, if there is another."""

@@ -346,12 +346,12 @@ def test_speed_takes_turns(monkeypatch):
     assert all(0 < low <= middle <= high for low, middle, high in times.values())
 
 
-def test_busy_machine_is_told(made_up, toy_coco, tmp_path, monkeypatch):
+def test_busy_machine_is_named(made_up, toy_coco, tmp_path, monkeypatch):
     run = str(made_up.detection_run(tmp_path / 'run', made_up.detection_config(toy_coco)))
-    for high, told in ((1.4, 0), (1.6, 1)):
+    for high, warnings in ((1.4, 0), (1.6, 1)):
         monkeypatch.setattr(cost, 'speed', lambda *args, high=high: dict(run=(1.0, 1.1, high)))
         html = Report(read_runs([run]), CPU, Options(images=0, gates=0)).html()
-        assert html.count('times vary too much') == told
+        assert html.count('times vary too much') == warnings
         [times] = [t for c, t in made_up.tables(html).items() if c.startswith('Forward of one image')]
         assert [row[1] for row in times] == ['run', '1.10', '1.00', f'{high:.2f}']
 
@@ -536,10 +536,10 @@ def classifiers(made_up, tmp_path):
     runs = []
     for i in range(4):
         Image.new('RGB', (8, 8), (60 * i,) * 3).save(tmp_path / f'{i}.png')
-    said = dict(
+    predictions = dict(
         a=((0, 1), (0, 1), (1, 0), (1, 0)), b=((0, 1), (1, 0), (1, 0), (0, 1)), c=((1, 0), (1, 0), (0, 1), (0, 1))
     )
-    for name, classes in said.items():
+    for name, classes in predictions.items():
         made_up.write_lines(
             tmp_path / name / '20260101_000000',
             [*made_up.training(range(10, 21, 10), 20), {'accuracy/top1': 75.0, 'step': 1}],

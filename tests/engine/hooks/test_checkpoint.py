@@ -1,4 +1,4 @@
-"""What is written, and that training goes on from it as if nothing had happened."""
+"""What is written, and that training continues from it as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_validation_that_was_cut_off_is_made_up_for(make_runner, untouched, asse
 
 
 def test_unknown_seed(make_runner, tmp_path):
-    """Without a seed in the config, the order of the samples goes on all the same."""
+    """Without a seed in the config, the order of the samples continues all the same."""
     runner = make_runner(seed=None)
     kill_at(runner, 'epoch', 1)
     seed = runner.train_dataloader.sampler.seed
@@ -158,7 +158,7 @@ def test_half_written_files_are_cleared_away(make_runner, tmp_path):
 
 @pytest.mark.parametrize('best', [False, True])
 def test_full_disk(make_runner, tmp_path, best):
-    """The only checkpoint stays; the message has path, reason and sizes; after that, training can go on."""
+    """The only checkpoint stays; the message has path, reason and sizes; after that, training can continue."""
     options = dict(max_keep_ckpts=1, **(dict(save_best='score', rule='greater') if best else {}))
     runner = make_runner(checkpoint=options)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -121,7 +121,7 @@ def work(ready) -> None:
 
 @pytest.mark.slow
 def test_workers_end_with_their_process_only():
-    """A worker goes on after SIGTERM and SIGUSR1 of others, and ends without complaint after SIGTERM of its own."""
+    """A worker continues after SIGTERM and SIGUSR1 of others, and ends without complaint after SIGTERM of its own."""
     context = torch.multiprocessing.get_context('fork')
     ready = context.Queue()
     worker = context.Process(target=work, args=(ready,), daemon=True)

@@ -138,11 +138,11 @@ def pretrained(checkpoint, form):
 
 @pytest.fixture
 def warned(monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setattr(
-        attention_resnet, 'print_log', lambda text, logger, level=20: said.append(text) if level == 30 else None
+        attention_resnet, 'print_log', lambda text, logger, level=20: messages.append(text) if level == 30 else None
     )
-    return said
+    return messages
 
 
 @pytest.mark.parametrize('form', ['dict', 'list', 'prefix', 'class'])

@@ -43,9 +43,9 @@ def test_no_batch_norm_is_left_under_group_norm(name):
 @pytest.mark.parametrize('name', WITH_NORMS)
 def test_names_in_checkpoints_stay(name):
     plain = AttentionResNet(18, attention=WITH_NORMS[name])
-    told = AttentionResNet(18, attention=WITH_NORMS[name], norm_cfg=dict(type='BN', requires_grad=True), conv_cfg=None)
-    assert list(plain.state_dict()) == list(told.state_dict())
-    for a, b in zip(plain.modules(), told.modules()):
+    named = AttentionResNet(18, attention=WITH_NORMS[name], norm_cfg=dict(type='BN', requires_grad=True), conv_cfg=None)
+    assert list(plain.state_dict()) == list(named.state_dict())
+    for a, b in zip(plain.modules(), named.modules()):
         assert type(a) is type(b)
         assert getattr(a, 'momentum', None) == getattr(b, 'momentum', None)
         assert getattr(a, 'eps', None) == getattr(b, 'eps', None)

@@ -172,8 +172,8 @@ def test_bad_input(tool, content, tmp_path, capsys):
     (tmp_path / 'text.whl').write_text('nothing')
     assert 'text.whl cannot be read as a wheel: File is not a zip file' in refused('--wheel', tmp_path / 'text.whl')
     other = pack(tool, content, tmp_path / 'other.whl', OSBS=content['SOAP'][0])
-    assert 'deepforest/data/OSBS_029.png in' in (said := refused('--wheel', other))
-    assert 'is another file: SHA-256' in said
+    assert 'deepforest/data/OSBS_029.png in' in (message := refused('--wheel', other))
+    assert 'is another file: SHA-256' in message
     no_licence = pack(tool, content, tmp_path / 'bare.whl', licence=False)
     assert 'bare.whl has no LICENSE: is it the wheel of deepforest==2.1.0?' in refused('--wheel', no_licence)
     less = {k: v for k, v in content.items() if k != 'SOAP'}

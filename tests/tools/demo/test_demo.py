@@ -112,13 +112,13 @@ def test_interruption_while_made_again_is_not_taken_for_done(play):
     assert play() == ['b', 'c']
 
 
-def test_only_interrupted_steps_are_told_so(demo):
+def test_only_interrupted_steps_are_marked(demo):
     """A training resumes after an interruption only, not when its data were made again."""
-    told = {}
+    interrupted = {}
 
     def do(name: str, fail: bool = False) -> None:
         def work() -> None:
-            told[name] = steps.interrupted
+            interrupted[name] = steps.interrupted
             if fail:
                 raise KeyboardInterrupt
             Path(name).write_text(name)
@@ -129,16 +129,16 @@ def test_only_interrupted_steps_are_told_so(demo):
     do('a')
     with pytest.raises(KeyboardInterrupt):
         do('b', fail=True)
-    assert told == {'a': False, 'b': False}
+    assert interrupted == {'a': False, 'b': False}
     steps = shared.Steps('steps.json')
     do('a')
     do('b')
-    assert told == {'a': False, 'b': True}
+    assert interrupted == {'a': False, 'b': True}
     Path('a').unlink()
     steps = shared.Steps('steps.json')
     do('a')
     do('b')
-    assert told == {'a': False, 'b': False}
+    assert interrupted == {'a': False, 'b': False}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Size, Tensor, nn
 
-from mmccd.env import is_local
 from mmccd.errors import UserError
 
 from .read import check_checkpoint_file, read_checkpoint
@@ -167,18 +166,6 @@ def fitting_state(checkpoint: Any, model: nn.Module, source: str) -> dict[str, T
     return found.tensors
 
 
-def check_checkpoint_fits(source: str, model: nn.Module) -> None:
-    """A file has to hold exactly the model's tensors: a half-loaded model tests without a complaint.
-
-    URLs are left to whatever loads them.
-
-    Raises:
-        UserError: If it cannot be read, or does not fit.
-    """
-    if is_local(source):
-        fitting_state(_read(source), model, source)
-
-
 def load_whole_checkpoint(source: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
     """Load a checkpoint, a file or a URL, that holds exactly the model's tensors.
 
@@ -190,13 +177,9 @@ def load_whole_checkpoint(source: str | os.PathLike, model: nn.Module) -> dict[s
     """
     source = os.fspath(source)
     check_checkpoint_file(source, 'checkpoint')
-    checkpoint = _read(source)
-    model.load_state_dict(fitting_state(checkpoint, model, source))
-    return checkpoint.get('meta') or {}
-
-
-def _read(source: str) -> Any:
     try:
-        return read_checkpoint(source, mmap=True)
+        checkpoint = read_checkpoint(source, mmap=True)
     except ValueError as e:
         raise UserError(str(e)) from e
+    model.load_state_dict(fitting_state(checkpoint, model, source))
+    return checkpoint.get('meta') or {}

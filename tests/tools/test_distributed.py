@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -125,6 +126,61 @@ def test_two_nodes_train_as_one(one_node, root, place, cpu_env, free_port):
     assert [k for k, v in expected.items() if torch.equal(v, start[k])] == []
 
 
+# In every Python that finds it: what a process of a group opens, by their paths, is written when it ends.
+SITECUSTOMIZE = """
+import atexit, collections, json, os, sys
+
+if 'RANK' in os.environ:
+    opened = collections.Counter()
+
+    def count(event, arguments):
+        if event == 'open' and isinstance(arguments[0], (str, os.PathLike)):
+            name = os.fspath(arguments[0])
+            # An open file that is mapped has a name of its own, which leads to the path.
+            mapped = name.startswith('/proc/self/fd/')
+            path = os.path.realpath(name)
+            if path.endswith('.pth'):
+                opened[('mapped ' if mapped else 'opened ') + os.path.basename(path)] += 1
+
+    sys.addaudithook(count)
+
+    @atexit.register
+    def write():
+        with open(os.path.join(os.environ['OPENED'], os.environ['RANK'] + '.json'), 'w') as f:
+            json.dump(opened, f)
+"""
+
+
+@pytest.mark.slow
+def test_each_process_opens_the_checkpoint_once(run_tool, free_port, root, place, one_node, tmp_path):
+    """To check it, and to resume from it; then training continues as if there had been no interruption."""
+    (tmp_path / 'sitecustomize.py').write_text(SITECUSTOMIZE)
+    (place / 'resumed').mkdir()
+    shutil.copy(one_node / 'epoch_1.pth', place / 'resumed')
+    run_tool(
+        'dist_train.sh',
+        root / f'configs/{CLASSIFIER}.py',
+        2,
+        '--resume',
+        '--work-dir',
+        'resumed',
+        '--cfg-options',
+        *OPTIONS,
+        'train_cfg.max_epochs=2',
+        'default_hooks.checkpoint.max_keep_ckpts=-1',
+        cwd=place,
+        PORT=free_port(),
+        PYTHONPATH=str(tmp_path),
+        OPENED=str(tmp_path),
+    )
+    for rank in range(2):
+        opened = json.loads((tmp_path / f'{rank}.json').read_text())
+        assert opened['opened epoch_1.pth'] == 1, opened
+        assert opened.get('mapped epoch_1.pth', 0) <= 1, opened
+    expected, found = (load(path / 'epoch_2.pth')['state_dict'] for path in (one_node, place / 'resumed'))
+    assert [k for k in expected if not torch.equal(found[k], expected[k])] == []
+
+
 @pytest.fixture(scope='module')
 def sharded(run_tool, free_port, root, place) -> Path:
     """Work folder of an epoch of the same, sharded, and a second one after resuming."""
@@ -152,12 +208,12 @@ def test_sharded_training(one_node, sharded, root):
     """Whole checkpoints, of the names and shapes that tools/test.py wants, and what unsharded training gives without
     an interruption: weights, momentum and schedule were restored.
     """
-    from mmccd.checkpoints.fit import check_checkpoint_fits
+    from mmccd.checkpoints.fit import load_whole_checkpoint
     from mmccd.configs import load_config
     from mmccd.models.build import build_model
 
     model = build_model(load_config(str(root / f'configs/{CLASSIFIER}.py')))
-    check_checkpoint_fits(str(sharded / 'epoch_2.pth'), model)
+    load_whole_checkpoint(sharded / 'epoch_2.pth', model)
     expected, found = (load(path / 'epoch_2.pth') for path in (one_node, sharded))
     for key, value in expected['state_dict'].items():
         torch.testing.assert_close(found['state_dict'][key], value, rtol=1e-4, atol=1e-5, msg=key)

@@ -59,16 +59,21 @@ class OptionsAction(DictAction):
             )
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that training and testing share, named as in MMDetection and MMPretrain."""
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics; default: work_dirs/<config name>')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """``--cfg-options``, as in MMDetection and MMPretrain."""
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=OptionsAction,
         help='override entries of the config: key.sub=value pairs; lists as key="[a,b]" or key=a,b',
     )
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that training and testing share, named as in MMDetection and MMPretrain."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and metrics; default: work_dirs/<config name>')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='job launcher')
     # torch.distributed.launch passes --local-rank; torchrun sets the environment.
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)

@@ -90,7 +90,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
             f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py'
             if made
             else (
-                '\nPut or link the dataset there (README, "Data"), or name your own with --cfg-options, '
+                '\nPut or link the dataset there (docs/imagenet_coco.md, "Data"), or name your own with --cfg-options, '
                 f'e.g. {missing[0].rsplit("(", 1)[1][:-1]}=PATH'
             )
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmccd.checkpoints.files import write_atomically
 
-from .arguments import OptionsAction
+from .arguments import add_cfg_options
 from .parser import tool_parser
 
 
@@ -32,9 +32,7 @@ def image_parser(description: str, epilog: str, out_files: str, out_dir: str) ->
     parser.add_argument('--out-dir', help=f'folder for {out_files}.png; default: work_dirs/<config name>/{out_dir}')
     parser.add_argument('--raw', action='store_true', help=f'also write the arrays: {out_files}.npz')
     parser.add_argument('--device', help="'cpu', 'cuda', 'cuda:1', ...; default: a GPU if there is one")
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
-    )
+    add_cfg_options(parser)
     return parser
 
 

@@ -24,7 +24,7 @@ from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.configs import load_config
 from mmccd.env import is_local
-from mmccd.errors import UserError
+from mmccd.errors import UserError, suggest
 from mmccd.models.build import build_model
 
 from .checks import check_data, check_init_checkpoint
@@ -55,6 +55,23 @@ def check_runs(args: argparse.Namespace) -> None:
         model = build_model(cfg)
         if not args.backbones:
             check_init_checkpoint(cfg, model)
+
+
+def chosen(
+    results: Sequence[Result], configs: Sequence[str], source: str, metric: str | None
+) -> tuple[list[Result], str | None, list[str] | None]:
+    """Arguments of :func:`results_table` for the configs (names or files) that are asked for; all if none is.
+
+    Raises:
+        UserError: If a config has no results in ``source``.
+    """
+    names = [name_of(c) for c in configs]
+    known = {r.config for r in results}
+    for name in names:
+        if name not in known:
+            near = suggest(name, known) or f'; it has {", ".join(sorted(known))}'
+            raise UserError(f'--from {source}: there are no results of {name!r}{near}')
+    return [r for r in results if not names or r.config in names], metric, names or None
 
 
 def results_table(results: Sequence[Result], metric: str | None, order: Sequence[str] | None = None) -> str:

@@ -161,14 +161,32 @@ def prose(text):
     return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
+# Words that a reader would have to guess, in place of the field's: image, rank, again, fix, dataset, continue, ...
+WORDS = re.compile(r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data[ -]sets?)\b', re.IGNORECASE)
+WORDS_OF_CODE = re.compile(rf'{WORDS.pattern}|\b(?:go(?:es)? on|cannot be had|no number)\b', re.IGNORECASE)
+# Former names, which still work, and the lines that mention them.
+FORMER_NAMES = re.compile(r"'--pictures'|its name is 'picture'")
+
+
 def test_words(page, root):
     """Those of the field, so that no reader has to guess. The changelog names what was renamed."""
     if page.name == 'CHANGELOG.md':
         return
-    found = re.findall(
-        r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data sets?)\b', prose(page.read_text()), re.IGNORECASE
-    )
+    found = WORDS.findall(prose(page.read_text()))
     assert not found, f'{page.relative_to(root)}: {found}'
+
+
+def test_words_of_the_code(root):
+    """The same in comments, docstrings, messages and names, also where a sentence is broken into lines."""
+    found = []
+    for path in sorted(p for folder in ('mmccd', 'tools') for p in (root / folder).rglob('*')):
+        if path.suffix in ('.py', '.sh') and '.mim' not in path.parts:
+            text = FORMER_NAMES.sub('', path.read_text())
+            # The end of a line, with the quotes and comment signs around it, is a space.
+            text = re.sub(r'[\'"]?\n\s*(?:#\s*|f?[\'"])?', ' ', text)
+            text = re.sub(r' +', ' ', text.replace('_', ' '))
+            found += [f'{path.relative_to(root)}: {m[0]}' for m in WORDS_OF_CODE.finditer(text)]
+    assert not found, '\n'.join(found)
 
 
 def test_readme_is_short(root):

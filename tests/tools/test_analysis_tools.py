@@ -1,4 +1,5 @@
 import json
+import runpy
 
 import torch
 
@@ -51,3 +52,12 @@ def test_check_pretrained(call_tool, root, tmp_path, capsys, monkeypatch):
     code, stderr = call_tool('checks/check_pretrained.py', config)
     assert code == 2
     assert "init_cfg.checkpoint 'checkpoints/ccd_r18_digits.pth' does not exist" in stderr
+
+
+def test_get_flops_with_options(root, capsys, monkeypatch):
+    config = str(root / 'configs' / 'r18_digits.py')
+    options = ['--cfg-options', 'model.backbone.attention.type=mmccd.CCD']
+    monkeypatch.setattr('sys.argv', ['get_flops.py', config, '--json', *options])
+    runpy.run_path(str(root / 'tools' / 'analysis_tools' / 'get_flops.py'), run_name='__main__')
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row['params_over_plain'] == 2 * 64 * 8  # scale and bias of 64 groups in 8 blocks

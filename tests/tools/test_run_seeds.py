@@ -142,6 +142,11 @@ def test_table_of_a_file(call_tool, capsys, tmp_path):
     )
     assert call_tool(TOOL, '--from', path) == (0, '')
     assert '| b | 2 | 0.7000 | 0.0000 | +0.1500 | ± 0.6353 |\n' in capsys.readouterr().out
+    # The configs that are asked for, in their order; differences are to the first.
+    assert call_tool(TOOL, '--from', path, 'b', 'configs/a.py') == (0, '')
+    assert '| a | 2 | 0.5500 | 0.0707 | -0.1500 | ± 0.6353 |\n' in capsys.readouterr().out
+    code, stderr = call_tool(TOOL, '--from', path, 'bb')
+    assert (code, "no results of 'bb'; did you mean 'b'?" in stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +161,6 @@ def test_table_of_a_file(call_tool, capsys, tmp_path):
             ['r18_digits.py', '--cfg-options', 'randomness.seed=3'],
             '--cfg-options randomness.seed: run_seeds.py sets it',
         ),
-        (['r18_digits.py', '--from', 'x.csv'], '--from does not train: leave the configs out'),
         (['--from', 'x.csv'], '--from: '),
         (['r18_digits.py', '--backbones', 'x'], 'has no model.backbone.init_cfg.checkpoint that is a file'),
         (

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
-from mmccd.cli.arguments import add_shape_argument, checked_shape, run_tool
+from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool
 from mmccd.cli.parser import tool_parser
 from mmccd.configs import load_config
 
@@ -28,6 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('configs', nargs='+', help='config files')
     add_shape_argument(parser, '224 224 for classifiers, 800 1333 for detectors')
     parser.add_argument('--convention', choices=CONVENTIONS, default='published', help='what counts as a FLOP')
+    add_cfg_options(parser)
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     return parser.parse_args()
 
@@ -44,7 +45,7 @@ def main() -> None:
     given = checked_shape(args.shape, 32)
     rows = []
     for path in args.configs:
-        cfg = load_config(path)
+        cfg = load_config(path, args.cfg_options)
         shape = given or ((800, 1333) if cfg.default_scope == 'mmdet' else (224, 224))
         ours, plain = (measure(build_on_meta(c), shape, args.convention) for c in (cfg, without_attention(cfg)))
         rows.append(

@@ -14,7 +14,7 @@ import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.seeds import METRICS, read_results, write_results
 from mmccd.cli.arguments import OptionsAction, run_tool
 from mmccd.cli.parser import tool_parser
-from mmccd.cli.seed_runs import Run, check_runs, name_of, results_table
+from mmccd.cli.seed_runs import Run, check_runs, chosen, name_of, results_table
 from mmccd.errors import UserError
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   python tools/analysis_tools/run_seeds.py configs/r18_digits.py configs/{se,ccd}_r18_digits.py --seeds 3
   python tools/analysis_tools/run_seeds.py configs/retinanet_r18_fpn_digits.py \\
       configs/retinanet_ccd_r18_fpn_digits.py --seeds 3 --backbones work_dirs/seeds --cfg-options train_cfg.max_epochs=2
-  python tools/analysis_tools/run_seeds.py --from benchmarks/seeds/digits.csv
+  python tools/analysis_tools/run_seeds.py --from benchmarks/seeds/digits.csv r18_digits se_r18_digits ccd_r18_digits
 """
 
 
@@ -51,7 +51,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--gpus', type=int, metavar='N', help='processes of each run (default: one, tools/train.py)')
     parser.add_argument('--metric', help=f'metric of the table (default: {" or ".join(METRICS)})')
     parser.add_argument('--csv', help='write the results of all runs here (default: WORK_DIR/results.csv)')
-    parser.add_argument('--from', dest='source', metavar='CSV', help='do not train, print the table of this file')
+    parser.add_argument(
+        '--from', dest='source', metavar='CSV', help='do not train: print the table of this file, with these configs'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=RawOptionsAction, help='as in tools/train.py, the same for all runs'
     )
@@ -62,13 +64,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     if args.source:
-        if args.configs:
-            raise UserError(f'--from does not train: leave the configs out, got {" ".join(args.configs)}')
         try:
             results = read_results(args.source)
         except (OSError, ValueError) as e:
             raise UserError(f'--from: {e}') from e
-        print(results_table(results, args.metric))
+        print(results_table(*chosen(results, args.configs, args.source, args.metric)))
         return
     check_runs(args)
     seeds = range(args.first_seed, args.first_seed + args.seeds)

@@ -10,7 +10,7 @@ import os.path as osp
 import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.cli.arguments import OptionsAction, run_tool
+from mmccd.cli.arguments import add_cfg_options, run_tool
 from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.configs import load_config
 from mmccd.data.checks import MAX_PIXELS, SPLITS, check_config, write_clean
@@ -50,9 +50,7 @@ def parse_args() -> argparse.Namespace:
         metavar='OUT.json',
         help='write the COCO annotation file of the one split in --splits without its broken images and boxes',
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

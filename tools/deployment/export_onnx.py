@@ -13,7 +13,7 @@ import sys
 import mmccd  # before anything of mmdet
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
-from mmccd.cli.arguments import OptionsAction, add_shape_argument, checked_shape, run_tool
+from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool
 from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.configs import load_config
 from mmccd.data.image_files import list_images
@@ -55,9 +55,7 @@ def parse_args() -> argparse.Namespace:
         metavar='IMG|DIR',
         help='compare on these images, resized, instead of noise',
     )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=OptionsAction, help='override entries of the config: key.sub=value pairs'
-    )
+    add_cfg_options(parser)
     return parser.parse_args()
 
 

@@ -144,6 +144,37 @@ def test_gradients_of_the_norm_against_float64(depth):
     assert all(f <= 2 * p + 1e-6 for f, p in zip(errors['folded'], errors['plain']))
 
 
+@pytest.fixture
+def one_process(tmp_path):
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('kind', ['ddp', 'fsdp', 'fsdp-norms'])
+def test_distributed(folded, one_process, kind):
+    """FSDP with units of blocks folds; norms that are units of their own gather their weights when they run."""
+    net = network().train()
+    twin = plain_twin(net)
+    x = torch.randn(2, 3, 64, 64)
+    expected_outs, expected = gradients(twin, x)
+    if kind == 'ddp':
+        wrapped = nn.parallel.DistributedDataParallel(net)
+    else:
+        units = [m for m in net.modules() if hasattr(m, 'conv3x3')]
+        if kind == 'fsdp-norms':
+            units = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+        mesh = torch.distributed.init_device_mesh('cpu', (1,))
+        for unit in units:
+            torch.distributed.fsdp.fully_shard(unit, mesh=mesh)
+        wrapped = torch.distributed.fsdp.fully_shard(net, mesh=mesh)
+    outs, grads = gradients(wrapped, x)
+    assert bool(folded) == (kind != 'fsdp-norms')
+    assert all(map(torch.equal, outs, expected_outs))
+    whole = {k.removeprefix('module.'): getattr(g, 'full_tensor', lambda g=g: g)() for k, g in grads.items()}
+    assert_close(whole, expected, 1e-5)
+
+
 def test_batch_statistics_are_left_to_the_norm(folded):
     net = network(norm_eval=False).train()
     twin = plain_twin(net, norm_eval=False)

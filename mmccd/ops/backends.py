@@ -7,6 +7,7 @@ Modules are imported when they are first asked for, so nothing here imports numb
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple, Protocol, cast
@@ -17,23 +18,39 @@ from torch import Tensor
 from .options import Options
 
 Saved = tuple[Tensor, Tensor, Tensor]
+# Of x, residual, scale, bias, weight and shift.
+Gradients = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class Backend(Protocol):
     """What computes :func:`mmccd.ops.ccd`; a module with these functions is one.
 
     ``x`` is (N, C, H, W) of any strides, N and C possibly 0, H and W at least 1. Arguments are checked already.
-    ``residual`` has the shape and device of ``x``; its dtype and strides may differ. :func:`add_relu_` and
-    :func:`relu_gradient` are for backends without kernels that add it in the same pass.
+    ``residual`` has the shape and device of ``x``; its dtype and strides may differ. ``weight`` and ``shift``, both or
+    neither, are (C,) on that device, of any floating dtype and strides: x * weight + shift is what is gated then.
+    :func:`affine`, :func:`add_relu_` and their gradients are for backends without kernels that do it in the same pass;
+    one that has them says so by ``fuses_affine = True``, and residual blocks hand their last norm to it.
     """
 
     def unavailable(self, x: Tensor, options: Options) -> str | None:
         """Why this cannot run on these tensors and options, for a message; None if it can. Allocates nothing."""
 
     def forward(
-        self, x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, keep: bool
+        self,
+        x: Tensor,
+        residual: Tensor | None,
+        scale: Tensor,
+        bias: Tensor,
+        options: Options,
+        keep: bool,
+        weight: Tensor | None = None,
+        shift: Tensor | None = None,
+        overwrite: bool = False,
     ) -> tuple[Tensor, Saved]:
         """Gate ``x``, and add and rectify where there is a ``residual``.
+
+        With ``overwrite``, which is never together with ``keep``, nobody reads ``x`` afterwards: y may lie in its
+        memory.
 
         Returns:
             tuple: y, with the strides of ``torch.empty_like(x)``, and what backward needs: (context, d, stats), all in
@@ -55,11 +72,14 @@ class Backend(Protocol):
         saved: Saved,
         options: Options,
         need_x: bool,
-    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-        """Gradients of x, residual, scale and bias.
+        weight: Tensor | None = None,
+        shift: Tensor | None = None,
+    ) -> Gradients:
+        """Gradients of x, residual, scale, bias, weight and shift.
 
         ``grad_y`` has any strides. ``y`` is given where there was a residual, whose gradient then has the dtype and
-        strides of ``y``; else it is None. With ``need_x=False`` the gradient of x may be without elements.
+        strides of ``y``; else it is None. Those of weight and shift are None where these are. With ``need_x=False``
+        the gradient of x may be without elements, and those of weight and shift may be anything.
         """
 
 
@@ -121,6 +141,11 @@ def automatic(x: Tensor, options: Options) -> str:
     return _automatic(x, options)[0]
 
 
+def fuses_affine(x: Tensor, options: Options) -> bool:
+    """Whether the backend that ``impl='auto'`` takes normalises in its own pass."""
+    return getattr(_automatic(x, options)[1], 'fuses_affine', False)
+
+
 def _automatic(x: Tensor, options: Options) -> tuple[str, Backend]:
     for name, row in BACKENDS.items():
         if x.device.type in row.preferred_on:
@@ -137,6 +162,40 @@ def _automatic(x: Tensor, options: Options) -> tuple[str, Backend]:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Dtype of sums: float32 for half precision, else the dtype itself."""
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def affine(x: Tensor, weight: Tensor | None, shift: Tensor | None) -> Tensor:
+    """x * weight + shift, one number a channel, of the dtype of ``x``; ``x`` itself without them.
+
+    Computed in the computing dtype and, where the processor can, rounded once, as PyTorch's own batch norm does.
+    """
+    if weight is None or shift is None:
+        return x
+    dtype = compute_dtype(x.dtype)
+    factor, offset = (t.to(dtype).view(1, -1, 1, 1) for t in (weight, shift))
+    return torch.addcmul(offset, x.to(dtype), factor).to(x.dtype)
+
+
+def backward_through_affine(
+    backward: Callable[..., Gradients],
+    grad_y: Tensor,
+    y: Tensor | None,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    saved: Saved,
+    options: Options,
+    weight: Tensor,
+    shift: Tensor,
+) -> Gradients:
+    """What ``backward`` of a backend returns without weight and shift, taken through :func:`affine`."""
+    z = affine(x, weight, shift)
+    grad_z, grad_residual, grad_scale, grad_bias, *_ = backward(grad_y, y, z, scale, bias, saved, options, True)
+    grad_z = grad_z.to(compute_dtype(x.dtype))
+    grad_x = (grad_z * weight.to(grad_z.dtype).view(1, -1, 1, 1)).to(x.dtype)
+    grad_weight = (grad_z.double() * x).sum((0, 2, 3)).to(weight.dtype)
+    grad_shift = grad_z.sum((0, 2, 3), dtype=torch.float64).to(shift.dtype)
+    return grad_x, grad_residual, grad_scale, grad_bias, grad_weight, grad_shift
 
 
 def add_relu_(y: Tensor, residual: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .backends import check_impl, choose
+from .backends import affine, check_impl, choose
 from .library import Direct, is_eager, without_autocast
 from .options import Options, make_options
 from .reference import ccd_reference
@@ -31,6 +31,8 @@ def ccd(
     gain: float = 1.0,
     impl: str = 'auto',
     residual: Tensor | None = None,
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
 ) -> Tensor:
     """Gate ``x`` by the dependency of every position on its pooled context.
 
@@ -50,6 +52,9 @@ def ccd(
             Triton's interpreter alone) name one, which runs or raises. Default: ``'auto'``.
         residual (Tensor | None): Makes it ``relu(ccd(x, ...) + residual)``, the end of a residual block, of the shape
             of ``x``; the compiled loops do it in one pass, with the same numbers to the last bit. Default: None.
+        weight (Tensor | None), shift (Tensor | None): Both or neither, (C,), any floating dtype: ``x * weight + shift``
+            is gated instead of ``x``, which is what a norm with running statistics does to its input. The compiled
+            loops do it in the same pass. Default: None.
 
     Returns:
         Tensor: (N, C, H, W), of the dtype and, if dense, the memory layout of ``x``.
@@ -67,9 +72,8 @@ def ccd(
         >>> torch.allclose(y, x * torch.sigmoid(torch.tensor(1.)))
         True
     """
-    return ccd_with_options(
-        x, residual, scale, bias, make_options(groups, scales, similarity, normalize, eps, gain), impl
-    )
+    options = make_options(groups, scales, similarity, normalize, eps, gain)
+    return ccd_with_options(x, residual, scale, bias, options, impl, weight, shift)
 
 
 def ccd_add_relu(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, *options: Any, **more: Any) -> Tensor:
@@ -79,31 +83,42 @@ def ccd_add_relu(x: Tensor, residual: Tensor, scale: Tensor, bias: Tensor, *opti
 
 
 def ccd_with_options(
-    x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, impl: str = 'auto'
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    options: Options,
+    impl: str = 'auto',
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+    overwrite: bool = False,
 ) -> Tensor:
-    """:func:`ccd` with options that :func:`make_options` has checked."""
+    """:func:`ccd` with options that :func:`make_options` has checked.
+
+    With ``overwrite``, nobody else has ``x`` or reads it later: where no gradient is wanted, y may lie in its memory.
+    """
     _check_tensors(x, residual, scale, bias, options)
+    if weight is not None or shift is not None:
+        _check_affine(x, weight, shift)
     check_impl(impl)
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-        return _add_relu(ccd_reference(x, scale, bias, *options), residual)
-    keep = torch.is_grad_enabled() and (
-        x.requires_grad
-        or scale.requires_grad
-        or bias.requires_grad
-        or (residual is not None and residual.requires_grad)
-    )
+        return _add_relu(ccd_reference(affine(x, weight, shift), scale, bias, *options), residual)
+    tensors = x, residual, scale, bias, weight, shift
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():
-        # The operator looks for a backend when it runs. Addition and ReLU are left to the compiler, which joins them
-        # with what follows.
-        y = torch.ops.mmccd.ccd_forward(x, None, scale, bias, *options, impl, keep)[0]
+        # The operator looks for a backend when it runs. Affine, addition and ReLU are left to the compiler, which joins
+        # them with what is around.
+        y = torch.ops.mmccd.ccd_forward(affine(x, weight, shift), None, scale, bias, None, None, *options, impl, keep)[
+            0
+        ]
         return _add_relu(y, residual)
     backend = choose(impl, x, options)
-    if not is_eager(x, residual, scale, bias):
-        return torch.ops.mmccd.ccd_forward(x, residual, scale, bias, *options, impl, keep)[0]
+    if not is_eager(*tensors):
+        return torch.ops.mmccd.ccd_forward(*tensors, *options, impl, keep)[0]
     with without_autocast(x):
         if keep:
-            return Direct.apply(x, residual, scale, bias, options, impl, backend)
-        return backend.forward(x, residual, scale, bias, options, False)[0]
+            return Direct.apply(*tensors, options, impl, backend)
+        return backend.forward(x, residual, scale, bias, options, False, weight, shift, overwrite)[0]
 
 
 def _add_relu(y: Tensor, residual: Tensor | None) -> Tensor:
@@ -121,15 +136,8 @@ def _check_tensors(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tens
     if x.shape[2] < 1 or x.shape[3] < 1:
         raise ValueError(f'x must be at least one pixel high and wide, got {tuple(x.shape)}')
     options.check_channels(x.shape[1])
-    for name, value in (('scale', scale), ('bias', bias)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
-        if tuple(value.shape) != (groups,):
-            raise ValueError(f'{name} must have shape ({groups},), one number a group, got {tuple(value.shape)}')
-        if not value.is_floating_point():
-            raise TypeError(f'{name} must be floating point, got {value.dtype}')
-        if value.device != x.device:
-            raise ValueError(f'{name} must be on the device of x: x is on {x.device}, {name} on {value.device}')
+    _check_vector('scale', scale, x, groups, 'group')
+    _check_vector('bias', bias, x, groups, 'group')
     if residual is not None:
         if not isinstance(residual, Tensor):
             raise TypeError(f'residual must be a Tensor, got {type(residual).__name__}')
@@ -137,3 +145,24 @@ def _check_tensors(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tens
             raise ValueError(f'residual must have the shape of x, {tuple(x.shape)}, got {tuple(residual.shape)}')
         if residual.device != x.device:
             raise ValueError(f'residual must be on the device of x: x is on {x.device}, residual on {residual.device}')
+        if not residual.is_floating_point():
+            raise TypeError(f'residual must be floating point, got {residual.dtype}')
+
+
+def _check_affine(x: Tensor, weight: Tensor | None, shift: Tensor | None) -> None:
+    if weight is None or shift is None:
+        given, missing = ('weight', 'shift') if shift is None else ('shift', 'weight')
+        raise ValueError(f'weight and shift must be given together, got {given} and {missing}=None')
+    _check_vector('weight', weight, x, x.shape[1], 'channel')
+    _check_vector('shift', shift, x, x.shape[1], 'channel')
+
+
+def _check_vector(name: str, value: Tensor, x: Tensor, size: int, unit: str) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f'{name} must be a Tensor, got {type(value).__name__}')
+    if tuple(value.shape) != (size,):
+        raise ValueError(f'{name} must have shape ({size},), one number a {unit}, got {tuple(value.shape)}')
+    if not value.is_floating_point():
+        raise TypeError(f'{name} must be floating point, got {value.dtype}')
+    if value.device != x.device:
+        raise ValueError(f'{name} must be on the device of x: x is on {x.device}, {name} on {value.device}')

@@ -48,49 +48,55 @@ class Direct(torch.autograd.Function):
         residual: Tensor | None,
         scale: Tensor,
         bias: Tensor,
+        weight: Tensor | None,
+        shift: Tensor | None,
         options: Options,
         impl: str,
         backend: Backend,
     ) -> Tensor:
-        y, saved = backend.forward(x, residual, scale, bias, options, True)
+        y, saved = backend.forward(x, residual, scale, bias, options, True, weight, shift)
         ctx.backend = backend
-        _save(ctx, x, residual, scale, bias, options, impl, y, saved)
+        _save(ctx, (x, scale, bias, weight, shift), options, impl, None if residual is None else y, saved)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_y is None or torch.is_grad_enabled():  # the operator says what is wrong with a second derivative
             return *_gradients(ctx, grad_y), None, None, None
-        y, x, scale, bias, *saved = ctx.saved_tensors
+        y, x, scale, bias, weight, shift, *saved = ctx.saved_tensors
         need = ctx.needs_input_grad
         with without_autocast(x):
-            grads = ctx.backend.backward(grad_y, y, x, scale, bias, tuple(saved), ctx.options, need[0])
+            grads = ctx.backend.backward(
+                grad_y, y, x, scale, bias, tuple(saved), ctx.options, _needs_x(need), weight, shift
+            )
         return *(g if n else None for g, n in zip(grads, need)), None, None, None
 
 
 def _save(
     ctx: Any,
-    x: Tensor,
-    residual: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
+    inputs: tuple[Tensor | None, ...],
     options: Options,
     impl: str,
-    y: Tensor,
+    y: Tensor | None,
     saved: Sequence[Tensor],
 ) -> None:
-    """Keep what backward needs."""
+    """Keep what backward needs; ``inputs`` are x, scale, bias, weight and shift."""
     ctx.options, ctx.impl = options, impl
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(None if residual is None else y, x, scale, bias, *saved)
+    ctx.save_for_backward(y, *inputs, *saved)
+
+
+def _needs_x(need: Sequence[bool]) -> bool:
+    """Whether what leads to x is wanted: its own gradient, or those of weight and shift, which are sums of it."""
+    return need[0] or need[4] or need[5]
 
 
 def _gradients(ctx: Any, grad_y: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Of x, residual, scale and bias, None where not asked for, by the operator."""
+    """Of x, residual, scale, bias, weight and shift, None where not asked for, by the operator."""
     if grad_y is None:
-        return (None,) * 4
-    need = ctx.needs_input_grad[:4]
-    grads = torch.ops.mmccd.ccd_backward(grad_y, *ctx.saved_tensors, *ctx.options, ctx.impl, need[0])
+        return (None,) * 6
+    need = ctx.needs_input_grad[:6]
+    grads = torch.ops.mmccd.ccd_backward(grad_y, *ctx.saved_tensors, *ctx.options, ctx.impl, _needs_x(need))
     return tuple(g if n else None for g, n in zip(grads, need))
 
 
@@ -103,20 +109,28 @@ def _split(more: Sequence[Any]) -> tuple[Options, str, bool]:
 @torch.library.custom_op(
     'mmccd::ccd_forward',
     mutates_args=(),
-    schema=f'(Tensor x, Tensor? residual, Tensor scale, Tensor bias, {_OPTIONS}, bool keep)'
-    ' -> (Tensor, Tensor, Tensor, Tensor)',
+    schema=f'(Tensor x, Tensor? residual, Tensor scale, Tensor bias, Tensor? weight, Tensor? shift, {_OPTIONS}, '
+    'bool keep) -> (Tensor, Tensor, Tensor, Tensor)',
 )
-def ccd_forward(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, *more: Any) -> tuple[Tensor, ...]:
+def ccd_forward(
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor | None,
+    shift: Tensor | None,
+    *more: Any,
+) -> tuple[Tensor, ...]:
     """(y, context, d, stats) of :class:`mmccd.ops.backends.Backend`."""
     options, impl, keep = _split(more)
     with without_autocast(x):
-        y, saved = choose(impl, x, options).forward(x, residual, scale, bias, options, keep)
+        y, saved = choose(impl, x, options).forward(x, residual, scale, bias, options, keep, weight, shift)
     return y, *saved
 
 
 @ccd_forward.register_fake
-def _fake_forward(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, *more: Any) -> tuple[Tensor, ...]:
-    options, _, keep = _split(more)
+def _fake_forward(x: Tensor, *more: Any) -> tuple[Tensor, ...]:
+    options, _, keep = _split(more[5:])
     n, c, h, w = x.shape
     grid = max(options.scales)
     shapes = ((n, c, grid, grid), (n, options.groups, h, w), (n, options.groups, 2)) if keep else ((0,),) * 3
@@ -124,12 +138,12 @@ def _fake_forward(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tenso
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    x, residual, scale, bias, *more = inputs
+    x, residual, scale, bias, weight, shift, *more = inputs
     options, impl, ctx.keep = _split(more)
     y, *saved = output
     ctx.mark_non_differentiable(*saved)
     if ctx.keep:
-        _save(ctx, x, residual, scale, bias, options, impl, y, saved)
+        _save(ctx, (x, scale, bias, weight, shift), options, impl, None if residual is None else y, saved)
 
 
 def _autograd(ctx: Any, grad_y: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -142,8 +156,9 @@ ccd_forward.register_autograd(_autograd, setup_context=_setup_context)
 @torch.library.custom_op(
     'mmccd::ccd_backward',
     mutates_args=(),
-    schema='(Tensor grad_y, Tensor? y, Tensor x, Tensor scale, Tensor bias, Tensor context, Tensor d, Tensor stats, '
-    f'{_OPTIONS}, bool need_x) -> (Tensor, Tensor, Tensor, Tensor)',
+    schema='(Tensor grad_y, Tensor? y, Tensor x, Tensor scale, Tensor bias, Tensor? weight, Tensor? shift, '
+    f'Tensor context, Tensor d, Tensor stats, {_OPTIONS}, bool need_x) '
+    '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
 )
 def ccd_backward(
     grad_y: Tensor,
@@ -151,34 +166,37 @@ def ccd_backward(
     x: Tensor,
     scale: Tensor,
     bias: Tensor,
+    weight: Tensor | None,
+    shift: Tensor | None,
     context: Tensor,
     d: Tensor,
     stats: Tensor,
     *more: Any,
 ) -> tuple[Tensor, ...]:
-    """Gradients of x, residual, scale and bias; without elements where x's is not needed, or there is no residual."""
+    """Gradients of x, residual, scale, bias, weight and shift, without elements where not needed or not there."""
     options, impl, need_x = _split(more)
     with without_autocast(x):
-        grad_x, grad_residual, *others = choose(impl, x, options).backward(
-            grad_y, y, x, scale, bias, (context, d, stats), options, need_x
+        grad_x, *others = choose(impl, x, options).backward(
+            grad_y, y, x, scale, bias, (context, d, stats), options, need_x, weight, shift
         )
-    return (
-        grad_x if need_x else x.new_empty(0),
-        x.new_empty(0) if grad_residual is None else grad_residual,
-        *others,
-    )
+    return grad_x if need_x else x.new_empty(0), *(x.new_empty(0) if g is None else g for g in others)
 
 
 @ccd_backward.register_fake
 def _fake_backward(
-    grad_y: Tensor, y: Tensor | None, x: Tensor, scale: Tensor, bias: Tensor, *more: Any
+    grad_y: Tensor,
+    y: Tensor | None,
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    weight: Tensor | None,
+    shift: Tensor | None,
+    *more: Any,
 ) -> tuple[Tensor, ...]:
     need_x = more[-1]
     return (
         torch.empty_like(x) if need_x else x.new_empty(0),
-        x.new_empty(0) if y is None else torch.empty_like(y),
-        torch.empty_like(scale),
-        torch.empty_like(bias),
+        *(x.new_empty(0) if t is None else torch.empty_like(t) for t in (y, scale, bias, weight, shift)),
     )
 
 

@@ -30,7 +30,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .backends import Saved, add_relu_, compute_dtype, relu_gradient
+from .backends import Gradients, Saved, add_relu_, affine, backward_through_affine, compute_dtype, relu_gradient
 from .geometry import Axis, cell_of, cell_of_pixel, context_weights, cut_axis
 from .options import FLATNESS, MIN_NORM, Options
 
@@ -44,9 +44,18 @@ def unavailable(x: Tensor, options: Options) -> str | None:
 
 
 def forward(
-    x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, keep: bool
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    options: Options,
+    keep: bool,
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x = affine(x, weight, shift)
     compute, g = compute_dtype(x.dtype), options.groups
     n, c, h, w = x.shape
     y = torch.empty_like(x)
@@ -81,8 +90,12 @@ def backward(
     saved: Saved,
     options: Options,
     need_x: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Gradients:
     """See :class:`mmccd.ops.backends.Backend`."""
+    if weight is not None and shift is not None:
+        return backward_through_affine(backward, grad_y, y, x, scale, bias, saved, options, weight, shift)
     context, d, stats = saved
     compute, g = compute_dtype(x.dtype), options.groups
     h, w = x.shape[-2:]
@@ -91,7 +104,7 @@ def backward(
         grad_y = grad_residual = relu_gradient(grad_y, y)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
     if x.numel() == 0:
-        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias)
+        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), None, None
     rows, cols = cut_axis(h, options.scales), cut_axis(w, options.scales)
     x5, grad_y5 = x.unflatten(1, (g, -1)), grad_y.unflatten(1, (g, -1))
 
@@ -104,7 +117,7 @@ def backward(
     grad_bias = delta.sum((0, 2, 3)).to(bias.dtype)
     grad_scale = (delta * dhat).sum((0, 2, 3)).to(scale.dtype)
     if not need_x:
-        return grad_x, grad_residual, grad_scale, grad_bias
+        return grad_x, grad_residual, grad_scale, grad_bias, None, None
     gd = _through_normalization(delta * scale.to(compute).view(1, -1, 1, 1), d, dhat, factor, stats, options)
 
     blocks = _row_blocks(context, options, rows, cols)
@@ -128,7 +141,7 @@ def backward(
         if per_x is not None:
             block.addcmul_(per_x[:, :, None, a:b], x5[:, :, :, a:b].to(compute))
         grad_x5[:, :, :, a:b] = block
-    return grad_x, grad_residual, grad_scale, grad_bias
+    return grad_x, grad_residual, grad_scale, grad_bias, None, None
 
 
 # ------------------------------------------------------------------------------------------ pooling, and its transpose

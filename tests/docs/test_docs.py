@@ -164,8 +164,8 @@ def prose(text):
 # Words that a reader would have to guess, in place of the field's: image, rank, again, fix, dataset, continue, ...
 WORDS = re.compile(r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data[ -]sets?)\b', re.IGNORECASE)
 WORDS_OF_CODE = re.compile(rf'{WORDS.pattern}|\b(?:go(?:es)? on|cannot be had|no number)\b', re.IGNORECASE)
-# Former names, which still work, and the lines that mention them.
-FORMER_NAMES = re.compile(r"'--pictures'|its name is 'picture'")
+# Former names, which still work, and a message that scripts may wait for.
+EXCEPTIONS = re.compile(r"'--pictures'|its name is 'picture'|Go on from \{path\} with --resume")
 
 
 def test_words(page, root):
@@ -181,7 +181,7 @@ def test_words_of_the_code(root):
     found = []
     for path in sorted(p for folder in ('mmccd', 'tools') for p in (root / folder).rglob('*')):
         if path.suffix in ('.py', '.sh') and '.mim' not in path.parts:
-            text = FORMER_NAMES.sub('', path.read_text())
+            text = EXCEPTIONS.sub('', path.read_text())
             # The end of a line, with the quotes and comment signs around it, is a space.
             text = re.sub(r'[\'"]?\n\s*(?:#\s*|f?[\'"])?', ' ', text)
             text = re.sub(r' +', ' ', text.replace('_', ' '))

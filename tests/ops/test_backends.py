@@ -71,12 +71,24 @@ def make(shape, groups, dtype=torch.float32, seed=0, impl='auto'):
 
 
 def evaluate(function, tensors, dtype):
-    """y and the gradients of x, scale and bias, in float64."""
-    x, scale, bias, grad_y = (t.detach().to(dtype) for t in tensors)
-    arguments = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in (x, scale, bias)]
+    """y and the gradients of x, scale, bias and what else there is before grad_y, in float64."""
+    *arguments, grad_y = (t.detach().to(dtype) for t in tensors)
+    arguments = [t.clone(memory_format=torch.preserve_format).requires_grad_() for t in arguments]
     y = function(*arguments)
     y.backward(grad_y)
     return [t.double() for t in (y.detach(), *(a.grad for a in arguments))]
+
+
+# Which of the operator's optional parts are there.
+PARTS = [(), ('residual',), ('weight', 'shift'), ('residual', 'weight', 'shift')]
+PART_IDS = ['plain', 'residual', 'affine', 'affine-residual']
+
+
+def optional(x, parts, seed=1):
+    """Arguments of these names for ``x``."""
+    rng = torch.Generator().manual_seed(seed)
+    shapes = dict(residual=x.shape, weight=x.shape[1:2], shift=x.shape[1:2])
+    return {name: torch.randn(shapes[name], generator=rng).to(x.device, x.dtype) for name in parts}
 
 
 def errors(got, expected):
@@ -188,6 +200,149 @@ def test_residual_in_other_layouts_and_dtypes(impl):
         assert torch.equal(a[1].grad, torch.where(joined > 0, grad_y, 0).to(a[1].dtype))
 
 
+def norm_of(affine, x):
+    """A batch norm in evaluation mode that is this affine of ``x``, but for roundings: (module, weight, shift)."""
+    norm = torch.nn.BatchNorm2d(x.shape[1]).to(x.device, x.dtype).eval()
+    with torch.no_grad():
+        norm.weight.copy_(affine['weight'])
+        norm.bias.copy_(affine['shift'])
+        norm.running_mean.copy_(affine['shift'] * 3)
+        norm.running_var.copy_(affine['weight'].abs() + 0.1)
+        weight = torch.rsqrt(norm.running_var + norm.eps) * norm.weight
+        shift = torch.addcmul(norm.bias, norm.running_mean, weight, value=-1)
+    return norm, weight.detach(), shift.detach()
+
+
+@pytest.mark.parametrize('parts', PARTS[2:], ids=PART_IDS[2:])
+@pytest.mark.parametrize('options', OPTIONS, ids=lambda o: '-'.join(map(str, o.values())))
+@pytest.mark.parametrize(('shape', 'groups'), [s for s in SHAPES if math.prod(s[0]) < 20000], ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_affine_against_the_definition(impl, shape, groups, options, parts):
+    """In float64 the same maths; in both dtypes the bits of an affine and the operator behind it, all gradients."""
+    x, scale, bias, grad_y = make(shape, groups, torch.float64, impl=impl)
+    more = optional(x, parts)
+
+    def run(dtype, function):
+        a = [t.detach().to(dtype).requires_grad_() for t in (x, scale, bias, *more.values())]
+        named = dict(zip(parts, a[3:]))
+        y, z = function(a, named.pop('weight'), named.pop('shift'), **named)
+        y.backward(grad_y.to(dtype))
+        return [y.detach(), *(t.grad for t in a)], z
+
+    def definition(a, weight, shift, residual=None):
+        z = a[0] * weight.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+        y = ccd_reference(z, *a[1:3], groups, **options)
+        return y if residual is None else torch.relu(y + residual), z
+
+    def in_steps(a, weight, shift, residual=None):
+        z = backends.affine(a[0], weight, shift)
+        z.retain_grad()
+        return ccd(z, *a[1:3], groups, impl=impl, residual=residual, **options), z
+
+    def at_once(a, weight, shift, residual=None):
+        arguments = dict(residual=residual, weight=weight, shift=shift)
+        return ccd(*a[:3], groups, impl=impl, **arguments, **options), None
+
+    for got, expected in zip(run(torch.float64, at_once)[0], run(torch.float64, definition)[0]):
+        assert (got - expected).abs().max() <= 1e-9 * (1 + expected.abs().max())
+    for dtype in (torch.float32, torch.float64):
+        *got, grad_weight, grad_shift = run(dtype, at_once)[0]
+        (*expected, _, _), z = run(dtype, in_steps)
+        assert all(map(torch.equal, got, expected))
+        # Sums in float64, rounded once.
+        for sum_, terms in ((grad_weight, z.grad.double() * x), (grad_shift, z.grad.double())):
+            error = (sum_ - terms.sum((0, 2, 3))).abs()
+            rounding = torch.finfo(dtype).eps * sum_.abs() + 1e-13 * terms.abs().sum((0, 2, 3))
+            assert (error <= rounding).all()
+
+
+@pytest.mark.parametrize(('shape', 'groups'), SHAPES, ids=str)
+@pytest.mark.parametrize('impl', IMPLS)
+def test_affine(impl, shape, groups):
+    """To the last bit what PyTorch's batch norm and the operator behind it give; y over x changes nothing."""
+    for dtype, parts in itertools.product((torch.float32, torch.float64), PARTS[2:]):
+        x, scale, bias, _ = make(shape, groups, dtype, impl=impl)
+        more = optional(x, parts)
+        norm, more['weight'], more['shift'] = norm_of(more, x)
+        y = ccd(x, scale, bias, groups, impl=impl, **more)
+        with torch.no_grad():
+            in_steps = ccd(norm(x), scale, bias, groups, impl=impl, residual=more.get('residual'))
+            if x.device.type == 'cpu':
+                assert torch.equal(y, in_steps)
+            assert torch.allclose(y, in_steps, rtol=1e-5, atol=1e-5)
+            residual = more.pop('residual', None)
+            over = load(impl).forward(
+                x.clone(), residual, scale, bias, make_options(groups), False, **more, overwrite=True
+            )[0]
+        assert torch.equal(over, y)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_affine_in_other_layouts_and_dtypes(impl):
+    tensors = make((2, 8, 6, 8), 4, impl=impl)
+    for change in (
+        lambda t: t.to(memory_format=torch.channels_last),
+        lambda t: t.repeat(1, 1, 1, 2)[..., ::2],
+        torch.Tensor.half,
+        torch.Tensor.bfloat16,
+    ):
+        x, scale, bias, grad_y = (change(t) if t.dim() == 4 else t for t in tensors)
+        for parts in PARTS[2:]:
+            # Far from the ReLU's corner, where a rounding would decide about gradients.
+            more = {k: v if k != 'residual' else change(v + 20) for k, v in optional(tensors[0], parts).items()}
+            results = []
+            for dtype in (x.dtype, torch.float64):
+                a = [t.detach().to(dtype if t.dim() == 4 else t.dtype).requires_grad_() for t in (x, scale, bias)]
+                b = {k: t.detach().to(dtype if t.dim() == 4 else t.dtype).requires_grad_() for k, t in more.items()}
+                y = ccd(*a, 4, impl=impl, **b)
+                y.backward(grad_y.to(dtype))
+                assert y.dtype == dtype and y.stride() == torch.empty_like(a[0]).stride()
+                assert all(t.grad.dtype == t.dtype for t in (*a, *b.values()))
+                results.append([y.detach(), *(t.grad for t in (*a, *b.values()))])
+            tolerance = 30 * torch.finfo(x.dtype).eps
+            for got, expected in zip(*results):
+                assert (got - expected).abs().max() <= tolerance * expected.abs().max()
+    # Weight and shift of another dtype than x, and not contiguous; gradients of their own dtype.
+    x, scale, bias, grad_y = tensors
+    weight, shift = torch.randn(2, 8, 2, dtype=torch.float64, device=x.device)[..., 0].requires_grad_()
+    y = ccd(x, scale, bias, 4, impl=impl, weight=weight, shift=shift)
+    grads = torch.autograd.grad(y, (weight, shift), grad_y)
+    assert all(g.dtype == torch.float64 for g in grads)
+    single = [t.detach().float().requires_grad_() for t in (weight, shift)]
+    other = ccd(x, scale, bias, 4, impl=impl, weight=single[0], shift=single[1])
+    assert torch.equal(y, other)
+    for g, e in zip(grads, torch.autograd.grad(other, single, grad_y)):
+        assert torch.equal(g.float(), e)
+
+
+@pytest.mark.parametrize('impl', IMPLS)
+def test_only_asked_for_gradients_of_the_affine(impl):
+    x, scale, bias, grad_y = make((2, 8, 9, 6), 4, impl=impl)
+    tensors = [x, scale, bias, *optional(x, PARTS[3]).values()]
+    everything = [t.clone().requires_grad_() for t in tensors]
+
+    def run(a):
+        return ccd(*a[:3], 4, impl=impl, residual=a[3], weight=a[4], shift=a[5])
+
+    run(everything).backward(grad_y)
+    for wanted in range(6):
+        a = [t.clone().requires_grad_(i == wanted) for i, t in enumerate(tensors)]
+        run(a).backward(grad_y)
+        assert torch.equal(a[wanted].grad, everything[wanted].grad)
+
+
+@pytest.mark.parametrize('shape', [(0, 4, 5, 5), (2, 0, 5, 5)])
+@pytest.mark.parametrize('impl', IMPLS)
+def test_affine_of_nothing(impl, shape):
+    x = torch.empty(shape, device=device_of(impl)[0])
+    scale, bias, weight, shift = (torch.ones(n, device=x.device) for n in (2, 2, shape[1], shape[1]))
+    a = [t.requires_grad_() for t in (x, scale, bias, weight, shift)]
+    y = ccd(*a[:3], 2, impl=impl, weight=weight, shift=shift)
+    y.sum().backward()
+    assert y.shape == shape
+    assert all(torch.equal(t.grad, torch.zeros_like(t)) for t in a)
+
+
 def test_add_relu_is_another_name():
     x, scale, bias, _ = make((2, 8, 6, 8), 4)
     residual = torch.randn_like(x)
@@ -259,6 +414,8 @@ def test_half_precision(impl, layout, dtype):
 def test_gradcheck(impl, shape, options):
     arguments = [t.double().requires_grad_() for t in make(shape, 2, impl=impl)[:3]]
     assert torch.autograd.gradcheck(lambda *a: ccd(*a, 2, impl=impl, **options), arguments)
+    arguments += [t.requires_grad_() for t in optional(arguments[0], PARTS[2]).values()]
+    assert torch.autograd.gradcheck(lambda *a: ccd(*a[:3], 2, impl=impl, weight=a[3], shift=a[4], **options), arguments)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -269,20 +426,27 @@ def test_gradcheck(impl, shape, options):
     options=st.sampled_from(OPTIONS),
     layout=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     gain=st.sampled_from([1.0, 1.3679]),
+    parts=st.sampled_from(PARTS),
 )
 @pytest.mark.parametrize('impl', IMPLS)
-def test_fuzz(impl, shape, groups, scales, options, layout, gain):
+def test_fuzz(impl, shape, groups, scales, options, layout, gain, parts):
     n, per_group, h, w = shape
     tensors = make((n, per_group * groups, h, w), groups, impl=impl)
     tensors[0] = tensors[0].to(memory_format=layout)
-    expected, got = (
-        evaluate(
-            lambda *a: f(*a, groups, tuple(scales), gain=gain, **options),  # noqa: B023
-            tensors,
-            torch.float64,
-        )
-        for f in (ccd_reference, lambda *a, **k: ccd(*a, impl=impl, **k))
-    )
+    more = optional(tensors[0].double(), parts)
+
+    def in_steps(x, scale, bias, *others):
+        here = dict(zip(parts, others))
+        if 'weight' in here:
+            x = x * here['weight'].view(1, -1, 1, 1) + here['shift'].view(1, -1, 1, 1)
+        y = ccd_reference(x, scale, bias, groups, tuple(scales), gain=gain, **options)
+        return torch.relu(y + here['residual']) if 'residual' in here else y
+
+    def at_once(x, scale, bias, *others):
+        return ccd(x, scale, bias, groups, scales, gain=gain, impl=impl, **options, **dict(zip(parts, others)))
+
+    arguments = (*tensors[:3], *more.values(), tensors[3])
+    expected, got = (evaluate(f, arguments, torch.float64) for f in (in_steps, at_once))
     for g, e in zip(got, expected):
         assert (g - e).abs().max() <= 1e-8 * (1 + e.abs().max())
 
@@ -386,30 +550,31 @@ def test_memory_kept_for_backward(impl, shape, groups):
     assert not kept
 
 
-@pytest.mark.parametrize('with_residual', [False, True])
+@pytest.mark.parametrize('parts', PARTS, ids=PART_IDS)
 @pytest.mark.parametrize('impl', ['auto', *IMPLS])
-def test_opcheck(impl, with_residual):
+def test_opcheck(impl, parts):
     options = (4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, impl)
-    dtypes = (torch.float32,) if with_residual else (torch.float32, torch.float64)
+    dtypes = (torch.float32,) if parts else (torch.float32, torch.float64)
     for dtype, layout in itertools.product(dtypes, (torch.contiguous_format, torch.channels_last)):
         x, scale, bias, grad_y = make((2, 8, 9, 7), 4, dtype, impl=impl)
         x = x.to(memory_format=layout)
-        detached = x, torch.randn_like(x) if with_residual else None, scale, bias
+        more = optional(x, parts)
+        detached = x, more.get('residual'), scale, bias, more.get('weight'), more.get('shift')
         wanted = [None if t is None else t.clone().requires_grad_() for t in detached]
         opcheck(torch.ops.mmccd.ccd_forward, (*wanted, *options, True))
         opcheck(torch.ops.mmccd.ccd_forward, (*detached, *options, False))
         y, *saved = torch.ops.mmccd.ccd_forward(*detached, *options, True)
-        inputs = (grad_y, y if with_residual else None, x, scale, bias, *saved, *options)
+        inputs = (grad_y, y if 'residual' in more else None, x, scale, bias, *detached[4:], *saved, *options)
         opcheck(torch.ops.mmccd.ccd_backward, (*inputs, True))
     opcheck(torch.ops.mmccd.ccd_backward, (*inputs, False))
 
 
-@pytest.mark.parametrize('with_residual', [False, True])
+@pytest.mark.parametrize('parts', PARTS, ids=PART_IDS)
 @pytest.mark.parametrize('impl', IMPLS)
-def test_operator_gives_what_a_direct_call_gives(impl, with_residual):
+def test_operator_gives_what_a_direct_call_gives(impl, parts):
     # A dispatch mode is one that listens; plain tensors go without torch.library.
     tensors = make((2, 8, 9, 7), 4, impl=impl)
-    residual = torch.randn_like(tensors[0]) if with_residual else None
+    more = optional(tensors[0], parts)
 
     class Listener(torch.utils._python_dispatch.TorchDispatchMode):
         heard = []
@@ -420,34 +585,35 @@ def test_operator_gives_what_a_direct_call_gives(impl, with_residual):
 
     results = []
     for mode in (None, Listener()):
-        a = [t.clone().requires_grad_() for t in (*tensors[:3], *([residual] if with_residual else []))]
+        a = [t.clone().requires_grad_() for t in (*tensors[:3], *more.values())]
         with mode or torch.enable_grad():
-            y = ccd(*a[:3], 4, impl=impl, residual=a[3] if with_residual else None)
+            y = ccd(*a[:3], 4, impl=impl, **dict(zip(more, a[3:])))
             y.backward(tensors[3])
         results.append([y.detach(), *(t.grad for t in a)])
     assert all(map(torch.equal, *results))
     assert {'mmccd::ccd_forward', 'mmccd::ccd_backward'} <= set(Listener.heard)
 
 
-@pytest.mark.parametrize('with_residual', [False, True])
+@pytest.mark.parametrize('parts', PARTS, ids=PART_IDS)
 @pytest.mark.parametrize('impl', IMPLS)
-def test_second_derivative_is_refused(impl, with_residual):
-    x, scale, bias, other = make((1, 4, 5, 5), 2, impl=impl)
+def test_second_derivative_is_refused(impl, parts):
+    x, scale, bias, _ = make((1, 4, 5, 5), 2, impl=impl)
     x.requires_grad_()
-    y = ccd(x, scale, bias, 2, impl=impl, residual=other if with_residual else None)
+    y = ccd(x, scale, bias, 2, impl=impl, **optional(x, parts))
     (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r'mmccd\.ops\.ccd_reference'):
         grad.sum().backward()
 
 
-@pytest.mark.parametrize('with_residual', [False, True])
+@pytest.mark.parametrize('parts', PARTS, ids=PART_IDS)
 @pytest.mark.parametrize('impl', IMPLS)
-def test_functorch(impl, with_residual):
+def test_functorch(impl, parts):
     """Gradients by torch.func are refused, not wrong; vmap gives what a loop gives."""
-    x, scale, bias, other = make((2, 8, 5, 6), 4, impl=impl)
+    x, scale, bias, _ = make((2, 8, 5, 6), 4, impl=impl)
+    more = optional(x[:1], parts)
 
     def one(t):
-        return ccd(t, scale, bias, 4, impl=impl, residual=other[:1] if with_residual else None)
+        return ccd(t, scale, bias, 4, impl=impl, **more)
 
     with pytest.raises(RuntimeError):
         torch.func.grad(lambda t: one(t[:1]).sum())(x)
@@ -503,7 +669,8 @@ def sample_backend():
     def unavailable(x, options):
         return 'it has no grid of 13' if 13 in options.scales else None
 
-    def forward(x, residual, scale, bias, options, keep):
+    def forward(x, residual, scale, bias, options, keep, weight=None, shift=None, overwrite=False):
+        x = backends.affine(x, weight, shift)
         y = torch.empty_like(x).copy_(ccd_reference(x, scale, bias, *options))
         saved = stock.forward(x, None, scale, bias, options, keep)[1]
         return backends.add_relu_(y, residual), saved
@@ -519,10 +686,13 @@ def test_new_backend_is_one_row_of_the_table(monkeypatch):
     test_against_the_definition('sample', (2, 6, 13, 11), 2, OPTIONS[0])
     test_memory_layouts('sample', (2, 12, 14, 9), 4)
     test_residual_in_other_layouts_and_dtypes('sample')
-    test_opcheck('sample', True)
-    test_operator_gives_what_a_direct_call_gives('sample', True)
-    test_second_derivative_is_refused('sample', False)
-    test_functorch('sample', True)
+    test_affine('sample', (2, 6, 13, 11), 2)
+    test_affine_in_other_layouts_and_dtypes('sample')
+    for parts in PARTS:
+        test_opcheck('sample', parts)
+        test_operator_gives_what_a_direct_call_gives('sample', parts)
+        test_second_derivative_is_refused('sample', parts)
+        test_functorch('sample', parts)
     test_interface('sample')
     x, scale, bias, _ = make((1, 4, 5, 5), 2)
     with pytest.raises(ValueError, match=r"impl='sample'.*no grid of 13"):
@@ -676,7 +846,7 @@ def test_autocast():
         y = layer(features)
         assert features.dtype == y.dtype == torch.bfloat16
         saved = torch.ops.mmccd.ccd_forward(
-            features, None, layer.scale, layer.bias, 4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, 'auto', True
+            features, None, layer.scale, layer.bias, None, None, 4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, 'auto', True
         )[1:]
         assert {t.dtype for t in saved} == {torch.float32}
     y.float().sum().backward()

@@ -221,6 +221,14 @@ def test_options_are_checked_once():
         (dict(residual=torch.ones(1, 8, 4, 1)), ValueError, ('residual', '(1, 8, 4, 4)', 'got (1, 8, 4, 1)')),
         (dict(residual=0), TypeError, ('residual', 'Tensor', 'got int')),
         (dict(residual=torch.ones(1, 8, 4, 4, device='meta')), ValueError, ('residual', 'cpu', 'residual on meta')),
+        (dict(residual=torch.ones(1, 8, 4, 4).int()), TypeError, ('residual', 'floating point', 'got torch.int32')),
+        (dict(weight=torch.ones(8)), ValueError, ('weight', 'shift', 'together', 'shift=None')),
+        (dict(shift=torch.ones(8)), ValueError, ('weight', 'shift', 'together', 'weight=None')),
+        (dict(weight=torch.ones(4), shift=torch.ones(8)), ValueError, ('weight', '(8,)', 'channel', 'got (4,)')),
+        (dict(weight=torch.ones(8), shift=torch.ones(1, 8, 1, 1)), ValueError, ('shift', '(8,)', 'got (1, 8, 1, 1)')),
+        (dict(weight=1.0, shift=torch.ones(8)), TypeError, ('weight', 'Tensor', 'got float')),
+        (dict(weight=torch.ones(8), shift=torch.ones(8).long()), TypeError, ('shift', 'floating', 'torch.int64')),
+        (dict(weight=torch.ones(8), shift=torch.ones(8, device='meta')), ValueError, ('shift', 'cpu', 'shift on meta')),
     ],
 )
 def test_bad_tensors(replaced, error, words):

@@ -12,6 +12,7 @@ import torch
 
 from mmccd.checkpoints.read import read_checkpoint
 from mmccd.cli import arguments, checks
+from mmccd.env import set_ranks
 from mmccd.errors import UserError
 
 DETECTOR = 'retinanet_ccd_r18_fpn_digits.py'
@@ -109,15 +110,17 @@ def test_missing_imagenet_checkpoint(run_tool, config, workplace):
     assert [p.name for p in workplace.iterdir()] == ['data']
 
 
-@pytest.mark.parametrize('name', ['LOCAL_RANK', 'SLURM_LOCALID'])
-def test_one_message_a_machine(monkeypatch, capsys, name):
+@pytest.mark.parametrize(('launcher', 'name'), [('pytorch', 'LOCAL_RANK'), ('slurm', 'SLURM_LOCALID')])
+def test_one_message_a_machine(monkeypatch, capsys, launcher, name):
     """Of several processes only the first of a machine speaks, with torchrun as with slurm."""
 
     def main() -> None:
+        set_ranks(launcher)
         raise UserError('no')
 
     for local_rank, text in (('0', 'error: no\n'), ('1', '')):
-        monkeypatch.delenv('LOCAL_RANK', raising=False)
+        monkeypatch.setenv('LOCAL_RANK', '')  # so that what main sets is undone
+        monkeypatch.delenv('LOCAL_RANK')
         monkeypatch.setenv(name, local_rank)
         with pytest.raises(SystemExit, match='2'):
             arguments.run_tool(main)

@@ -10,6 +10,7 @@ from mmengine.runner import Runner
 
 import mmccd.models.layers.ccd as layer
 from mmccd.ops import ccd_reference
+from mmccd.ops.backends import affine
 
 pytestmark = pytest.mark.long
 
@@ -43,8 +44,8 @@ def train(root, work_dir) -> list[float]:
     return losses.values
 
 
-def textbook(x, residual, *options):
-    y = ccd_reference(x, *options)
+def textbook(x, residual, scale, bias, options, weight=None, shift=None, overwrite=False):
+    y = ccd_reference(affine(x, weight, shift), scale, bias, *options)
     return y if residual is None else torch.relu(y + residual)
 
 
@@ -54,14 +55,14 @@ def test_fast_and_reference(root, workplace, monkeypatch):
     Training makes differences grow, now more, now less, hence three controls.
     """
     fast = train(root, workplace / 'fast')
-    monkeypatch.setattr(layer, 'gated', textbook)
+    monkeypatch.setattr(layer, 'ccd_with_options', textbook)
     reference = train(root, workplace / 'reference')
 
-    def rounded(x, *rest):
-        return textbook(x + x * (torch.rand(x.shape, generator=rng).round() * 2 - 1) * one_ulp, *rest)
+    def rounded(x, *rest, **more):
+        return textbook(x + x * (torch.rand(x.shape, generator=rng).round() * 2 - 1) * one_ulp, *rest, **more)
 
     one_ulp = torch.finfo(torch.float32).eps
-    monkeypatch.setattr(layer, 'gated', rounded)
+    monkeypatch.setattr(layer, 'ccd_with_options', rounded)
     controls = []
     for seed in range(3):
         rng = torch.Generator().manual_seed(seed)

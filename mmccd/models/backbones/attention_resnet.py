@@ -41,8 +41,9 @@ class AttentionResNet(ResNet):
             the backbone's, where the layer takes them and the entries do not have them. Default: None, plain ResNet.
         plugins (list[dict] | None): As mmdet's: ``dict(cfg=..., position=..., stages=...)``; BasicBlocks take
             ``after_conv1`` and ``after_conv2``, Bottlenecks ``after_conv3`` too. Default: None.
-        fuse (bool): Let a CCD layer at the end of a block add the shortcut and apply the ReLU in the same pass, where
-            its implementation can (compiled loops on the CPU). Same numbers, same keys. Default: True.
+        fuse (bool): Let a CCD layer at the end of a block add the shortcut and apply the ReLU in the same pass, and
+            before that the block's last norm if it uses running statistics, where its implementation can (compiled
+            loops on the CPU). Same numbers, same keys. Default: True.
         drop_path_rate (float): Stochastic depth: share of samples, from 0 to below 1, whose last block drops its
             residual branch in training; 0 in the first block, linear between. A block that drops is not fused.
             Default: 0.

@@ -1,7 +1,8 @@
 """Residual blocks with layers behind any convolution, in place of the 3x3 one, and stochastic depth.
 
 They are mmdet's blocks, with the same names of tensors. Added: parsed plugins (:class:`Plugin`), in BasicBlock too; a
-last layer that adds the shortcut and applies the ReLU in its own pass; ``drop_path_rate`` as in MMPretrain's ResNet.
+last layer that applies the last norm, adds the shortcut and applies the ReLU in its own pass; ``drop_path_rate`` as in
+MMPretrain's ResNet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from mmcv.cnn.bricks import DropPath
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
 from torch import Tensor, nn
 
+from .folded_norm import affine_of_norm
 from .plugins import POSITIONS, REPLACE_CONV, Plugin
 
 
@@ -88,14 +90,24 @@ class _BlockWithPlugins(nn.Module):
             out = self._conv_norm(out, i)
             out = out if self.replaced == i else self.relu(out)
             out = self._plugins(out, self.plugin_names[position])
+        if self.fused is not None:
+            return self._fused_end(out, x, getattr(self, self.fused))
         out = self._conv_norm(out, len(self.positions))
         names = self.plugin_names[self.positions[-1]]
-        if self.fused is not None:
-            out = self._plugins(out, names[:-1])
-            return getattr(self, self.fused)(out, x if self.downsample is None else self.downsample(x))
         out = self.drop_path(self._plugins(out, names))
         out += x if self.downsample is None else self.downsample(x)
         return out
+
+    def _fused_end(self, out: Tensor, x: Tensor, layer: nn.Module) -> Tensor:
+        """From the last convolution to the last ReLU; a norm right before the layer may run in its pass."""
+        last = len(self.positions)
+        conv, norm = getattr(self, f'conv{last}'), getattr(self, getattr(self, f'norm{last}_name'))
+        before = self.plugin_names[self.positions[-1]][:-1]
+        out = conv(out)
+        affine = {} if before else affine_of_norm(conv, norm, layer, out)
+        if not affine:
+            out = self._plugins(norm(out), before)
+        return layer(out, x if self.downsample is None else self.downsample(x), **affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride))."""

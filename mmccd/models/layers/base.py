@@ -117,6 +117,10 @@ class AttentionLayer(BaseModule):
     takes_residual = False
     names_frozen = True
 
+    def takes_affine(self, x: Tensor) -> bool:
+        """Whether ``layer(x, residual, weight, shift, overwrite)`` normalises ``x`` in its own pass."""
+        return False
+
     def reset_parameters(self) -> None:
         """Set the initial weights. Called at the end of ``init_weights``."""
 

@@ -13,6 +13,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from mmccd.ops import ccd_gate
+from mmccd.ops.backends import fuses_affine
 from mmccd.ops.functional import ccd_with_options
 from mmccd.ops.options import make_options
 from mmccd.registry import MODELS
@@ -80,12 +81,26 @@ class CCD(AttentionLayer):
         nn.init.zeros_(self.scale)
         nn.init.ones_(self.bias)
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+    def takes_affine(self, x: Tensor) -> bool:
+        return fuses_affine(x, self.options)
+
+    def forward(
+        self,
+        x: Tensor,
+        residual: Tensor | None = None,
+        weight: Tensor | None = None,
+        shift: Tensor | None = None,
+        overwrite: bool = False,
+    ) -> Tensor:
         """Gate features of shape (N, in_channels, H, W); same shape and dtype out.
 
         With a ``residual`` of the same shape: relu(gated features + residual), the end of a residual block at once.
+        With ``weight`` and ``shift``, (in_channels,), x * weight + shift is gated; with ``overwrite``, nobody else has
+        ``x``, and where no gradient is wanted the result may lie in its memory.
         """
-        return ccd_with_options(x, residual, self.scale, self.bias, self.options)
+        return ccd_with_options(
+            x, residual, self.scale, self.bias, self.options, weight=weight, shift=shift, overwrite=overwrite
+        )
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, groups, H, W), by the textbook composition."""

@@ -12,6 +12,7 @@ from .kernels_shared import (
     expand,
     gather,
     loop,
+    normalise,
     norms_of_context,
     products,
     runs,
@@ -95,6 +96,23 @@ def add_norms(gu, cell_pad, per_u, context, base, cells, k):
             put(gu, o, gu.dtype.type(at(gu, o) + per_u[i] * at(context, base + c * cells + i)))
 
 
+@sum_loop
+def through_affine(x, base, stride, k, p, weight, first, gx, gx_base, gx_stride, grad_weight, grad_shift, row):
+    """gx *= weight, and the sums of gx and gx * x before that, float64, at ``row`` of the two gradients."""
+    for c in range(k):
+        factor = at(weight, first + c)
+        i, o = base + c * stride, gx_base + c * gx_stride
+        total, along = 0.0, 0.0
+        for j in range(p):
+            g = np.float64(at(gx, o + j))
+            total += g
+            along += g * np.float64(at(x, i + j))
+        for j in range(p):
+            put(gx, o + j, at(gx, o + j) * factor)
+        put(grad_shift, row + c, total)
+        put(grad_weight, row + c, along)
+
+
 @loop
 def dense_unpool(gu, cell_pad, cells, k, matrix_t, p, pad, v):
     """v[c, pixel] = sum over cells of gu[c, cell] * matrix[pixel, cell]."""
@@ -163,6 +181,7 @@ def backward_slabs(address):
     """Backward of slabs from the counter until none is left; ``address`` is that of a record of ARGUMENTS.
 
     With ``y``, that of a forward with ``residual``, the gradient goes through the ReLU first, into ``grad_residual``.
+    With ``weight``, x * weight + shift stands for x, and is computed once more.
     """
     a = arguments_at(address)
     n_, g_, h, w, grid = a.samples, a.groups, a.height, a.width, a.grid
@@ -172,9 +191,11 @@ def backward_slabs(address):
     x, gx, grad_y, y = numbers(a.x, address), numbers(a.out, address), numbers(a.grad_y, address), numbers(a.y, address)
     gy = numbers(a.grad_residual if a.y != 0 else a.grad_y, address)
     scale, bias = numbers(a.scale, address), numbers(a.bias, address)
+    weight, shift = numbers(a.weight, address), numbers(a.shift, address)
     context, d, stats = numbers(a.context, address), numbers(a.d, address), numbers(a.stats, address)
     matrix_t, cells_t = numbers(a.matrix_t, address), numbers(a.cells_t, address)
     grad_scale, grad_bias = doubles(a.grad_scale), doubles(a.grad_bias)
+    grad_weight, grad_shift = doubles(a.grad_weight), doubles(a.grad_shift)
     row_bounds, col_bounds = integers(a.row_bounds), integers(a.col_bounds)
     row_edges, col_edges = integers(a.row_edges), integers(a.col_edges)
     row_cells, col_cells = integers(a.row_cells), integers(a.col_cells)
@@ -190,6 +211,8 @@ def backward_slabs(address):
     seg_pad = (rows * cols + LANES - 1) // LANES * LANES
     size = block * k * pad + 2 * LANES
     xb = np.zeros(1 if direct else size, x.dtype)
+    affine = a.weight != 0
+    zb = np.zeros(k * pad + 2 * LANES if affine else 1, x.dtype)
     gyb = np.zeros(1 if gy_direct else size, x.dtype)
     gxb = np.zeros(1 if out_direct else size, x.dtype)
     q = np.zeros(pad + LANES, x.dtype)
@@ -199,7 +222,7 @@ def backward_slabs(address):
     product = np.zeros(pad + LANES if cosine else 1, x.dtype)
     per_x = np.zeros(pad + LANES if cosine else 1, x.dtype)
     squares = np.zeros(pad + LANES if cosine else 1, x.dtype)
-    norms, weight, per_u = np.zeros(cells), np.zeros(cells), np.zeros(cells)
+    norms, along_u, per_u = np.zeros(cells), np.zeros(cells), np.zeros(cells)
     gu = np.zeros(k * cell_pad + LANES, x.dtype)
     room = np.zeros(k * pad + LANES if narrow else 1, x.dtype)
     v = np.zeros(1 if narrow else k * seg_pad, x.dtype)
@@ -233,6 +256,10 @@ def backward_slabs(address):
             gxo = gx_base + (g - g0) * k * p if out_direct else (g - g0) * k * pad
             gx_stride = p if out_direct else pad
             slab = n * g_ + g
+            raw, raw_base, raw_stride = xs, xo, x_stride
+            if affine:
+                normalise(raw, raw_base, raw_stride, k, p, weight, shift, g * k, zb, 0, pad)
+                xs, xo, x_stride = zb, 0, pad
             products(xs, xo, x_stride, gys, gyo, gy_stride, k, p, q, cosine, squares)
             centre, spread = np.float64(stats[2 * slab]), np.float64(stats[2 * slab + 1])
             if normalize == NO_NORM:
@@ -264,7 +291,7 @@ def backward_slabs(address):
                     a.min_norm,
                     by_u,
                     per_x,
-                    weight,
+                    along_u,
                     per_u,
                 )
             if narrow:
@@ -290,5 +317,8 @@ def backward_slabs(address):
                 wide_gradient(gradient, u_pattern, v_pattern, row_bounds, row_cells, rows, grid, w, wide, k)
             if cosine:
                 add_multiples(xs, xo, x_stride, per_x, k, p, gxs, gxo, gx_stride)
+            if affine:
+                to = (gxs, gxo, gx_stride, grad_weight, grad_shift, slab * k)
+                through_affine(raw, raw_base, raw_stride, k, p, weight, g * k, *to)
         if need_x and not out_direct:
             scatter(gxb, pad, gx, gx_base, a.out_strides, many * k, h, w)

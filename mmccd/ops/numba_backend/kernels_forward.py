@@ -12,6 +12,7 @@ from .kernels_shared import (
     expand,
     gather,
     loop,
+    normalise,
     norms_of_context,
     products,
     runs,
@@ -63,25 +64,29 @@ def row_products(x, base, stride, k, h, w, pattern, row_cell, rows, wide, out, s
 
 @loop
 def times_gate(x, base, stride, k, p, gate, out, out_base, out_stride):
-    """out = x * gate."""
+    """out = x * gate; ``out`` may be ``x``."""
     last = max(p - LANES, 0)
-    for block in range(0, p, LANES):
-        j = min(block, last)
-        v = load(gate, j)
-        for c in range(k):
-            store(out, out_base + c * out_stride + j, mul(load(x, base + c * stride + j), v))
+    for c in range(k):
+        i, o = base + c * stride, out_base + c * out_stride
+        end = mul(load(x, i + last), load(gate, last))
+        for j in range(0, last, LANES):
+            store(out, o + j, mul(load(x, i + j), load(gate, j)))
+        store(out, o + last, end)
 
 
 @loop
 def add_and_rectify(x, base, stride, k, p, gate, residual, out, out_base):
-    """out = relu(x * gate + residual), product and sum each rounded as if they were done one after the other."""
+    """out = relu(x * gate + residual), product and sum each rounded as if they were done one after the other.
+
+    ``out`` may be ``x``.
+    """
     last = p - LANES
-    for block in range(0, p, LANES):
-        j = min(block, last)
-        v = load(gate, j)
-        for c in range(k):
-            q = out_base + c * p + j
-            store(out, q, relu(add(rounded(mul(load(x, base + c * stride + j), v)), load(residual, q))))
+    for c in range(k):
+        i, o = base + c * stride, out_base + c * p
+        end = relu(add(rounded(mul(load(x, i + last), load(gate, last))), load(residual, o + last)))
+        for j in range(0, last, LANES):
+            store(out, o + j, relu(add(rounded(mul(load(x, i + j), load(gate, j))), load(residual, o + j))))
+        store(out, o + last, end)
 
 
 @sum_loop
@@ -100,7 +105,9 @@ def divide_by_norms(d, squares, norms, row_cells, col_cells, h, w, grid, floor):
 def forward_slabs(address):
     """Forward of slabs from the counter until none is left; ``address`` is that of a record of ARGUMENTS.
 
-    With ``residual``, out = relu(x * gate + residual); all three contiguous then, and of at least LANES pixels.
+    With ``residual``, out = relu(x * gate + residual); all three contiguous then, and of at least LANES pixels. With
+    ``weight``, x * weight + shift stands for x: it is written to where y will be, or to the slab's buffer.
+    ``out`` may be ``x``.
     """
     a = arguments_at(address)
     n_, g_, h, w, grid = a.samples, a.groups, a.height, a.width, a.grid
@@ -108,6 +115,7 @@ def forward_slabs(address):
     rows, normalize, cosine, block = a.row_segments, a.normalize, a.cosine != 0, a.block
     x, out, residual = numbers(a.x, address), numbers(a.out, address), numbers(a.residual, address)
     scale, bias = numbers(a.scale, address), numbers(a.bias, address)
+    weight, shift = numbers(a.weight, address), numbers(a.shift, address)
     context, d, stats = numbers(a.context, address), numbers(a.d, address), numbers(a.stats, address)
     matrix = numbers(a.matrix, address)
     row_bounds, col_edges = integers(a.row_bounds), integers(a.col_edges)
@@ -121,7 +129,9 @@ def forward_slabs(address):
     wide = (w + LANES - 1) // LANES * LANES
     cell_pad = (cells + LANES - 1) // LANES * LANES
     u = np.zeros(k * cell_pad + LANES, x.dtype)
-    # Not read where x is read in place, but kept: without it, the buffers behind lie worse (56 x 56: 1 to 4 % slower).
+    affine = a.weight != 0
+    # Not needed where x is read in place without an affine, but kept: without it, the buffers behind lie worse (56 x 56:
+    # 1 to 4 % slower).
     xb = np.zeros(block * k * pad + 2 * LANES, x.dtype)
     outb = np.zeros(1 if out_direct else block * k * pad + 2 * LANES, x.dtype)
     db = np.zeros(pad + LANES, x.dtype)
@@ -147,6 +157,12 @@ def forward_slabs(address):
             base = x_base + (g - g0) * k * p if direct else (g - g0) * k * pad
             stride = p if direct else pad
             slab = n * g_ + g
+            if affine:
+                z = out if out_direct else xb
+                z_base = out_base + (g - g0) * k * p if out_direct else (g - g0) * k * pad
+                z_stride = p if out_direct else pad
+                normalise(source, base, stride, k, p, weight, shift, g * k, z, z_base, z_stride)
+                source, base, stride = z, z_base, z_stride
             if narrow:
                 dense_pool(source, base, stride, k, p, matrix, cell_pad, u)
                 expand(u, 0, cell_pad, k, grid, col_edges, row_cells, h, w, rows_pattern, pattern, pad)

@@ -5,7 +5,8 @@ Narrow maps (W < LANES) are pooled by a product with a dense (P, S * S) matrix; 
 segments first, which leaves a map of R x W for the product.
 
 A last block that does not fill a vector begins earlier and overlaps the one before, which changes nothing since every
-such loop only assigns. So nothing is read or written beyond a tensor's end; our own buffers are padded.
+such loop only assigns. So nothing is read or written beyond a tensor's end; our own buffers are padded. Where a loop
+may write over what it reads, it reads the overlapping vector first.
 """
 
 from __future__ import annotations
@@ -64,6 +65,19 @@ def scatter(source, stride, out, base, strides, channels, h, w):
                 o = base + c * sc + i * sh
                 for j in range(w):
                     put(out, o + j * sw, at(source, c * stride + i * w + j))
+
+
+@loop
+def normalise(source, base, stride, k, p, weight, shift, first, out, out_base, out_stride):
+    """out = source * weight + shift, with the numbers of channels from ``first`` on; ``out`` may be ``source``."""
+    last = max(p - LANES, 0)
+    for c in range(k):
+        factor, offset = splat(at(weight, first + c)), splat(at(shift, first + c))
+        i, o = base + c * stride, out_base + c * out_stride
+        end = fma(load(source, i + last), factor, offset)
+        for j in range(0, last, LANES):
+            store(out, o + j, fma(load(source, i + j), factor, offset))
+        store(out, o + last, end)
 
 
 @loop

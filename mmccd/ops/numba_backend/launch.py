@@ -30,11 +30,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmccd.ops.backends import Saved, add_relu_, compute_dtype, relu_gradient
+from mmccd.ops.backends import Gradients, Saved, add_relu_, compute_dtype, relu_gradient
 from mmccd.ops.options import Options
 
 from .plan import LANES, plan
 
+# The loops normalise a slab while it is in cache.
+fuses_affine = True
 _LOCK = Lock()
 
 
@@ -111,13 +113,21 @@ def _in_place(t: Tensor) -> bool:
 
 
 def _arguments(
-    x: Tensor, out: Tensor, scale: Tensor, bias: Tensor, saved: Saved, options: Options
+    x: Tensor,
+    out: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    affine: tuple[Tensor, Tensor] | None,
+    saved: Saved,
+    options: Options,
 ) -> tuple[np.ndarray, int]:
     """(record of what forward and backward share, threads); out is the tensor written to."""
     shared = plan(x.shape, x.stride(), out.stride(), _in_place(x), _in_place(out), options, x.dtype)
     a = shared.arguments()
     a['x'], a['out'], a['scale'], a['bias'] = x.data_ptr(), out.data_ptr(), scale.data_ptr(), bias.data_ptr()
     a['context'], a['d'], a['stats'] = (s.data_ptr() for s in saved)
+    if affine is not None:
+        a['weight'], a['shift'] = affine[0].data_ptr(), affine[1].data_ptr()
     return a, min(torch.get_num_threads(), shared.threads)
 
 
@@ -127,18 +137,32 @@ def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
     return t.resolve_neg() if t.is_neg() else t
 
 
+def _in_loops(t: Tensor, dtype: torch.dtype) -> Tensor:
+    """A vector of numbers as the loops read it."""
+    return _plain(t, dtype).contiguous()
+
+
 def forward(
-    x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, keep: bool
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    options: Options,
+    keep: bool,
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
     if residual is not None and not _in_one_pass(x, residual):
-        y, saved = forward(x, None, scale, bias, options, keep)
+        y, saved = forward(x, None, scale, bias, options, keep, weight, shift, overwrite)
         return add_relu_(y, residual), saved
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x = _plain(x, compute)
     n, c, h, w = x.shape
     g, grid = options.groups, max(options.scales)
-    y = torch.empty_like(x)
+    # y over x only where its strides are those that y has.
+    y = x if overwrite and x.dtype == dtype and x.is_contiguous() and not keep else torch.empty_like(x)
     if keep:
         saved = (x.new_empty(n, c, grid, grid), x.new_empty(n, g, h, w), x.new_empty(n, g, 2))
     else:
@@ -148,8 +172,11 @@ def forward(
             s.zero_()
         return y.to(dtype), saved
     callback = _compiled('forward', compute == torch.float64)
-    scale, bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
-    a, threads = _arguments(x, y, scale, bias, saved, options)
+    scale, bias = _in_loops(scale, compute), _in_loops(bias, compute)
+    affine = None
+    if weight is not None and shift is not None:
+        affine = _in_loops(weight, compute), _in_loops(shift, compute)
+    a, threads = _arguments(x, y, scale, bias, affine, saved, options)
     a['keep'] = keep
     if residual is not None:
         residual = _plain(residual, compute)
@@ -167,7 +194,9 @@ def backward(
     saved: Saved,
     options: Options,
     need_x: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Gradients:
     """See :class:`mmccd.ops.backends.Backend`."""
     grad_residual = None
     if y is not None and not _in_one_pass(x, y):
@@ -179,21 +208,31 @@ def backward(
         grad_y, grad_residual = grad_y.contiguous(), torch.empty_like(x)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
     if x.numel() == 0:
-        return grad_x.to(dtype), grad_residual, torch.zeros_like(scale), torch.zeros_like(bias)
+        zeros = [None if t is None else torch.zeros_like(t) for t in (weight, shift)]
+        return grad_x.to(dtype), grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), zeros[0], zeros[1]
     callback = _compiled('backward', compute == torch.float64)
-    own_scale, own_bias = _plain(scale, compute).contiguous(), _plain(bias, compute).contiguous()
+    own_scale, own_bias = _in_loops(scale, compute), _in_loops(bias, compute)
+    affine = None
+    if weight is not None and shift is not None:
+        affine = _in_loops(weight, compute), _in_loops(shift, compute)
     context, d, stats = (s.contiguous() for s in saved)
     sums = torch.empty(2, x.shape[0], options.groups, dtype=torch.float64)
-    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, (context, d, stats), options)
+    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, affine, (context, d, stats), options)
     a['grad_y'], a['grad_y_in_place'], a['grad_y_strides'] = grad_y.data_ptr(), _in_place(grad_y), grad_y.stride()
     if y is not None and grad_residual is not None:
         a['y'], a['grad_residual'] = y.data_ptr(), grad_residual.data_ptr()
     a['grad_scale'], a['grad_bias'] = sums[0].data_ptr(), sums[1].data_ptr()
     a['need_x'] = need_x
+    channel_sums = None
+    if affine is not None:
+        channel_sums = torch.zeros(2, *x.shape[:2], dtype=torch.float64)
+        a['grad_weight'], a['grad_shift'] = channel_sums[0].data_ptr(), channel_sums[1].data_ptr()
     _run(callback, a, threads)
     return (
         grad_x if dtype == compute else grad_x.to(dtype),
         grad_residual,
         sums[0].sum(0).to(scale.dtype),
         sums[1].sum(0).to(bias.dtype),
+        None if channel_sums is None or weight is None else channel_sums[0].sum(0).to(weight.dtype),
+        None if channel_sums is None or shift is None else channel_sums[1].sum(0).to(shift.dtype),
     )

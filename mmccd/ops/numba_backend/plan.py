@@ -30,6 +30,8 @@ ARGUMENTS = np.dtype(
         ('out', _ADDRESS),  # written: y in forward, grad_x in backward
         ('scale', _ADDRESS),
         ('bias', _ADDRESS),
+        ('weight', _ADDRESS),  # of the affine that x goes through first, (C,)
+        ('shift', _ADDRESS),
         ('context', _ADDRESS),
         ('d', _ADDRESS),
         ('stats', _ADDRESS),
@@ -39,6 +41,8 @@ ARGUMENTS = np.dtype(
         ('grad_residual', _ADDRESS),
         ('grad_scale', _ADDRESS),  # (N, G) float64
         ('grad_bias', _ADDRESS),  # (N, G) float64
+        ('grad_weight', _ADDRESS),  # (N, C) float64
+        ('grad_shift', _ADDRESS),  # (N, C) float64
         # Arrays of Tables
         ('row_bounds', _ADDRESS),
         ('col_bounds', _ADDRESS),

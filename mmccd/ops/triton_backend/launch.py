@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmccd.ops.backends import Saved, add_relu_, compute_dtype, relu_gradient
+from mmccd.ops.backends import (
+    Gradients,
+    Saved,
+    add_relu_,
+    affine,
+    backward_through_affine,
+    compute_dtype,
+    relu_gradient,
+)
 from mmccd.ops.options import FLATNESS, Options
 
 from . import plan as planning
@@ -49,9 +57,18 @@ def _switches(plan: Plan, x: Tensor, options: Options) -> dict[str, Any]:
 
 
 def forward(
-    x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options, keep: bool
+    x: Tensor,
+    residual: Tensor | None,
+    scale: Tensor,
+    bias: Tensor,
+    options: Options,
+    keep: bool,
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x = affine(x, weight, shift)
     samples, channels, height, width = x.shape
     groups, grid = options.groups, max(options.scales)
     compute = compute_dtype(x.dtype)
@@ -141,19 +158,24 @@ def backward(
     saved: Saved,
     options: Options,
     need_x: bool,
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    weight: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Gradients:
     """See :class:`mmccd.ops.backends.Backend`."""
+    if weight is not None and shift is not None:
+        return backward_through_affine(backward, grad_y, y, x, scale, bias, saved, options, weight, shift)
     grad_residual = None
     if y is not None:
         grad_y = grad_residual = relu_gradient(grad_y, y)
     grad_x = torch.empty_like(x)
     if x.numel() == 0:
-        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias)
+        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), None, None
     totals = saved[0].new_empty((x.shape[0], options.groups, 4))
     with torch.cuda.device_of(x):
         _launch_backward(grad_y, x, grad_x, scale.contiguous(), bias.contiguous(), saved, totals, options, need_x)
     # Two sums: a custom operator's results must not share memory.
-    return grad_x, grad_residual, totals[..., 1].sum(0).to(scale.dtype), totals[..., 0].sum(0).to(bias.dtype)
+    grad_scale, grad_bias = totals[..., 1].sum(0).to(scale.dtype), totals[..., 0].sum(0).to(bias.dtype)
+    return grad_x, grad_residual, grad_scale, grad_bias, None, None
 
 
 def _launch_backward(

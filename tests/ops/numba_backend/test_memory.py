@@ -53,11 +53,14 @@ for shape, after, dtype, similarity in itertools.product(
             guarded(torch.randn(shape, dtype=dtype).contiguous(memory_format=layout), after) for _ in range(3)
         )
         scale, bias = (guarded(torch.randn(2, dtype=dtype), after) for _ in range(2))
-        for add in (None, residual):
-            y, saved = launch.forward(x, add, scale, bias, options, True)
+        affine = tuple(guarded(torch.randn(shape[1], dtype=dtype), after) for _ in range(2))
+        for add, more in itertools.product((None, residual), ((), affine)):
+            y, saved = launch.forward(x, add, scale, bias, options, True, *more)
+            over, _ = launch.forward(guarded(x, after), add, scale, bias, options, False, *(more or (None, None)), True)
+            assert torch.equal(over, y)
             saved = tuple(guarded(s, after) for s in saved)
             y = None if add is None else guarded(y, after)
-            grads = launch.backward(grad_y, y, x, scale, bias, saved, options, True)
+            grads = launch.backward(grad_y, y, x, scale, bias, saved, options, True, *more)
             assert all(t is None or t.isfinite().all() for t in (y, *grads))
 print('untouched')
 """

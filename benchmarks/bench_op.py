@@ -7,8 +7,9 @@ Examples:
 
 Each run takes every provider in turn; ratios are of medians within the one run. ``copy`` is ``x.clone()``; the
 gradient that backward gets is made outside the timed region. Rows ``sum`` add the stages, each as often as ResNet-50
-has layers of it. Providers ``SE``, ``GE``, ``CBAM`` and ``GC`` are the layers that CCD is compared with; ``compiled`` is
-the reference under ``torch.compile``, compiled once a shape. On a GPU times are of kernels, with a cold L2 cache.
+has layers of it. Providers ``SE``, ``GE``, ``CBAM`` and ``GC`` are the layers that CCD is compared with;
+``compiled`` is the reference under ``torch.compile``, compiled once a shape. On a GPU times are of kernels, with a cold
+L2 cache.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def backward(
         block = torch.mul(grad_y5, gate.unsqueeze(2), out=whole.unflatten(1, (g, -1)))
         block.addcmul_(per_product.unsqueeze(2), blocks[0][2])
         if per_x is not None:
-            block.addcmul_(per_x.unsqueeze(2), x5)
+            block.addcmul_(per_x.unsqueeze(2), x5.to(compute))
         torch_sums.add_pool_transposed_(whole, grad_context, options.scales)
         if whole is not grad_x:
             grad_x.copy_(whole)

@@ -107,11 +107,13 @@ def test_values_and_gradients_are_the_definitions(options, deterministic, as_on_
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_is_rounded_once(dtype, as_on_a_gpu):
+@pytest.mark.parametrize('similarity', ['dot', 'cosine'])
+def test_half_precision_is_rounded_once(similarity, dtype, as_on_a_gpu):
+    options = Options(2, similarity=similarity)
     for shape in SHAPES[2:]:
         x, scale, bias, grad_y = tensors(shape, 2, dtype)
-        got = evaluate(x, scale.float(), bias.float(), grad_y, Options(2))
-        expected = by_reference(*(t.double() for t in (x, scale, bias, grad_y)), Options(2))
+        got = evaluate(x, scale.float(), bias.float(), grad_y, options)
+        expected = by_reference(*(t.double() for t in (x, scale, bias, grad_y)), options)
         assert got[0].dtype == got[1].dtype == dtype
         for g, e in zip(got[:2], expected):
             error = (g.double() - e).abs().max() / e.abs().max()

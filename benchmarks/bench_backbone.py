@@ -44,6 +44,7 @@ def main() -> None:
     use_allocator(args)
     device = torch.device(args.device)
     memory_format = torch.channels_last if args.channels_last else torch.contiguous_format
+    torch.backends.cudnn.benchmark = device.type == 'cuda'  # as in the configs for classification
     networks = {}
     for name in dict.fromkeys(['plain', *args.only]):
         torch.manual_seed(0)

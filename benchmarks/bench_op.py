@@ -7,7 +7,9 @@ Examples:
 
 Each run takes every provider in turn; ratios are of medians within the one run. ``copy`` is ``x.clone()``; the
 gradient that backward gets is made outside the timed region. Rows ``sum`` add the stages, each as often as ResNet-50
-has layers of it. Providers ``SE``, ``GE``, ``CBAM`` and ``GC`` are the layers that CCD is compared with.
+has layers of it. Providers ``SE``, ``GE``, ``CBAM`` and ``GC`` are the layers that CCD is compared with;
+``compiled`` is the reference under ``torch.compile``, compiled once a shape. On a GPU times are of kernels, with a cold
+L2 cache.
 """
 
 from __future__ import annotations
@@ -39,8 +41,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--providers',
         nargs='+',
-        choices=['reference', *BACKENDS, *GATES],
-        help='default: reference, torch, the kernels of the device, and the other gates',
+        choices=['reference', 'compiled', *BACKENDS, *GATES],
+        help='default: reference, torch, the kernels of the device, the other gates; on a GPU compiled, too',
     )
     add_allocator(parser)
     parser.add_argument('--runs', type=int, default=20, help='timed runs of each, at least 20 for results to keep')
@@ -58,6 +60,10 @@ def provider(name: str, channels: int, device: torch.device, dtype: torch.dtype)
     scale, bias = (torch.randn(GROUPS, device=device, requires_grad=True) for _ in range(2))
     if name == 'reference':
         return lambda x: ccd_reference(x, scale, bias, GROUPS), [scale, bias]
+    if name == 'compiled':
+        torch._dynamo.reset()  # beyond 8 compilations of a function it would run as it is, without a word
+        compiled = torch.compile(ccd_reference, dynamic=False)
+        return lambda x: compiled(x, scale, bias, GROUPS), [scale, bias]
     return lambda x: ccd(x, scale, bias, GROUPS, impl=name), [scale, bias]
 
 
@@ -95,7 +101,8 @@ def main() -> None:
     torch.manual_seed(0)
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     memory_format = torch.channels_last if args.layout == 'channels_last' else torch.contiguous_format
-    names = args.providers or ['reference', 'torch', 'triton' if device.type == 'cuda' else 'cpu', *GATES]
+    kernels = ['compiled', 'triton'] if device.type == 'cuda' else ['cpu']
+    names = args.providers or ['reference', 'torch', *kernels, *GATES]
     rows = []
     for size in args.size:
         height, width, batch = SIZES[size]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata, util
@@ -31,6 +32,12 @@ def installed_distribution(name: str) -> tuple[str, str] | None:
         except metadata.PackageNotFoundError:
             continue
     return None
+
+
+def c_compiler() -> str | None:
+    """Path of the C compiler that Triton, and with it torch.compile, builds its launchers with; None without one."""
+    named = os.environ.get('CC')  # Triton's own order
+    return next((path for name in ([named] if named else ['gcc', 'clang']) if (path := shutil.which(name))), None)
 
 
 def check_requirements(*optional: str) -> None:

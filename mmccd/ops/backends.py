@@ -7,6 +7,7 @@ Modules are imported when they are first asked for, so nothing here imports numb
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
@@ -100,6 +101,8 @@ BACKENDS = {
     'torch': Row('mmccd.ops.torch_backend'),  # stock operators, everywhere: what 'auto' falls back to
     'triton': Row('mmccd.ops.triton_backend.launch'),  # not preferred: it has run in Triton's interpreter alone
 }
+# A name of the table in this environment variable is what impl='auto' stands for.
+ENV_VAR = 'MMCCD_CCD_IMPL'
 _reported: set[str] = set()
 _logger = logging.getLogger(__name__)
 
@@ -108,6 +111,20 @@ def check_impl(impl: str) -> None:
     """Raise ValueError unless ``impl`` is ``'auto'`` or in the table."""
     if impl != 'auto' and impl not in BACKENDS:
         raise ValueError(f'impl must be one of {("auto", *BACKENDS)}, got {impl!r}')
+
+
+def wanted_impl(impl: str) -> str:
+    """``impl``, or in the place of ``'auto'`` what the environment variable :data:`ENV_VAR` holds.
+
+    Raises:
+        ValueError: If that is no name of the table.
+    """
+    if impl != 'auto':
+        return impl
+    impl = os.environ.get(ENV_VAR) or 'auto'
+    if impl != 'auto' and impl not in BACKENDS:
+        raise ValueError(f'the environment variable {ENV_VAR} must be one of {("auto", *BACKENDS)}, got {impl!r}')
+    return impl
 
 
 _load = cache(import_module)
@@ -124,6 +141,7 @@ def choose(impl: str, x: Tensor, options: Options) -> Backend:
     Raises:
         ValueError: If a named one cannot run, with the reason.
     """
+    impl = wanted_impl(impl)
     if impl == 'auto':
         return _automatic(x, options)[1]
     backend = load(impl)
@@ -134,16 +152,17 @@ def choose(impl: str, x: Tensor, options: Options) -> Backend:
 
 
 def automatic(x: Tensor, options: Options) -> str:
-    """Name of the backend that ``impl='auto'`` takes: the one that is preferred on the device of ``x``.
+    """Name of the backend that ``impl='auto'`` takes: of :data:`ENV_VAR`, or preferred on the device of ``x``.
 
-    If that one cannot run, it is stock operators, and a warning is logged, once in a process.
+    If the preferred one cannot run, it is stock operators, and a warning is logged, once in a process.
     """
-    return _automatic(x, options)[0]
+    impl = wanted_impl('auto')
+    return impl if impl != 'auto' else _automatic(x, options)[0]
 
 
 def fuses_affine(x: Tensor, options: Options) -> bool:
     """Whether the backend that ``impl='auto'`` takes normalises in its own pass."""
-    return getattr(_automatic(x, options)[1], 'fuses_affine', False)
+    return getattr(load(automatic(x, options)), 'fuses_affine', False)
 
 
 def _automatic(x: Tensor, options: Options) -> tuple[str, Backend]:

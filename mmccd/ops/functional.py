@@ -49,7 +49,8 @@ def ccd(
         gain (float): Factor of the gate. Default: 1, the original's.
         impl (str): ``'auto'`` takes compiled loops on the CPU and stock operators elsewhere; if the loops cannot run,
             it takes stock operators and logs why, once. ``'cpu'``, ``'torch'`` and ``'triton'`` (CUDA; so far run in
-            Triton's interpreter alone) name one, which runs or raises. Default: ``'auto'``.
+            Triton's interpreter alone) name one, which runs or raises. The environment variable ``MMCCD_CCD_IMPL``
+            names one for every ``'auto'``. Default: ``'auto'``.
         residual (Tensor | None): Makes it ``relu(ccd(x, ...) + residual)``, the end of a residual block, of the shape
             of ``x``; the compiled loops do it in one pass, with the same numbers to the last bit. Default: None.
         weight (Tensor | None), shift (Tensor | None): Both or neither, (C,), any floating dtype: ``x * weight + shift``

@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -99,8 +100,8 @@ def ccd_gate(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named: Any
 def _pooled_context(z: Tensor, scales: Sequence[int]) -> Tensor:
     """Mean of the poolings, upsampled to the size of ``z``, (N, C, H, W)."""
     grid = max(scales)
-    pooled = [_upsample(F.adaptive_avg_pool2d(z, s), grid, grid) for s in scales]  # each (N, C, S, S)
-    return _upsample(sum(pooled[1:], pooled[0]) / len(scales), *z.shape[-2:])
+    pooled = [upsample(F.adaptive_avg_pool2d(z, s), grid, grid) for s in scales]  # each (N, C, S, S)
+    return upsample(sum(pooled[1:], pooled[0]) / len(scales), *z.shape[-2:])
 
 
 def _normalize_over_space(d: Tensor, normalize: str | None, eps: float) -> Tensor:
@@ -125,7 +126,7 @@ def _grouped(x: Tensor, groups: int) -> Tensor:
     return x.reshape(n, groups, -1, height, width)
 
 
-def _upsample(p: Tensor, height: int, width: int) -> Tensor:
+def upsample(p: Tensor, height: int, width: int) -> Tensor:
     """Nearest upsampling of (N, C, h, w) to (N, C, height, width)."""
     if p.shape[-2:] == (height, width):
         return p
@@ -141,6 +142,6 @@ def _interpolate_is_exact(size: int, cells: int) -> bool:
     """Whether ``F.interpolate``, which multiplies by cells / size in float32, reads the right cells."""
     if cells == 1:
         return True
-    i = torch.arange(size)
-    read = (i.float() * (torch.tensor(cells, dtype=torch.float32) / size)).floor().clamp_max(cells - 1)
-    return torch.equal(read.long(), cell_of(i, size, cells))
+    i = np.arange(size)
+    read = np.minimum(np.floor(i.astype(np.float32) * (np.float32(cells) / np.float32(size))), cells - 1)
+    return np.array_equal(read, cell_of(i, size, cells))

@@ -20,7 +20,9 @@ add -gd d / |x|^2 times x to gx and -sum(gd d) / |u|^2 times u to gu, where they
 Neither the upsampled context nor its gradient exists at full size: rows and columns are cut into segments
 (:mod:`mmccd.ops.geometry`), so that pooling is a sum over segments and a product with small matrices, and both are
 constant on a segment. Only for maps of at most ``SMALL`` pixels, where the number of operators counts and not the
-memory, is everything done at full size, pooling by one product with a matrix.
+memory, is everything done at full size, pooling by one product with a matrix. Devices other than the CPU do everything
+at full size, whatever the map, and pool by sums (:mod:`mmccd.ops.torch_sums`): they launch no more kernels than the
+definition, and nothing is rounded to TF32 or waits for the host.
 """
 
 from __future__ import annotations
@@ -30,11 +32,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from . import torch_sums
 from .backends import Gradients, Saved, add_relu_, affine, backward_through_affine, compute_dtype, relu_gradient
 from .geometry import Axis, cell_of, cell_of_pixel, context_weights, cut_axis
 from .options import FLATNESS, MIN_NORM, Options
 
-# Pixels up to which a product with a (pixels, S * S) matrix is faster than sums over segments.
+# Pixels up to which a product with a (pixels, S * S) matrix is faster than sums over segments, on the CPU.
 SMALL = 800
 
 
@@ -64,16 +67,19 @@ def forward(
         context, d, stats = (x.new_zeros(shape, dtype=compute) for shape in ((n, c, s, s), (n, g, h, w), (n, g, 2)))
         return y, (context, d, stats)
     rows, cols = cut_axis(h, options.scales), cut_axis(w, options.scales)
+    converts = not torch_sums.wanted(x)  # other devices convert in the kernel that multiplies
     x5, y5 = x.unflatten(1, (g, -1)), y.unflatten(1, (g, -1))  # (N, G, K, H, W)
     context = _pool(x, options, rows, cols)
     d = x.new_empty(n, g, h, w, dtype=compute)
     for a, b, u in _row_blocks(context, options, rows, cols):
-        block = x5[:, :, :, a:b].to(compute)
-        d[:, :, a:b] = (block * u).sum(2)
+        block = x5[:, :, :, a:b]
+        if converts or options.similarity == 'cosine':
+            block = block.to(compute)
+        torch.sum(block * u, 2, out=d[:, :, a:b])
         if options.similarity == 'cosine':
             d[:, :, a:b] /= _norms(block).clamp_min(MIN_NORM) * _norms(u).clamp_min(MIN_NORM)
     stats = _statistics(d, options)
-    gate = _gate(_normalized(d, stats, options)[0], scale, bias)
+    gate = _gate(_normalized(d, stats, options)[0], scale, bias)  # (N, G, H, W)
     if options.gain != 1:
         gate = gate * options.gain
     torch.mul(x5, gate.unsqueeze(2).to(x.dtype), out=y5)
@@ -109,16 +115,19 @@ def backward(
     x5, grad_y5 = x.unflatten(1, (g, -1)), grad_y.unflatten(1, (g, -1))
 
     q = torch.empty_like(d)
-    for a, b, *_ in [(0, h)] if h * w <= SMALL else rows.segments:
-        q[:, :, a:b] = (x5[:, :, :, a:b].to(compute) * grad_y5[:, :, :, a:b].to(compute)).sum(2)
+    for a, b, *_ in [(0, h)] if _at_full_size(x) else rows.segments:
+        torch.sum(x5[:, :, :, a:b].to(compute) * grad_y5[:, :, :, a:b], 2, out=q[:, :, a:b])
     dhat, factor = _normalized(d, stats, options)
     sigmoid = _gate(dhat, scale, bias)
-    delta = q * (options.gain * sigmoid * (1 - sigmoid))
-    grad_bias = delta.sum((0, 2, 3)).to(bias.dtype)
-    grad_scale = (delta * dhat).sum((0, 2, 3)).to(scale.dtype)
+    delta = torch.ops.aten.sigmoid_backward(q, sigmoid)
+    if options.gain != 1:
+        delta *= options.gain
+    sums, along = delta.sum((2, 3)), (delta * dhat).sum((2, 3))  # (N, G)
+    grad_bias, grad_scale = sums.sum(0).to(bias.dtype), along.sum(0).to(scale.dtype)
     if not need_x:
         return grad_x, grad_residual, grad_scale, grad_bias, None, None
-    gd = _through_normalization(delta * scale.to(compute).view(1, -1, 1, 1), d, dhat, factor, stats, options)
+    gd = _through_normalization(delta, sums, along, d, dhat, factor, stats, options)
+    gd *= scale.to(compute).view(1, -1, 1, 1)
 
     blocks = _row_blocks(context, options, rows, cols)
     per_product = gd  # factor of u in gx and of x in gu
@@ -131,9 +140,20 @@ def backward(
             per_x[:, :, a:b] = torch.where(
                 norm >= MIN_NORM, -gd[:, :, a:b] * d[:, :, a:b] / norm.square().clamp_min(MIN_NORM**2), 0
             )
-    v = _pool_transposed(_context_gradient(x5, gd, d, per_product, context, options, rows, cols), options, rows, cols)
+    grad_context = _context_gradient(x5, gd, d, per_product, context, options, rows, cols)
     gate = options.gain * sigmoid if options.gain != 1 else sigmoid
     grad_x5 = grad_x.unflatten(1, (g, -1))
+    if torch_sums.wanted(x):
+        whole = grad_x if grad_x.dtype == compute else torch.empty_like(grad_x, dtype=compute)
+        block = torch.mul(grad_y5, gate.unsqueeze(2), out=whole.unflatten(1, (g, -1)))
+        block.addcmul_(per_product.unsqueeze(2), blocks[0][2])
+        if per_x is not None:
+            block.addcmul_(per_x.unsqueeze(2), x5.to(compute))
+        torch_sums.add_pool_transposed_(whole, grad_context, options.scales)
+        if whole is not grad_x:
+            grad_x.copy_(whole)
+        return grad_x, grad_residual, grad_scale, grad_bias, None, None
+    v = _pool_transposed(grad_context, options, rows, cols)
     for (a, b, u), v_block in zip(blocks, v):
         block = grad_y5[:, :, :, a:b].to(compute) * gate[:, :, None, a:b]
         block.addcmul_(per_product[:, :, None, a:b], u)
@@ -145,6 +165,11 @@ def backward(
 
 
 # ------------------------------------------------------------------------------------------ pooling, and its transpose
+
+
+def _at_full_size(x: Tensor) -> bool:
+    """Whether nothing is cut into segments, for x (N, C, H, W) or (N, G, K, H, W)."""
+    return torch_sums.wanted(x) or x.shape[-2:].numel() <= SMALL
 
 
 @lru_cache(maxsize=1024)
@@ -171,6 +196,8 @@ def _column_sums(t: Tensor, cols: Axis) -> Tensor:
 
 def _pool(x: Tensor, options: Options, rows: Axis, cols: Axis) -> Tensor:
     """Context (N, C, S, S), reading x once."""
+    if torch_sums.wanted(x):
+        return torch_sums.pool(x, options.scales)
     compute = compute_dtype(x.dtype)
     h, w = x.shape[-2:]
     if h * w <= SMALL:
@@ -201,6 +228,8 @@ def _pool_transposed(grad: Tensor, options: Options, rows: Axis, cols: Axis) -> 
 def _row_blocks(context: Tensor, options: Options, rows: Axis, cols: Axis) -> list[tuple[int, int, Tensor]]:
     """(first row, end, the context that these rows read: (N, G, K, rows or 1, W)) for all blocks of rows."""
     h, w, grid = rows.bounds[-1], cols.bounds[-1], context.shape[-1]
+    if torch_sums.wanted(context):
+        return [(0, h, torch_sums.upsample(context, h, w).unflatten(1, (options.groups, -1)))]
     wide = context.index_select(3, cell_of(torch.arange(w, device=context.device), w, grid))  # (N, C, S, W)
     wide = wide.unflatten(1, (options.groups, -1))
     if h * w <= SMALL:
@@ -215,14 +244,18 @@ def _context_gradient(
     grid = context.shape[-1]
     cosine = options.similarity == 'cosine'
     n, g, k, h, w = x5.shape
-    grad = context.new_zeros(n, g, k, grid, grid)
-    weight = context.new_zeros(n, g, grid, grid)  # sum of gd * d over a cell
-    if h * w <= SMALL:
+    if torch_sums.wanted(x5):
+        grad = torch_sums.sum_over_cells((x5 * per_product.unsqueeze(2)).flatten(1, 2), grid).unflatten(1, (g, k))
+        weight = torch_sums.sum_over_cells(gd * d, grid) if cosine else gd
+    elif h * w <= SMALL:
+        weight = gd  # for the cosine: sum of gd * d over a cell
         reads = _dense_matrices(h, w, options.scales, gd.device, gd.dtype)[1]
         grad = ((x5.to(gd.dtype) * per_product.unsqueeze(2)).flatten(3) @ reads).unflatten(3, (grid, grid))
         if cosine:
             weight = ((gd * d).flatten(2) @ reads).unflatten(2, (grid, grid))
-    for a, b, cell in rows.segments if h * w > SMALL else ():
+    else:
+        grad, weight = context.new_zeros(n, g, k, grid, grid), context.new_zeros(n, g, grid, grid)
+    for a, b, cell in () if _at_full_size(x5) else rows.segments:
         block = (x5[:, :, :, a:b].to(gd.dtype) * per_product[:, :, None, a:b]).sum(3)  # (N, G, K, W)
         row = (gd[:, :, a:b] * d[:, :, a:b]).sum(2) if cosine else gd
         for begin, end, col in cols.segments:
@@ -264,36 +297,44 @@ def _statistics(d: Tensor, options: Options) -> Tensor:
 
 
 def _normalized(d: Tensor, stats: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-    """(dhat (N, G, H, W), its factor (N, G, 1, 1))."""
+    """(dhat (N, G, H, W), its factor (N, G, 1, 1)), both 0 where flat."""
     if options.normalize is None:
         return d, torch.ones_like(stats[..., :1, None])
     centre, spread = stats[..., :1, None], stats[..., 1:, None]
-    flat = spread == 0
-    divisor = spread + options.eps if options.normalize == 'zscore' else spread
-    factor = torch.where(flat, 0, 1 / torch.where(flat, 1, divisor))
-    return torch.where(flat, 0, (d - centre) * factor), factor
+    divisor = spread + options.eps if options.normalize == 'zscore' else spread.clamp_min(torch.finfo(d.dtype).tiny)
+    factor = spread.sign() / divisor
+    if d.shape[-2:].numel() == 1:  # flat, and perhaps NaN or infinite
+        return torch.zeros_like(d), factor
+    return (d - centre) * factor, factor
 
 
 def _gate(dhat: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Sigmoid of the logit, (N, G, H, W), without the gain."""
-    return torch.sigmoid(scale.to(dhat.dtype).view(1, -1, 1, 1) * dhat + bias.to(dhat.dtype).view(1, -1, 1, 1))
+    scale, bias = (t.to(dhat.dtype).view(1, -1, 1, 1) for t in (scale, bias))
+    return torch.addcmul(bias, scale, dhat).sigmoid_()
 
 
 def _through_normalization(
-    delta: Tensor, d: Tensor, dhat: Tensor, factor: Tensor, stats: Tensor, options: Options
+    delta: Tensor,
+    sums: Tensor,
+    along: Tensor,
+    d: Tensor,
+    dhat: Tensor,
+    factor: Tensor,
+    stats: Tensor,
+    options: Options,
 ) -> Tensor:
-    """Gradient of d (N, G, H, W) from delta, that of dhat."""
+    """Gradient of d (N, G, H, W) from delta, that of dhat, and its sums and those of delta * dhat, both (N, G)."""
     if options.normalize is None:
         return delta
-    spread = stats[..., 1:, None]
-    along = (delta * dhat).sum((2, 3), keepdim=True)
+    sums, along = sums[..., None, None], along[..., None, None]
     if options.normalize == 'zscore':
         pixels = d.shape[-2:].numel()
-        slope = torch.where(spread == 0, 0, (spread + options.eps) / torch.where(spread == 0, 1, spread))
-        slope = along * slope / max(pixels - 1, 1)
-        return factor * (delta - delta.mean((2, 3), keepdim=True) - dhat * slope)
+        slope = along / (stats[..., 1:, None] * factor).clamp_min(torch.finfo(d.dtype).tiny)
+        gd = torch.sub(delta, sums, alpha=1 / pixels).addcmul_(dhat, slope, value=-1 / max(pixels - 1, 1))
+        return gd.mul_(factor)
     lowest = d == stats[..., :1, None]
     highest = d == d.amax((2, 3), keepdim=True)
-    to_low = (along - delta.sum((2, 3), keepdim=True)) / lowest.sum((2, 3), keepdim=True)
+    to_low = (along - sums) / lowest.sum((2, 3), keepdim=True)
     to_high = -along / highest.sum((2, 3), keepdim=True)
     return factor * (delta + torch.where(lowest, to_low, 0) + torch.where(highest, to_high, 0))

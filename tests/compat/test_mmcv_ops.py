@@ -16,6 +16,8 @@ import textwrap
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmccd.compat import mmcv_ops
 
@@ -402,6 +404,36 @@ def test_roi_align_backward(ext):
     torch.testing.assert_close(grad[0, 0], expected)
 
 
+def test_roi_align_in_bfloat16(ext):
+    """torchvision's kernels have none of it: neither on the CPU nor on a GPU."""
+    torch.manual_seed(0)
+    rois = torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 1.0, 4.0, 3.0]])
+    image, grad = torch.randn(1, 3, 5, 5).bfloat16(), torch.randn(2, 3, 2, 2).bfloat16()
+    for got, expected in (
+        (roi_align(ext, image, rois.bfloat16(), (2, 2)), roi_align(ext, image.float(), rois, (2, 2))),
+        (
+            roi_align_grad(ext, grad, rois.bfloat16(), image.shape),
+            roi_align_grad(ext, grad.float(), rois, image.shape),
+        ),
+    ):
+        assert got.dtype == torch.bfloat16 and expected.abs().max() > 0.1
+        assert torch.equal(got, expected.bfloat16())
+
+
+def test_roi_align_trains_in_bfloat16():
+    mmcv = pytest.importorskip('mmcv.ops')
+    if mmcv_ops.in_use() != 'stand-in':
+        pytest.skip('mmcv has compiled operators')
+    image = torch.randn(1, 3, 5, 5, requires_grad=True)
+    rois = torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0]])
+    with torch.autocast('cpu', torch.bfloat16):
+        features = torch.nn.functional.conv2d(image, torch.ones(3, 3, 1, 1))
+        assert features.dtype == torch.bfloat16
+        y = mmcv.roi_align(features, rois.to(features.dtype), (2, 2), 1.0, 0, 'avg', True)
+    y.float().sum().backward()
+    assert image.grad.isfinite().all() and image.grad.any()
+
+
 @pytest.mark.parametrize('aligned', [True, False])
 @pytest.mark.parametrize('ratio', [0, 2])
 def test_roi_align_gradcheck(aligned, ratio):
@@ -501,8 +533,24 @@ def test_focal_loss_of_nothing(ext):
 def test_focal_loss_bad_targets(ext):
     with pytest.raises(ValueError, match='target must be at most the number of classes, 2, got 3'):
         focal_loss(ext, torch.zeros(1, 2), torch.tensor([3]))
-    with pytest.raises(ValueError, match=r'target must be in 0\.\.1 where a weight is given'):
+    with pytest.raises(ValueError, match=r'target must be in 0\.\.1 where a weight is given.*got 2'):
         focal_loss(ext, torch.zeros(1, 2), torch.tensor([2]), torch.ones(2))
+
+
+def test_focal_loss_does_not_wait_for_a_gpu():
+    """On tensors that are CUDA's in name: nothing asks for a number of the device."""
+    asked = []
+
+    class Asked(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            asked.append(function._schema.name)
+            return function(*args, **(kwargs or {}))
+
+    with FakeTensorMode(), Asked():
+        logits, target = torch.empty(40, 3, device='cuda'), torch.empty(40, dtype=torch.long, device='cuda')
+        for weight in (torch.empty(0, device='cuda'), torch.empty(3, device='cuda')):
+            mmcv_ops.focal_loss.sigmoid_focal_loss_forward(logits, target, weight, torch.empty_like(logits), 2.0, 0.25)
+    assert 'aten::_assert_async' in asked and 'aten::_local_scalar_dense' not in asked
 
 
 # ----------------------------------------------------------------------------- the compiled ones

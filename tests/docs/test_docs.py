@@ -32,6 +32,7 @@ PAGES = [
             'reliability',
             'write_an_attention',
             'api',
+            'cuda',
             'contributing',
             'changelog',
         )

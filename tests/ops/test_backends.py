@@ -679,6 +679,37 @@ def sample_backend():
     return module
 
 
+def test_environment_names_what_auto_takes(monkeypatch):
+    x, scale, bias, _ = make((1, 4, 5, 5), 2)
+    called = []
+    forward = load('torch').forward
+    monkeypatch.setattr(load('torch'), 'forward', lambda *a: called.append(1) or forward(*a))
+    monkeypatch.setenv('MMCCD_CCD_IMPL', 'torch')
+    assert backends.automatic(x, make_options(2)) == 'torch'
+    y = ccd(x, scale, bias, 2)
+    assert called == [1]
+    ccd(x, scale, bias, 2, impl='cpu')  # a named one stays
+    assert called == [1]
+    for nothing in ('', 'auto'):
+        monkeypatch.setenv('MMCCD_CCD_IMPL', nothing)
+        torch.testing.assert_close(ccd(x, scale, bias, 2), y)
+    assert called == [1]
+
+
+def test_environment_that_names_no_backend(monkeypatch):
+    x, scale, bias, _ = make((1, 4, 5, 5), 2)
+    monkeypatch.setenv('MMCCD_CCD_IMPL', 'numpy')
+    for name in BACKENDS:
+        monkeypatch.setattr(load(name), 'forward', None)  # not called
+    for call in (lambda: ccd(x, scale, bias, 2), lambda: backends.automatic(x, make_options(2))):
+        with pytest.raises(ValueError, match=r"MMCCD_CCD_IMPL.*'torch'.*'numpy'"):
+            call()
+    monkeypatch.setenv('MMCCD_CCD_IMPL', 'triton')
+    monkeypatch.setattr(load('triton'), 'unavailable', lambda *_: 'the moon is full')
+    with pytest.raises(ValueError, match=r"'triton'.*moon"):
+        ccd(x, scale, bias, 2)
+
+
 def test_new_backend_is_one_row_of_the_table(monkeypatch):
     monkeypatch.setitem(sys.modules, 'sample_backend', sample_backend())
     monkeypatch.setitem(BACKENDS, 'sample', Row('sample_backend'))

@@ -56,6 +56,16 @@ def nvidia_driver() -> bool:
     return Path('/proc/driver/nvidia/version').exists()
 
 
+def nvidia_driver_version() -> tuple[int, ...]:
+    """Version of this machine's NVIDIA driver (Linux), (580, 95, 5) for example; () where it is not known."""
+    try:
+        text = Path('/proc/driver/nvidia/version').read_text(encoding='utf-8')
+    except OSError:
+        return ()
+    found = re.search(r'\b(\d+\.\d+(?:\.\d+)?)\b', text)
+    return release(found.group(1)) if found else ()
+
+
 def release(version: str | None) -> tuple[int, ...]:
     """Leading numbers of a version, 2.11.0+cu130 as (2, 11, 0); () for None."""
     return tuple(int(n) for n in re.findall(r'\d+', re.match(r'[\d.]*', version or '').group()))

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmccd.compat import mmcv_ops
-from mmccd.env import OPTIONAL, REQUIRED
+from mmccd.env import OPTIONAL, REQUIRED, c_compiler
 
 from . import installed
 from .installed import matching_torchvision, release
@@ -28,6 +28,9 @@ IMPORTS = (
     'mmpretrain',
 )
 FIRST_BAD_SETUPTOOLS = (82,)
+# What the default wheels of PyTorch, which are built for CUDA 13, need of driver and card.
+CUDA_13_DRIVER, CUDA_13_CAPABILITY = (580,), (7, 5)
+OLDER_CARDS = 'pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126'
 
 
 class Problem(NamedTuple):
@@ -169,9 +172,45 @@ def _mmcv_operators() -> Iterator[Problem]:
         )
 
 
+def _ccd_backend() -> Iterator[Problem]:
+    torch, backends = sys.modules.get('torch'), sys.modules.get('mmccd.ops.backends')
+    if torch is None or backends is None:
+        return
+    try:
+        backends.wanted_impl('auto')
+    except ValueError as e:
+        yield Problem(str(e), f'unset {backends.ENV_VAR}')
+
+
 def _gpu() -> Iterator[Problem]:
     torch = sys.modules.get('torch')
-    if torch is None or not hasattr(torch, 'cuda') or not installed.nvidia_driver() or torch.cuda.is_available():
+    if torch is None or not hasattr(torch, 'cuda') or not installed.nvidia_driver():
+        return
+    if torch.version.cuda is not None and c_compiler() is None:
+        yield Problem(
+            'Triton, and with it torch.compile, needs a C compiler, and this machine has neither gcc nor clang',
+            'apt-get install -y gcc libc6-dev',
+            broken=False,
+        )
+    if release(torch.version.cuda) >= (13,):
+        driver = installed.nvidia_driver_version()
+        if driver and driver < CUDA_13_DRIVER:
+            yield Problem(
+                f'torch {torch.__version__} is built for CUDA {torch.version.cuda}, which needs driver '
+                f'{CUDA_13_DRIVER[0]} or newer, and this machine has {".".join(map(str, driver))}',
+                OLDER_CARDS,
+            )
+            return
+    if torch.cuda.is_available():
+        if release(torch.version.cuda) >= (13,):
+            for index in range(torch.cuda.device_count()):
+                capability = torch.cuda.get_device_capability(index)
+                if capability < CUDA_13_CAPABILITY:
+                    yield Problem(
+                        f'{torch.cuda.get_device_name(index)} (sm_{"".join(map(str, capability))}) is older than what '
+                        f'torch {torch.__version__} is built for, sm_75 and newer',
+                        OLDER_CARDS,
+                    )
         return
     if torch.version.cuda is None:
         yield Problem(
@@ -202,6 +241,7 @@ def find_problems() -> list[Problem]:
             _setuptools,
             _imports,
             _mmcv_operators,
+            _ccd_backend,
             _gpu,
         )
         for problem in check()

@@ -25,8 +25,7 @@ def sigmoid_focal_loss_forward(
     at the target multiplies the whole row.
     """
     num_classes = input.size(1)
-    if target.numel() and int(target.max()) > num_classes:
-        raise ValueError(f'target must be at most the number of classes, {num_classes}, got {int(target.max())}')
+    _check(target, target <= num_classes, f'target must be at most the number of classes, {num_classes}')
     _focal_loss(input, target, weight, output, gamma, alpha, gradient=False)
 
 
@@ -36,6 +35,16 @@ def sigmoid_focal_loss_backward(
 ) -> None:
     """Each element's derivative for its logit, written to grad_input (N, C)."""
     _focal_loss(input, target, weight, grad_input, gamma, alpha, gradient=True)
+
+
+def _check(target: Tensor, allowed: Tensor, rule: str) -> None:
+    """Raise ValueError for labels (N, ) that are not allowed (N, ); on a GPU the device does, without a wait for it."""
+    import torch
+
+    if target.is_cuda:
+        torch._assert_async(allowed.all(), rule)
+    elif not allowed.all():
+        raise ValueError(f'{rule}, got {target[~allowed][0].item()}')
 
 
 def _focal_loss(
@@ -54,11 +63,12 @@ def _focal_loss(
     num_classes = input.size(1)
     row_weight = None
     if weight.numel():
-        if bool(((target < 0) | (target >= num_classes)).any()):
-            raise ValueError(
-                f'target must be in 0..{num_classes - 1} where a weight is given: it '
-                f'has an element for each class, none for the background'
-            )
+        _check(
+            target,
+            (target >= 0) & (target < num_classes),
+            f'target must be in 0..{num_classes - 1} where a weight is given: it '
+            f'has an element for each class, none for the background',
+        )
         row_weight = weight[target]  # (N, )
     gamma, alpha = c_float(gamma), c_float(alpha)
     classes = torch.arange(num_classes, device=target.device)

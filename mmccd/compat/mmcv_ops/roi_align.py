@@ -33,7 +33,13 @@ def roi_align_forward(
     _check_pool_mode('roi_align_forward', pool_mode)
     output.copy_(
         torch.ops.torchvision.roi_align(
-            input, rois, c_float(spatial_scale), aligned_height, aligned_width, sampling_ratio, aligned
+            _converted(input),
+            _converted(rois),
+            c_float(spatial_scale),
+            aligned_height,
+            aligned_width,
+            sampling_ratio,
+            aligned,
         )
     )
 
@@ -58,8 +64,8 @@ def roi_align_backward(
     _check_pool_mode('roi_align_backward', pool_mode)
     grad_input.add_(
         torch.ops.torchvision._roi_align_backward(
-            grad_output,
-            rois,
+            _converted(grad_output),
+            _converted(rois),
             c_float(spatial_scale),
             aligned_height,
             aligned_width,
@@ -68,6 +74,13 @@ def roi_align_backward(
             aligned,
         )
     )
+
+
+def _converted(t: Tensor) -> Tensor:
+    """In float32 where it is in bfloat16, which torchvision's kernels lack."""
+    import torch
+
+    return t.float() if t.dtype == torch.bfloat16 else t
 
 
 def _check_pool_mode(operator: str, pool_mode: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_world_size
+from mmengine.dist import all_reduce, barrier, get_backend, get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from mmengine.runner.base_loop import BaseLoop
@@ -80,6 +80,7 @@ class InterruptHook(Hook):
     def __init__(self) -> None:
         self._received: int | None = None
         self._before: dict[int, Any] = {}  # empty: not listening
+        self._group: torch.distributed.ProcessGroup | None = None  # None: the default one
 
     def _receive(self, signum: int, frame: Any) -> None:
         self._received = signum
@@ -97,6 +98,9 @@ class InterruptHook(Hook):
             return
         self._checkpoint = found[0]
         self._received = None
+        if get_backend() == 'nccl':
+            # In nccl's own group the question of every iteration would wait for the GPU.
+            self._group = torch.distributed.new_group(backend='gloo')
         self._before = {s: signal.signal(s, self._receive) for s in self.signals}
         for loop in (runner._train_loop, runner._val_loop):
             loader = getattr(loop, 'dataloader', None)
@@ -108,6 +112,9 @@ class InterruptHook(Hook):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+        if self._group is not None:
+            torch.distributed.destroy_process_group(self._group)
+            self._group = None
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """End here, unless gradients are still being collected or the epoch is over: that is saved on its own."""
@@ -141,7 +148,7 @@ class InterruptHook(Hook):
     def _agreed(self) -> bool:
         """Whether any process has received a signal: all processes get the same answer."""
         received = torch.tensor(int(self._received is not None))
-        all_reduce(received, 'max')
+        all_reduce(received, 'max', group=self._group)
         return bool(received)
 
     def _end(self, runner: Runner, epoch: int, iteration: int) -> None:

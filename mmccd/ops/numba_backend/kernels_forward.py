@@ -130,8 +130,8 @@ def forward_slabs(address):
     cell_pad = (cells + LANES - 1) // LANES * LANES
     u = np.zeros(k * cell_pad + LANES, x.dtype)
     affine = a.weight != 0
-    # Not needed where x is read in place without an affine, but kept: without it, the buffers behind lie worse (56 x 56:
-    # 1 to 4 % slower).
+    # Not needed where x is read in place without an affine, but kept: without it, the buffers behind lie worse (1 to
+    # 4 % slower at 56 x 56).
     xb = np.zeros(block * k * pad + 2 * LANES, x.dtype)
     outb = np.zeros(1 if out_direct else block * k * pad + 2 * LANES, x.dtype)
     db = np.zeros(pad + LANES, x.dtype)

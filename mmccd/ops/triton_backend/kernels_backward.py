@@ -142,8 +142,8 @@ def backward_kernel(
     x_w = 1 if X_UNIT == UNIT_COLUMN else x_w * ALIGN
     g_c = 1 if G_UNIT == UNIT_CHANNEL else g_c * ALIGN
     g_w = 1 if G_UNIT == UNIT_COLUMN else g_w * ALIGN
-    x += n.to(tl.int64) * (x_n * ALIGN) + g.to(tl.int64) * CG * x_c
-    grad_y += n.to(tl.int64) * (g_n * ALIGN) + g.to(tl.int64) * CG * g_c
+    x += n.to(tl.int64) * x_n * ALIGN + g.to(tl.int64) * CG * x_c
+    grad_y += n.to(tl.int64) * g_n * ALIGN + g.to(tl.int64) * CG * g_c
     c = tl.arange(0, CB)
     a, h, w, rows, columns = positions(t, tiles_h, tiles_w, height, width, cell_w, A, BH, BW, L, LB, EVEN)
     pixels = rows[None, :, :, None] & columns[:, None, None, :]  # (LB, BH, A, BW)
@@ -220,7 +220,7 @@ def backward_kernel(
             result += tl.where(last_column, line, 0)
         y_c = 1 if Y_UNIT == UNIT_CHANNEL else y_c * ALIGN
         y_w = 1 if Y_UNIT == UNIT_COLUMN else y_w * ALIGN
-        grad_x += n.to(tl.int64) * (y_n * ALIGN) + g.to(tl.int64) * CG * y_c
+        grad_x += n.to(tl.int64) * y_n * ALIGN + g.to(tl.int64) * CG * y_c
         tl.store(grad_x + tile(c, h, w, y_c, y_h * ALIGN, y_w), result.to(grad_x.dtype.element_ty), inside)
 
 

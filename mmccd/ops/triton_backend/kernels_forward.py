@@ -113,7 +113,7 @@ def forward_kernel(
     x_c = 1 if X_UNIT == UNIT_CHANNEL else x_c * ALIGN
     x_w = 1 if X_UNIT == UNIT_COLUMN else x_w * ALIGN
     x_h = x_h * ALIGN
-    x += n.to(tl.int64) * (x_n * ALIGN) + g.to(tl.int64) * CG * x_c
+    x += n.to(tl.int64) * x_n * ALIGN + g.to(tl.int64) * CG * x_c
     c = tl.arange(0, CB)
     a, h, w, rows, columns = positions(t, tiles_h, tiles_w, height, width, cell_w, A, BH, BW, L, LB, EVEN)
     pixels = rows[None, :, :, None] & columns[:, None, None, :]  # (LB, BH, A, BW)
@@ -177,7 +177,7 @@ def forward_kernel(
             gate = GAIN * tl.sigmoid(tl.load(scale + g).to(ACC) * d + tl.load(bias + g).to(ACC))
             y_c = 1 if Y_UNIT == UNIT_CHANNEL else y_c * ALIGN
             y_w = 1 if Y_UNIT == UNIT_COLUMN else y_w * ALIGN
-            y += n.to(tl.int64) * (y_n * ALIGN) + g.to(tl.int64) * CG * y_c
+            y += n.to(tl.int64) * y_n * ALIGN + g.to(tl.int64) * CG * y_c
             result = v * over_channels(gate)
             tl.store(y + tile(c, h, w, y_c, y_h * ALIGN, y_w), result.to(y.dtype.element_ty), inside)
 

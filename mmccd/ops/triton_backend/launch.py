@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmccd.env import c_compiler
 from mmccd.ops.backends import (
     Gradients,
     Saved,
@@ -21,6 +23,11 @@ from mmccd.ops.options import FLATNESS, Options
 
 from . import plan as planning
 from .plan import APPLY, G_STRIDES, MEASURE, POOL, SUMS, WHOLE, X_STRIDES, Y_STRIDES, Plan, launch_plan
+
+
+@cache
+def _has_compiler() -> bool:
+    return c_compiler() is not None
 
 
 def interpreting() -> bool:
@@ -43,6 +50,8 @@ def unavailable(x: Tensor, options: Options) -> str | None:
             return f'the Triton interpreter needs a tensor in memory, got one on {x.device}'
     elif x.device.type != 'cuda':
         return f'the Triton kernels need a CUDA tensor, got one on {x.device} (or set TRITON_INTERPRET=1)'
+    elif not _has_compiler():
+        return 'Triton needs a C compiler for its launchers, and found neither gcc nor clang (or set CC)'
     if sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:])) >= 2**31:
         return f'the Triton kernels count positions in a sample in 32 bits, which {tuple(x.shape)} exceeds'
     return planning.too_fine(x.shape[1], options)

@@ -17,8 +17,8 @@ from mmccd.ops.options import MIN_NORM, Options
 WHOLE_LIMIT = 16384
 # Elements of the other way's tiles.
 TILE_ELEMENTS = 4096
-# Elements of the largest table in the mixing of scales, (C/G, L, L, L).
-MIX_LIMIT = 1 << 17
+# Elements of the largest table in the mixing of scales, (C/G, L, L, L): 64 KiB, which every card has.
+MIX_LIMIT = 1 << 14
 # Parts of a sum that a program reads at once.
 SUM_BLOCK = 8
 

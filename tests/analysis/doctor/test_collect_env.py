@@ -46,7 +46,15 @@ SOURCES = {
 def problems(monkeypatch):
     """``find_problems`` in an environment that differs from a good one: versions, failing imports, sources, ..."""
 
-    def find(versions=(), imports=(), sources=(), operators='stand-in', driver=False):
+    def find(
+        versions=(),
+        imports=(),
+        sources=(),
+        operators='stand-in',
+        driver=False,
+        driver_version=(580, 95, 5),
+        compiler='/usr/bin/gcc',
+    ):
         there = {**GOOD, **dict(versions)}
         required = {
             'torchvision': ['numpy', 'torch (==2.11.0)', "scipy ; extra == 'scipy'"],
@@ -59,6 +67,8 @@ def problems(monkeypatch):
         monkeypatch.setattr(installed, 'import_error', dict(imports).get)
         monkeypatch.setattr(installed, 'source', lambda m: dict(sources).get(m, ''))
         monkeypatch.setattr(installed, 'nvidia_driver', lambda: driver)
+        monkeypatch.setattr(installed, 'nvidia_driver_version', lambda: driver_version if driver else ())
+        monkeypatch.setattr(doctor, 'c_compiler', lambda: compiler)
         monkeypatch.setattr(doctor.mmcv_ops, 'in_use', lambda: operators)
         return doctor.find_problems()
 
@@ -219,6 +229,49 @@ def test_gpu_that_torch_does_not_see(problems, monkeypatch, cuda, hidden, text, 
     assert problem.command.startswith(command)
     assert not problem.broken
     assert problems(driver=False) == []
+
+
+@pytest.mark.parametrize(
+    ('cuda', 'fake', 'capability', 'text', 'command', 'broken'),
+    [
+        ('13.0', dict(driver_version=(570, 86, 10)), (9, 0), 'needs driver 580 or newer', 'whl/cu126', True),
+        ('13.0', {}, (7, 0), '(sm_70) is older', 'whl/cu126', True),
+        ('13.0', dict(compiler=None), (9, 0), 'C compiler', 'apt-get install -y gcc libc6-dev', False),
+    ],
+)
+def test_gpu_that_does_not_fit(problems, monkeypatch, cuda, fake, capability, text, command, broken):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(torch.cuda, 'get_device_name', lambda _: 'A card')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: capability)
+    monkeypatch.setattr(torch.version, 'cuda', cuda)
+    [problem] = problems(driver=True, **fake)
+    assert text in problem.text and command in problem.command and problem.broken is broken
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: (7, 5))
+    assert problems(driver=True) == []
+    monkeypatch.setattr(torch.version, 'cuda', '12.6')
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda _: (7, 0))
+    assert problems(driver=True, driver_version=(560, 35)) == []
+
+
+def test_driver_version(monkeypatch, tmp_path):
+    file = tmp_path / 'version'
+    monkeypatch.setattr(installed, 'Path', lambda _: file)
+    assert installed.nvidia_driver_version() == ()
+    file.write_text(
+        'NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.95.05  Release Build  (x)\nGCC 12.2.0\n'
+    )
+    assert installed.nvidia_driver_version() == (580, 95, 5)
+
+
+def test_environment_that_names_no_backend(problems, monkeypatch):
+    monkeypatch.setenv('MMCCD_CCD_IMPL', 'numpy')
+    import mmccd.ops  # noqa: F401
+
+    [problem] = problems()
+    assert "'numpy'" in problem.text and problem.command == 'unset MMCCD_CCD_IMPL'
 
 
 def test_what_is_broken_comes_first(problems):

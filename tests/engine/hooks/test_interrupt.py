@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmccd.checkpoints.resume import newest_checkpoint
+from mmccd.engine.hooks import interrupt
 from mmccd.engine.hooks.interrupt import EXIT_CODE, Interrupted, _WorkerOutlives
 
 
@@ -111,6 +112,32 @@ def test_without_our_checkpoint_hook(make_runner):
     runner.train()
     assert any(str(m).startswith('SIGTERM and SIGUSR1 end this training without saving') for m in messages)
     assert before in messages
+
+
+def test_under_nccl_the_processes_agree_on_the_cpu(make_runner, tmp_path, monkeypatch):
+    """Of one process here, whose group is said to be nccl's."""
+    used = []
+    monkeypatch.setattr(interrupt, 'get_backend', lambda: 'nccl')
+    all_reduce = interrupt.all_reduce
+
+    def noted(data, op, group):
+        used.append(torch.distributed.get_backend(group))
+        all_reduce(data, op, group)
+
+    monkeypatch.setattr(interrupt, 'all_reduce', noted)
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    default = torch.distributed.group.WORLD
+    try:
+        made = []
+        new_group = torch.distributed.new_group
+        monkeypatch.setattr(torch.distributed, 'new_group', lambda **k: made.append(new_group(**k)) or made[-1])
+        runner = make_runner()
+        interrupt_at(runner, 'iter', 7)
+        assert len(made) == 1 and made[0] is not default
+    finally:
+        torch.distributed.destroy_process_group()
+    assert used and set(used) == {'gloo'}
 
 
 def work(ready) -> None:

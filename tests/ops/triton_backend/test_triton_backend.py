@@ -3,6 +3,7 @@
 The interpreter has to be asked for before Triton's kernels are defined, so a process of its own runs this file again.
 """
 
+import math
 import os
 import subprocess
 import sys
@@ -44,8 +45,9 @@ def way(request, monkeypatch):
 
 
 def arguments(shape, groups, dtype=torch.float32, layout='contiguous'):
-    x, grad_y = (LAYOUTS[layout](torch.randn(shape).to(dtype)).to(DEVICE) for _ in range(2))
+    x, grad_y = (LAYOUTS[layout](torch.randn(shape).to(DEVICE, dtype)) for _ in range(2))
     assert x.shape == shape
+    assert layout != 'strided' or math.prod(shape) == 1 or 1 not in x.stride(), 'to(device) makes it contiguous'
     scale, bias = (torch.randn(groups).to(dtype).to(DEVICE) for _ in range(2))
     return x, scale, bias, grad_y
 
@@ -218,6 +220,25 @@ def test_nothing_is_kept_where_nothing_is_asked(way):
     for a, b in zip(kept[1], expected):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(('channels', 'scales', 'fits'), [(32, (1, 4, 8), True), (4, (3, 5), True), (8, (3, 5), False)])
+def test_scales_that_no_card_has_the_memory_for_are_refused(channels, scales, fits):
+    reason = plan.too_fine(channels, Options(1, scales))
+    if fits:
+        assert reason is None
+    else:
+        assert str(scales) in reason and str(plan.MIX_LIMIT) in reason
+
+
+@pytest.mark.skipif(INTERPRETING, reason='the interpreter compiles nothing')
+def test_without_a_c_compiler(monkeypatch):
+    x = SimpleNamespace(
+        dtype=torch.float32, device=torch.device('cuda'), shape=(1, 4, 7, 7), stride=lambda: (196, 49, 7, 1)
+    )
+    assert launch.unavailable(x, Options(1)) is None
+    monkeypatch.setattr(launch, '_has_compiler', lambda: False)
+    assert 'C compiler' in launch.unavailable(x, Options(1))
 
 
 @runs

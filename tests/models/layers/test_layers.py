@@ -259,7 +259,7 @@ def test_frozen_layers_of_any_backbone_are_named(monkeypatch, layer, frozen_stag
     net = ResNet(50, plugins=[plugin], frozen_stages=frozen_stages)
     plain = ResNet(50).state_dict()
     load_state_dict(net, plain)
-    names = [f'layer1.{i}.{ABBREVIATIONS[layer]}' for i in range(3) if frozen_stages]
+    names = [f'layer1.{i}.{layer._abbr_}' for i in range(3) if frozen_stages]
     assert [text.split('.{')[0] for text in warned] == names
     assert all('mmccd.PretrainedBackbone' in text for text in warned)
     load_state_dict(net, net.state_dict())

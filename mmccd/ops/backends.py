@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from functools import cache
 from importlib import import_module
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Optional, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,15 +20,32 @@ from .options import Options
 
 Saved = tuple[Tensor, Tensor, Tensor]
 # Of x, residual, scale, bias, weight and shift.
-Gradients = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]
+Gradients = tuple[Tensor, Optional[Tensor], Tensor, Tensor, Optional[Tensor], Optional[Tensor]]
+
+
+class Inputs(NamedTuple):
+    """The operator's tensors, on one device; checked already.
+
+    Attributes:
+        x (Tensor): (N, C, H, W), of any strides, N and C possibly 0, H and W at least 1.
+        residual (Tensor | None): Of the shape of ``x``; its dtype and strides may differ.
+        scale (Tensor): (groups,), of any floating dtype and strides, like all below.
+        bias (Tensor): (groups,).
+        weight (Tensor | None): (C,), together with ``shift``: x * weight + shift is what is gated then.
+        shift (Tensor | None): (C,).
+    """
+
+    x: Tensor
+    residual: Tensor | None
+    scale: Tensor
+    bias: Tensor
+    weight: Tensor | None = None
+    shift: Tensor | None = None
 
 
 class Backend(Protocol):
     """What computes :func:`mmccd.ops.ccd`; a module with these functions is one.
 
-    ``x`` is (N, C, H, W) of any strides, N and C possibly 0, H and W at least 1. Arguments are checked already.
-    ``residual`` has the shape and device of ``x``; its dtype and strides may differ. ``weight`` and ``shift``, both or
-    neither, are (C,) on that device, of any floating dtype and strides: x * weight + shift is what is gated then.
     :func:`affine`, :func:`add_relu_` and their gradients are for backends without kernels that do it in the same pass;
     one that has them says so by ``fuses_affine = True``, and residual blocks hand their last norm to it.
     """
@@ -36,21 +53,10 @@ class Backend(Protocol):
     def unavailable(self, x: Tensor, options: Options) -> str | None:
         """Why this cannot run on these tensors and options, for a message; None if it can. Allocates nothing."""
 
-    def forward(
-        self,
-        x: Tensor,
-        residual: Tensor | None,
-        scale: Tensor,
-        bias: Tensor,
-        options: Options,
-        keep: bool,
-        weight: Tensor | None = None,
-        shift: Tensor | None = None,
-        overwrite: bool = False,
-    ) -> tuple[Tensor, Saved]:
-        """Gate ``x``, and add and rectify where there is a ``residual``.
+    def forward(self, inputs: Inputs, options: Options, keep: bool, overwrite: bool = False) -> tuple[Tensor, Saved]:
+        """Gate x, after the affine where there is one; add and rectify where there is a residual.
 
-        With ``overwrite``, which is never together with ``keep``, nobody reads ``x`` afterwards: y may lie in its
+        With ``overwrite``, which is never together with ``keep``, nobody reads x afterwards: y may lie in its
         memory.
 
         Returns:
@@ -64,17 +70,7 @@ class Backend(Protocol):
         """
 
     def backward(
-        self,
-        grad_y: Tensor,
-        y: Tensor | None,
-        x: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        saved: Saved,
-        options: Options,
-        need_x: bool,
-        weight: Tensor | None = None,
-        shift: Tensor | None = None,
+        self, grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
     ) -> Gradients:
         """Gradients of x, residual, scale, bias, weight and shift.
 
@@ -199,17 +195,16 @@ def backward_through_affine(
     backward: Callable[..., Gradients],
     grad_y: Tensor,
     y: Tensor | None,
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
+    inputs: Inputs,
     saved: Saved,
     options: Options,
-    weight: Tensor,
-    shift: Tensor,
 ) -> Gradients:
     """What ``backward`` of a backend returns without weight and shift, taken through :func:`affine`."""
-    z = affine(x, weight, shift)
-    grad_z, grad_residual, grad_scale, grad_bias, *_ = backward(grad_y, y, z, scale, bias, saved, options, True)
+    x, residual, scale, bias, weight, shift = inputs
+    if weight is None or shift is None:
+        raise ValueError('there is no weight and shift')
+    z = Inputs(affine(x, weight, shift), residual, scale, bias)
+    grad_z, grad_residual, grad_scale, grad_bias, *_ = backward(grad_y, y, z, saved, options, True)
     grad_z = grad_z.to(compute_dtype(x.dtype))
     grad_x = (grad_z * weight.to(grad_z.dtype).view(1, -1, 1, 1)).to(x.dtype)
     grad_weight = (grad_z.double() * x).sum((0, 2, 3)).to(weight.dtype)

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .backends import affine, check_impl, choose
+from .backends import Inputs, add_relu_, affine, check_impl, choose
 from .library import Direct, is_eager, without_autocast
 from .options import Options, make_options
 from .reference import ccd_reference
@@ -103,8 +102,8 @@ def ccd_with_options(
         _check_affine(x, weight, shift)
     check_impl(impl)
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-        return _add_relu(ccd_reference(affine(x, weight, shift), scale, bias, *options), residual)
-    tensors = x, residual, scale, bias, weight, shift
+        return add_relu_(ccd_reference(affine(x, weight, shift), scale, bias, *options), residual)
+    tensors = Inputs(x, residual, scale, bias, weight, shift)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
     if torch.compiler.is_compiling():
         # The operator looks for a backend when it runs. Affine, addition and ReLU are left to the compiler, which joins
@@ -112,18 +111,14 @@ def ccd_with_options(
         y = torch.ops.mmccd.ccd_forward(affine(x, weight, shift), None, scale, bias, None, None, *options, impl, keep)[
             0
         ]
-        return _add_relu(y, residual)
+        return add_relu_(y, residual)
     backend = choose(impl, x, options)
     if not is_eager(*tensors):
         return torch.ops.mmccd.ccd_forward(*tensors, *options, impl, keep)[0]
     with without_autocast(x):
         if keep:
             return Direct.apply(*tensors, options, impl, backend)
-        return backend.forward(x, residual, scale, bias, options, False, weight, shift, overwrite)[0]
-
-
-def _add_relu(y: Tensor, residual: Tensor | None) -> Tensor:
-    return y if residual is None else F.relu_(y.add_(residual))
+        return backend.forward(tensors, options, False, overwrite)[0]
 
 
 def _check_tensors(x: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor, options: Options) -> None:

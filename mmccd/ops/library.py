@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from .backends import Backend, choose, compute_dtype
+from .backends import Inputs, choose, compute_dtype
 from .options import Options
 
 _OPTIONS = 'int groups, int[] scales, str similarity, str? normalize, float eps, float gain, str impl'
@@ -44,19 +44,13 @@ class Direct(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
-        residual: Tensor | None,
-        scale: Tensor,
-        bias: Tensor,
-        weight: Tensor | None,
-        shift: Tensor | None,
-        options: Options,
-        impl: str,
-        backend: Backend,
+        *more: Any,  # the six tensors, options, impl and backend: autograd sees tensors among arguments only
     ) -> Tensor:
-        y, saved = backend.forward(x, residual, scale, bias, options, True, weight, shift)
+        *tensors, options, impl, backend = more
+        inputs = Inputs(*tensors)
+        y, saved = backend.forward(inputs, options, True)
         ctx.backend = backend
-        _save(ctx, (x, scale, bias, weight, shift), options, impl, None if residual is None else y, saved)
+        _save(ctx, inputs, options, impl, y, saved)
         return y
 
     @staticmethod
@@ -64,26 +58,18 @@ class Direct(torch.autograd.Function):
         if grad_y is None or torch.is_grad_enabled():  # the operator says what is wrong with a second derivative
             return *_gradients(ctx, grad_y), None, None, None
         y, x, scale, bias, weight, shift, *saved = ctx.saved_tensors
-        need = ctx.needs_input_grad
+        inputs, need = Inputs(x, None, scale, bias, weight, shift), ctx.needs_input_grad
         with without_autocast(x):
-            grads = ctx.backend.backward(
-                grad_y, y, x, scale, bias, tuple(saved), ctx.options, _needs_x(need), weight, shift
-            )
+            grads = ctx.backend.backward(grad_y, y, inputs, tuple(saved), ctx.options, _needs_x(need))
         return *(g if n else None for g, n in zip(grads, need)), None, None, None
 
 
-def _save(
-    ctx: Any,
-    inputs: tuple[Tensor | None, ...],
-    options: Options,
-    impl: str,
-    y: Tensor | None,
-    saved: Sequence[Tensor],
-) -> None:
-    """Keep what backward needs; ``inputs`` are x, scale, bias, weight and shift."""
+def _save(ctx: Any, inputs: Inputs, options: Options, impl: str, y: Tensor, saved: Sequence[Tensor]) -> None:
+    """Keep what backward needs."""
+    x, residual, *others = inputs
     ctx.options, ctx.impl = options, impl
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(y, *inputs, *saved)
+    ctx.save_for_backward(None if residual is None else y, x, *others, *saved)
 
 
 def _needs_x(need: Sequence[bool]) -> bool:
@@ -112,19 +98,11 @@ def _split(more: Sequence[Any]) -> tuple[Options, str, bool]:
     schema=f'(Tensor x, Tensor? residual, Tensor scale, Tensor bias, Tensor? weight, Tensor? shift, {_OPTIONS}, '
     'bool keep) -> (Tensor, Tensor, Tensor, Tensor)',
 )
-def ccd_forward(
-    x: Tensor,
-    residual: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    *more: Any,
-) -> tuple[Tensor, ...]:
+def ccd_forward(x: Tensor, *more: Any) -> tuple[Tensor, ...]:
     """(y, context, d, stats) of :class:`mmccd.ops.backends.Backend`."""
-    options, impl, keep = _split(more)
+    options, impl, keep = _split(more[5:])
     with without_autocast(x):
-        y, saved = choose(impl, x, options).forward(x, residual, scale, bias, options, keep, weight, shift)
+        y, saved = choose(impl, x, options).forward(Inputs(x, *more[:5]), options, keep)
     return y, *saved
 
 
@@ -138,12 +116,11 @@ def _fake_forward(x: Tensor, *more: Any) -> tuple[Tensor, ...]:
 
 
 def _setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
-    x, residual, scale, bias, weight, shift, *more = inputs
-    options, impl, ctx.keep = _split(more)
+    options, impl, ctx.keep = _split(inputs[6:])
     y, *saved = output
     ctx.mark_non_differentiable(*saved)
     if ctx.keep:
-        _save(ctx, (x, scale, bias, weight, shift), options, impl, None if residual is None else y, saved)
+        _save(ctx, Inputs(*inputs[:6]), options, impl, y, saved)
 
 
 def _autograd(ctx: Any, grad_y: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
@@ -160,43 +137,23 @@ ccd_forward.register_autograd(_autograd, setup_context=_setup_context)
     f'Tensor context, Tensor d, Tensor stats, {_OPTIONS}, bool need_x) '
     '-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)',
 )
-def ccd_backward(
-    grad_y: Tensor,
-    y: Tensor | None,
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    context: Tensor,
-    d: Tensor,
-    stats: Tensor,
-    *more: Any,
-) -> tuple[Tensor, ...]:
+def ccd_backward(grad_y: Tensor, y: Tensor | None, x: Tensor, *more: Any) -> tuple[Tensor, ...]:
     """Gradients of x, residual, scale, bias, weight and shift, without elements where not needed or not there."""
-    options, impl, need_x = _split(more)
+    vectors, (context, d, stats) = more[:4], more[4:7]  # scale, bias, weight and shift
+    options, impl, need_x = _split(more[7:])
+    inputs = Inputs(x, None, *vectors)
     with without_autocast(x):
-        grad_x, *others = choose(impl, x, options).backward(
-            grad_y, y, x, scale, bias, (context, d, stats), options, need_x, weight, shift
-        )
+        backend = choose(impl, x, options)
+        grad_x, *others = backend.backward(grad_y, y, inputs, (context, d, stats), options, need_x)
     return grad_x if need_x else x.new_empty(0), *(x.new_empty(0) if g is None else g for g in others)
 
 
 @ccd_backward.register_fake
-def _fake_backward(
-    grad_y: Tensor,
-    y: Tensor | None,
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    *more: Any,
-) -> tuple[Tensor, ...]:
-    need_x = more[-1]
+def _fake_backward(grad_y: Tensor, y: Tensor | None, x: Tensor, *more: Any) -> tuple[Tensor, ...]:
+    *vectors, need_x = *more[:4], more[-1]
     return (
         torch.empty_like(x) if need_x else x.new_empty(0),
-        *(x.new_empty(0) if t is None else torch.empty_like(t) for t in (y, scale, bias, weight, shift)),
+        *(x.new_empty(0) if t is None else torch.empty_like(t) for t in (y, *vectors)),
     )
 
 

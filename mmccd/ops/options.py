@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 SIMILARITIES = ('dot', 'cosine')
 NORMALIZERS = ('zscore', 'minmax', None)
 # Two constants that the definition and every backend share.
-# A map is flat if its spread is at most this times the dtype's epsilon times its mean. A constant map's similarity
-# varies by some tens of ulp through the poolings' rounding; real maps vary by far more.
+# A map is flat if its deviation or range is at most this times the dtype's epsilon times its mean. A constant map's
+# similarity varies by some tens of ulp through the poolings' rounding; real maps vary by far more.
 FLATNESS = 64.0
 # Smallest norm that the cosine divides by.
 MIN_NORM = 1e-8

@@ -18,7 +18,7 @@ Deviations from the original implementation, all where that one gives no usable 
 
 * A map whose similarity is the same everywhere, a single pixel among them, has a normalised similarity of 0 and no
   gradient through it; the original gives NaN for a single pixel, and amplified rounding errors for constant maps.
-  "The same" is up to rounding: the spread is at most ``FLATNESS`` times the dtype's epsilon times the mean.
+  "The same" is up to rounding: the std_or_range is at most ``FLATNESS`` times the dtype's epsilon times the mean.
 * Half precision is computed in float32 and rounded once, so sums of products cannot overflow.
 * Cells are found in integers (:mod:`mmccd.ops.geometry`). ``F.interpolate`` multiplies by a rounded ratio and reads
   the neighbouring cell at the borders of some sizes (82, 94, 110, 164, 166, 188, ... pixels for 4 cells).

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from . import torch_sums
-from .backends import Gradients, Saved, add_relu_, affine, backward_through_affine, compute_dtype, relu_gradient
+from .backends import Gradients, Inputs, Saved, add_relu_, affine, backward_through_affine, compute_dtype, relu_gradient
 from .geometry import Axis, cell_of, cell_of_pixel, context_weights, cut_axis
 from .options import FLATNESS, MIN_NORM, Options
 
@@ -46,18 +46,9 @@ def unavailable(x: Tensor, options: Options) -> str | None:
     return None
 
 
-def forward(
-    x: Tensor,
-    residual: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    options: Options,
-    keep: bool,
-    weight: Tensor | None = None,
-    shift: Tensor | None = None,
-    overwrite: bool = False,
-) -> tuple[Tensor, Saved]:
+def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = False) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x, residual, scale, bias, weight, shift = inputs
     x = affine(x, weight, shift)
     compute, g = compute_dtype(x.dtype), options.groups
     n, c, h, w = x.shape
@@ -78,8 +69,8 @@ def forward(
         torch.sum(block * u, 2, out=d[:, :, a:b])
         if options.similarity == 'cosine':
             d[:, :, a:b] /= _norms(block).clamp_min(MIN_NORM) * _norms(u).clamp_min(MIN_NORM)
-    stats = _statistics(d, options)
-    gate = _gate(_normalized(d, stats, options)[0], scale, bias)  # (N, G, H, W)
+    stats = statistics(d, options)
+    gate = sigmoid_gate(normalized(d, stats, options)[0], scale, bias)  # (N, G, H, W)
     if options.gain != 1:
         gate = gate * options.gain
     torch.mul(x5, gate.unsqueeze(2).to(x.dtype), out=y5)
@@ -88,20 +79,12 @@ def forward(
 
 
 def backward(
-    grad_y: Tensor,
-    y: Tensor | None,
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    saved: Saved,
-    options: Options,
-    need_x: bool,
-    weight: Tensor | None = None,
-    shift: Tensor | None = None,
+    grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
 ) -> Gradients:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x, _, scale, bias, weight, shift = inputs
     if weight is not None and shift is not None:
-        return backward_through_affine(backward, grad_y, y, x, scale, bias, saved, options, weight, shift)
+        return backward_through_affine(backward, grad_y, y, inputs, saved, options)
     context, d, stats = saved
     compute, g = compute_dtype(x.dtype), options.groups
     h, w = x.shape[-2:]
@@ -117,8 +100,8 @@ def backward(
     q = torch.empty_like(d)
     for a, b, *_ in [(0, h)] if _at_full_size(x) else rows.segments:
         torch.sum(x5[:, :, :, a:b].to(compute) * grad_y5[:, :, :, a:b], 2, out=q[:, :, a:b])
-    dhat, factor = _normalized(d, stats, options)
-    sigmoid = _gate(dhat, scale, bias)
+    dhat, factor = normalized(d, stats, options)
+    sigmoid = sigmoid_gate(dhat, scale, bias)
     delta = torch.ops.aten.sigmoid_backward(q, sigmoid)
     if options.gain != 1:
         delta *= options.gain
@@ -278,8 +261,8 @@ def _norms(u: Tensor) -> Tensor:
     return torch.linalg.vector_norm(u, dim=2)
 
 
-def _statistics(d: Tensor, options: Options) -> Tensor:
-    """(N, G, 2) of d (N, G, H, W): centre and spread, the spread exactly 0 where flat."""
+def statistics(d: Tensor, options: Options) -> Tensor:
+    """(N, G, 2) of d (N, G, H, W): mean and deviation, or minimum and range; the second exactly 0 where flat."""
     n, g = d.shape[:2]
     tolerance = FLATNESS * torch.finfo(d.dtype).eps
     if options.normalize is None:
@@ -287,28 +270,32 @@ def _statistics(d: Tensor, options: Options) -> Tensor:
     if d.shape[-2:].numel() == 1:
         return torch.stack([d[..., 0, 0], torch.zeros_like(d[..., 0, 0])], -1)
     if options.normalize == 'zscore':
-        spread, centre = torch.std_mean(d, dim=(2, 3))  # N - 1
-        flat = spread <= tolerance * centre.abs()
+        std_or_range, mean_or_min = torch.std_mean(d, dim=(2, 3))  # N - 1
+        flat = std_or_range <= tolerance * mean_or_min.abs()
     else:
-        centre, high = d.amin((2, 3)), d.amax((2, 3))
-        spread = high - centre
-        flat = spread <= tolerance * torch.maximum(centre.abs(), high.abs())
-    return torch.stack([centre, torch.where(flat, 0, spread)], -1)
+        mean_or_min, high = d.amin((2, 3)), d.amax((2, 3))
+        std_or_range = high - mean_or_min
+        flat = std_or_range <= tolerance * torch.maximum(mean_or_min.abs(), high.abs())
+    return torch.stack([mean_or_min, torch.where(flat, 0, std_or_range)], -1)
 
 
-def _normalized(d: Tensor, stats: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+def normalized(d: Tensor, stats: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """(dhat (N, G, H, W), its factor (N, G, 1, 1)), both 0 where flat."""
     if options.normalize is None:
         return d, torch.ones_like(stats[..., :1, None])
-    centre, spread = stats[..., :1, None], stats[..., 1:, None]
-    divisor = spread + options.eps if options.normalize == 'zscore' else spread.clamp_min(torch.finfo(d.dtype).tiny)
-    factor = spread.sign() / divisor
+    mean_or_min, std_or_range = stats[..., :1, None], stats[..., 1:, None]
+    divisor = (
+        std_or_range + options.eps
+        if options.normalize == 'zscore'
+        else std_or_range.clamp_min(torch.finfo(d.dtype).tiny)
+    )
+    factor = std_or_range.sign() / divisor
     if d.shape[-2:].numel() == 1:  # flat, and perhaps NaN or infinite
         return torch.zeros_like(d), factor
-    return (d - centre) * factor, factor
+    return (d - mean_or_min) * factor, factor
 
 
-def _gate(dhat: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+def sigmoid_gate(dhat: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Sigmoid of the logit, (N, G, H, W), without the gain."""
     scale, bias = (t.to(dhat.dtype).view(1, -1, 1, 1) for t in (scale, bias))
     return torch.addcmul(bias, scale, dhat).sigmoid_()

@@ -21,7 +21,7 @@ from torch.library import opcheck
 
 from mmccd.models import CCD, AttentionResNet
 from mmccd.ops import backends, ccd, ccd_add_relu, ccd_reference
-from mmccd.ops.backends import BACKENDS, Row, load
+from mmccd.ops.backends import BACKENDS, Inputs, Row, load
 from mmccd.ops.options import make_options
 
 
@@ -271,9 +271,8 @@ def test_affine(impl, shape, groups):
                 assert torch.equal(y, in_steps)
             assert torch.allclose(y, in_steps, rtol=1e-5, atol=1e-5)
             residual = more.pop('residual', None)
-            over = load(impl).forward(
-                x.clone(), residual, scale, bias, make_options(groups), False, **more, overwrite=True
-            )[0]
+            inputs = Inputs(x.clone(), residual, scale, bias, **more)
+            over = load(impl).forward(inputs, make_options(groups), False, overwrite=True)[0]
         assert torch.equal(over, y)
 
 
@@ -669,10 +668,11 @@ def sample_backend():
     def unavailable(x, options):
         return 'it has no grid of 13' if 13 in options.scales else None
 
-    def forward(x, residual, scale, bias, options, keep, weight=None, shift=None, overwrite=False):
+    def forward(inputs, options, keep, overwrite=False):
+        x, residual, scale, bias, weight, shift = inputs
         x = backends.affine(x, weight, shift)
         y = torch.empty_like(x).copy_(ccd_reference(x, scale, bias, *options))
-        saved = stock.forward(x, None, scale, bias, options, keep)[1]
+        saved = stock.forward(Inputs(x, None, scale, bias), options, keep)[1]
         return backends.add_relu_(y, residual), saved
 
     module.unavailable, module.forward, module.backward = unavailable, forward, stock.backward
@@ -961,17 +961,17 @@ def test_interface(impl):
     # What Backend promises to those who call one directly.
     backend = load(impl)
     x, scale, bias, grad_y = make((2, 8, 9, 6), 4, impl=impl)
-    options = make_options(4, (1, 4))
-    y, (context, d, stats) = backend.forward(x, None, scale, bias, options, True)
+    options, inputs = make_options(4, (1, 4)), Inputs(x, None, scale, bias)
+    y, (context, d, stats) = backend.forward(inputs, options, True)
     assert (y.shape, context.shape, d.shape, stats.shape) == ((2, 8, 9, 6), (2, 8, 4, 4), (2, 4, 9, 6), (2, 4, 2))
-    expected = load('torch').forward(x, None, scale, bias, options, True)
+    expected = load('torch').forward(inputs, options, True)
     assert torch.allclose(context, expected[1][0], atol=1e-6)
     assert torch.allclose(d, expected[1][1], atol=1e-5)
     assert torch.allclose(stats, torch.stack([d.mean((2, 3)), d.std((2, 3))], -1), atol=1e-5)
-    y, saved = backend.forward(x, None, scale, bias, options, False)
+    y, saved = backend.forward(inputs, options, False)
     assert all(s.numel() == 0 for s in saved)
     for out in (None, torch.relu(y + 1)):
-        arguments = (grad_y, out, x, scale, bias, (context, d, stats), options)
+        arguments = (grad_y, out, inputs, (context, d, stats), options)
         grads, wanted = backend.backward(*arguments, False), load('torch').backward(*arguments, True)
         assert torch.allclose(grads[2], wanted[2], rtol=1e-4, atol=1e-5)
         assert torch.allclose(grads[3], wanted[3], rtol=1e-4, atol=1e-5)

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmccd.ops import ccd_reference, torch_backend, torch_sums
+from mmccd.ops.backends import Inputs
 from mmccd.ops.options import Options
 
 LAYERS = {  # of ResNet-50: (C, H, W) to how many there are
@@ -71,8 +72,10 @@ def as_on_a_gpu(monkeypatch):
 
 
 def evaluate(x, scale, bias, grad_y, options):
-    y, saved = torch_backend.forward(x, None, scale, bias, options, True)
-    grad_x, _, grad_scale, grad_bias = torch_backend.backward(grad_y, None, x, scale, bias, saved, options, True)
+    y, saved = torch_backend.forward(Inputs(x, None, scale, bias), options, True)
+    grad_x, _, grad_scale, grad_bias, *_ = torch_backend.backward(
+        grad_y, None, Inputs(x, None, scale, bias), saved, options, True
+    )
     return y, grad_x, grad_scale, grad_bias
 
 
@@ -161,9 +164,9 @@ def count(shape, dtype, options, by_definition):
                 torch.autograd.grad(y, (x, scale, bias), grad_y)
         else:
             with Kernels() as forward:
-                _, saved = torch_backend.forward(x, None, scale, bias, options, True)
+                _, saved = torch_backend.forward(Inputs(x, None, scale, bias), options, True)
             with Kernels() as backward:
-                torch_backend.backward(grad_y, None, x, scale, bias, saved, options, True)
+                torch_backend.backward(grad_y, None, Inputs(x, None, scale, bias), saved, options, True)
     return forward, backward
 
 

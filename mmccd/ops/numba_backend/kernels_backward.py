@@ -261,17 +261,17 @@ def backward_slabs(address):
                 normalise(raw, raw_base, raw_stride, k, p, weight, shift, g * k, zb, 0, pad)
                 xs, xo, x_stride = zb, 0, pad
             products(xs, xo, x_stride, gys, gyo, gy_stride, k, p, q, cosine, squares)
-            centre, spread = np.float64(stats[2 * slab]), np.float64(stats[2 * slab + 1])
+            mean_or_min, std_or_range = np.float64(stats[2 * slab]), np.float64(stats[2 * slab + 1])
             if normalize == NO_NORM:
-                centre, spread = 0.0, 1.0
-            factor, flat, s = factor_of(spread, normalize, a.eps), spread == 0, scale[g]
+                mean_or_min, std_or_range = 0.0, 1.0
+            factor, flat, s = factor_of(std_or_range, normalize, a.eps), std_or_range == 0, scale[g]
             d_base, gain = slab * p, real(a.gain)
-            through_gate(q, d, d_base, p, real(centre), real(factor), flat, s, bias[g], gain, one, gate, dhats)
+            through_gate(q, d, d_base, p, real(mean_or_min), real(factor), flat, s, bias[g], gain, one, gate, dhats)
             total, along = two_sums(q, dhats, p)
             grad_bias[slab], grad_scale[slab] = total, along
             if not need_x:
                 continue
-            through_normalization(q, dhats, d, d_base, p, normalize, s, total, along, spread, a.eps, factor, gd)
+            through_normalization(q, dhats, d, d_base, p, normalize, s, total, along, std_or_range, a.eps, factor, gd)
             u_base = slab * k * cells
             by_u = gd  # factor of u in gx, and of x in gu
             if cosine:

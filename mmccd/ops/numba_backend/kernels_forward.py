@@ -178,11 +178,13 @@ def forward_slabs(address):
             if cosine:
                 norms_of_context(u, 0, cell_pad, k, cells, a.min_norm, norms)
                 divide_by_norms(db, squares, norms, row_cells, col_cells, h, w, grid, a.min_norm)
-            centre, spread = statistics(db, 0, p, normalize, a.flat)
+            mean_or_min, std_or_range = statistics(db, 0, p, normalize, a.flat)
             if normalize == ZSCORE:
-                spread = np.float64(real(spread))  # what backward will read
-            factor = factor_of(spread, normalize, a.eps)
-            gates(db, 0, p, real(centre), real(factor), spread == 0, scale[g], bias[g], real(a.gain), one, gate)
+                std_or_range = np.float64(real(std_or_range))  # what backward will read
+            factor = factor_of(std_or_range, normalize, a.eps)
+            gates(
+                db, 0, p, real(mean_or_min), real(factor), std_or_range == 0, scale[g], bias[g], real(a.gain), one, gate
+            )
             if a.residual != 0:
                 add_and_rectify(source, base, stride, k, p, gate, residual, out, out_base + (g - g0) * k * p)
             elif out_direct:
@@ -190,7 +192,7 @@ def forward_slabs(address):
             else:
                 times_gate(source, base, stride, k, p, gate, outb, (g - g0) * k * pad, pad)
             if a.keep:
-                stats[2 * slab], stats[2 * slab + 1] = real(centre), real(spread)
+                stats[2 * slab], stats[2 * slab + 1] = real(mean_or_min), real(std_or_range)
                 for i in range(p):
                     put(d, slab * p + i, at(db, i))
                 for c in range(k):

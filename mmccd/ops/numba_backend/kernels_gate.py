@@ -52,7 +52,7 @@ def sigmoid(v, one):
 
 @loop  # inlined, it takes the forward 4 % longer; its sums are the same in every copy
 def statistics(d, base, p, normalize, tolerance):
-    """(centre, spread) of d, spread 0 where flat; two passes in float64 for the z-score."""
+    """(mean_or_min, std_or_range) of d, the second 0 where flat; two passes in float64 for the z-score."""
     if normalize == NO_NORM:
         return 0.0, 1.0
     if p == 1:
@@ -76,34 +76,34 @@ def statistics(d, base, p, normalize, tolerance):
         nan |= v != v
     if nan:
         return np.nan, np.nan
-    spread = np.float64(high - low)
-    return np.float64(low), 0.0 if spread <= tolerance * max(abs(low), abs(high)) else spread
+    std_or_range = np.float64(high - low)
+    return np.float64(low), 0.0 if std_or_range <= tolerance * max(abs(low), abs(high)) else std_or_range
 
 
 @sum_loop
-def factor_of(spread, normalize, eps):
-    """What the distance from the centre is multiplied by; 0 where the map is flat."""
+def factor_of(std_or_range, normalize, eps):
+    """What the distance from mean_or_min is multiplied by; 0 where the map is flat."""
     if normalize == NO_NORM:
         return 1.0
-    if spread == 0:
+    if std_or_range == 0:
         return 0.0
-    return 1 / (spread + eps) if normalize == ZSCORE else 1 / spread
+    return 1 / (std_or_range + eps) if normalize == ZSCORE else 1 / std_or_range
 
 
 @exact_loop
-def gates(d, base, p, centre, factor, flat, scale, bias, gain, one, gate):
+def gates(d, base, p, mean_or_min, factor, flat, scale, bias, gain, one, gate):
     """gate[i] = gain * sigmoid(scale * dhat + bias); factor 0 and flat where the map is flat."""
     for i in range(p):
-        dhat = (at(d, base + i) - centre) * factor
+        dhat = (at(d, base + i) - mean_or_min) * factor
         dhat = one - one if flat else dhat
         put(gate, i, gain * sigmoid(scale * dhat + bias, one))
 
 
 @exact_loop
-def through_gate(q, d, base, p, centre, factor, flat, scale, bias, gain, one, gate, dhats):
+def through_gate(q, d, base, p, mean_or_min, factor, flat, scale, bias, gain, one, gate, dhats):
     """gate as above; q becomes the gradient of the logit, dhats the normalised similarity."""
     for i in range(p):
-        dhat = (at(d, base + i) - centre) * factor
+        dhat = (at(d, base + i) - mean_or_min) * factor
         dhat = one - one if flat else dhat
         s = sigmoid(scale * dhat + bias, one)
         put(dhats, i, dhat)
@@ -123,24 +123,24 @@ def two_sums(q, dhats, p):
 
 
 @exact_loop
-def zscore_coefficients(factor, scale, total, along, spread, eps, p):
+def zscore_coefficients(factor, scale, total, along, std_or_range, eps, p):
     """a, b and c of the gradient of d, a * q - b - c * dhat."""
     a = factor * scale
-    return a, a * total / p, (spread + eps) * along * a / spread / (p - 1)
+    return a, a * total / p, (std_or_range + eps) * along * a / std_or_range / (p - 1)
 
 
 @sum_loop
-def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, spread, eps, factor, gd):
+def through_normalization(q, dhats, d, base, p, normalize, scale, total, along, std_or_range, eps, factor, gd):
     """gd[i], gradient of d; q is that of the logit."""
     one = q.dtype.type(1)
     if normalize == NO_NORM:
         for i in range(p):
             put(gd, i, scale * at(q, i))
-    elif spread == 0:
+    elif std_or_range == 0:
         for i in range(p):
             put(gd, i, one - one)
     elif normalize == ZSCORE:
-        a, b, c = zscore_coefficients(factor, scale, total, along, spread, eps, p)
+        a, b, c = zscore_coefficients(factor, scale, total, along, std_or_range, eps, p)
         a, b, c = q.dtype.type(a), q.dtype.type(b), q.dtype.type(c)
         for i in range(p):
             put(gd, i, a * at(q, i) - b - c * at(dhats, i))

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmccd.ops.backends import Gradients, Saved, add_relu_, compute_dtype, relu_gradient
+from mmccd.ops.backends import Gradients, Inputs, Saved, add_relu_, compute_dtype, relu_gradient
 from mmccd.ops.options import Options
 
 from .plan import LANES, plan
@@ -142,20 +142,11 @@ def _in_loops(t: Tensor, dtype: torch.dtype) -> Tensor:
     return _plain(t, dtype).contiguous()
 
 
-def forward(
-    x: Tensor,
-    residual: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    options: Options,
-    keep: bool,
-    weight: Tensor | None = None,
-    shift: Tensor | None = None,
-    overwrite: bool = False,
-) -> tuple[Tensor, Saved]:
+def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = False) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x, residual, scale, bias, weight, shift = inputs
     if residual is not None and not _in_one_pass(x, residual):
-        y, saved = forward(x, None, scale, bias, options, keep, weight, shift, overwrite)
+        y, saved = forward(inputs._replace(residual=None), options, keep, overwrite)
         return add_relu_(y, residual), saved
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x = _plain(x, compute)
@@ -186,18 +177,10 @@ def forward(
 
 
 def backward(
-    grad_y: Tensor,
-    y: Tensor | None,
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    saved: Saved,
-    options: Options,
-    need_x: bool,
-    weight: Tensor | None = None,
-    shift: Tensor | None = None,
+    grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
 ) -> Gradients:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x, _, scale, bias, weight, shift = inputs
     grad_residual = None
     if y is not None and not _in_one_pass(x, y):
         grad_y = grad_residual = relu_gradient(grad_y, y)

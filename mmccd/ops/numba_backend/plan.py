@@ -75,7 +75,7 @@ ARGUMENTS = np.dtype(
         ('normalize', _INT),  # of NORMALIZE
         ('eps', _FLOAT),
         ('gain', _FLOAT),
-        ('flat', _FLOAT),  # a map is flat if its spread is at most this times its mean
+        ('flat', _FLOAT),  # a map is flat if its deviation or range is at most this times its mean
         ('min_norm', _FLOAT),
         ('keep', _INT),
         ('need_x', _INT),

@@ -48,32 +48,32 @@ def _derivatives(v, u, d, COSINE: tl.constexpr, MIN: tl.constexpr):
 
 @triton.jit
 def _slopes(
-    v, gy, d, pixels, scale_g, bias_g, shift, spread, GAIN: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr
+    v, gy, d, pixels, scale_g, bias_g, shift, std_or_range, GAIN: tl.constexpr, NORM: tl.constexpr, EPS: tl.constexpr
 ):
     """Of every pixel of a tile, (LB, BH, A, BW): the gate, a, d^, m and m' (None: anything)."""
     if NORM == NO_NORM:
         normalized, one, two = d, d, d
     else:
-        normalized = (d - shift) * factor(spread, NORM, EPS)
+        normalized = (d - shift) * factor(std_or_range, NORM, EPS)
         if NORM == ZSCORE:
             one, two = pixels.to(d.dtype), tl.where(pixels, normalized, 0)
         else:
-            one, two = (pixels & (d == shift)).to(d.dtype), (pixels & (d - shift == spread)).to(d.dtype)
+            one, two = (pixels & (d == shift)).to(d.dtype), (pixels & (d - shift == std_or_range)).to(d.dtype)
     gate = tl.sigmoid(scale_g * normalized + bias_g)
     slope = GAIN * gate * (1 - gate) * tl.sum(gy * v, 3)  # 0 outside the map
     return GAIN * gate, slope, normalized, one, two
 
 
 @triton.jit
-def _coefficients(total, total_d, ones, twos, scale_g, spread, count, NORM: tl.constexpr, EPS: tl.constexpr):
+def _coefficients(total, total_d, ones, twos, scale_g, std_or_range, count, NORM: tl.constexpr, EPS: tl.constexpr):
     """alpha * scale, beta and gamma of a slab."""
     if NORM == NO_NORM:
         return scale_g, scale_g * 0, scale_g * 0
     else:
-        alpha = scale_g * factor(spread, NORM, EPS)
+        alpha = scale_g * factor(std_or_range, NORM, EPS)
         if NORM == ZSCORE:
-            gamma = scale_g * total_d / (tl.where(spread == 0, 1, spread) * tl.maximum(count - 1, 1))
-            return alpha, alpha * total / count, tl.where(spread == 0, 0, gamma)
+            gamma = scale_g * total_d / (tl.where(std_or_range == 0, 1, std_or_range) * tl.maximum(count - 1, 1))
+            return alpha, alpha * total / count, tl.where(std_or_range == 0, 0, gamma)
         else:
             return alpha, alpha * (total - total_d) / tl.maximum(ones, 1), alpha * total_d / tl.maximum(twos, 1)
 
@@ -159,10 +159,10 @@ def backward_kernel(
     else:
         d = similarity(v, u, COSINE, MIN)  # (LB, BH, A, BW)
     scale_g, bias_g = tl.load(scale + g).to(ACC), tl.load(bias + g).to(ACC)
-    shift, spread = scale_g, scale_g
+    shift, std_or_range = scale_g, scale_g
     if NORM != NO_NORM:
-        shift, spread = tl.load(stats + slab * 2), tl.load(stats + slab * 2 + 1)
-    gate, slope, normalized, one, two = _slopes(v, gy, d, pixels, scale_g, bias_g, shift, spread, GAIN, NORM, EPS)
+        shift, std_or_range = tl.load(stats + slab * 2), tl.load(stats + slab * 2 + 1)
+    gate, slope, normalized, one, two = _slopes(v, gy, d, pixels, scale_g, bias_g, shift, std_or_range, GAIN, NORM, EPS)
     by_x, by_u = _derivatives(v, u, d, COSINE, MIN)
 
     if STAGE == APPLY:
@@ -194,7 +194,7 @@ def backward_kernel(
             tl.store(spread_out + 2 * size + offsets, cell_sums(over_channels(two) * by_u), mask)
     else:
         count = (height * width).to(ACC)
-        alpha, beta, gamma = _coefficients(total, total_d, ones, twos, scale_g, spread, count, NORM, EPS)
+        alpha, beta, gamma = _coefficients(total, total_d, ones, twos, scale_g, std_or_range, count, NORM, EPS)
         grad_d = alpha * slope
         if NORM != NO_NORM:
             grad_d -= beta * one + gamma * two
@@ -280,11 +280,11 @@ def collect_kernel(
             by_two += tl.sum(tl.load(at + 2 * size, some, 0.0), 0)
 
     scale_g = tl.load(scale + slab % groups).to(ACC)
-    spread = scale_g
+    std_or_range = scale_g
     if NORM != NO_NORM:
-        spread = tl.load(stats + slab * 2 + 1)
+        std_or_range = tl.load(stats + slab * 2 + 1)
     count = (height * width).to(ACC)
-    alpha, beta, gamma = _coefficients(total, total_d, ones, twos, scale_g, spread, count, NORM, EPS)
+    alpha, beta, gamma = _coefficients(total, total_d, ones, twos, scale_g, std_or_range, count, NORM, EPS)
     cells, row, column, corner = mix_back(
         alpha * by_slope - beta * by_one - gamma * by_two, height, width, SCALES, S, L, LB, EVEN
     )

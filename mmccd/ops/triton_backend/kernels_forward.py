@@ -47,12 +47,12 @@ def _measure(d, pixels, count, NORM: tl.constexpr):
 def _conclude(count, first, second, NORM: tl.constexpr, FLAT: tl.constexpr):
     """Mean and deviation or minimum and range of a slab, the second 0 where it is flat, from what _measure gives."""
     if NORM == ZSCORE:
-        spread = tl.sqrt(second / tl.maximum(count - 1, 1))
+        std_or_range = tl.sqrt(second / tl.maximum(count - 1, 1))
         size = tl.abs(first)
     else:
-        spread = second - first
+        std_or_range = second - first
         size = tl.maximum(tl.abs(first), tl.abs(second))
-    return first, tl.where((count == 1) | (spread <= FLAT * size), 0, spread)
+    return first, tl.where((count == 1) | (std_or_range <= FLAT * size), 0, std_or_range)
 
 
 @triton.jit(do_not_specialize=[*SIZES, *X_STRIDES, *Y_STRIDES])
@@ -155,7 +155,7 @@ def forward_kernel(
             tl.store(d_out + (h * width)[None, :, :, None] + w[:, None, None, :], d, pixels)
         if NORM != NO_NORM:
             if STAGE == APPLY:
-                shift, spread = tl.load(stats), tl.load(stats + 1)
+                shift, std_or_range = tl.load(stats), tl.load(stats + 1)
             else:
                 count = (height * width).to(ACC)
                 if STAGE == MEASURE:
@@ -167,13 +167,13 @@ def forward_kernel(
                     tl.store(partial + 1, first)
                     tl.store(partial + 2, second)
                 else:
-                    shift, spread = _conclude(count, first, second, NORM, FLAT)
+                    shift, std_or_range = _conclude(count, first, second, NORM, FLAT)
                     if KEEP:
                         tl.store(stats, shift)
-                        tl.store(stats + 1, spread)
+                        tl.store(stats + 1, std_or_range)
         if STAGE != MEASURE:
             if NORM != NO_NORM:
-                d = (d - shift) * factor(spread, NORM, EPS)
+                d = (d - shift) * factor(std_or_range, NORM, EPS)
             gate = GAIN * tl.sigmoid(tl.load(scale + g).to(ACC) * d + tl.load(bias + g).to(ACC))
             y_c = 1 if Y_UNIT == UNIT_CHANNEL else y_c * ALIGN
             y_w = 1 if Y_UNIT == UNIT_COLUMN else y_w * ALIGN
@@ -263,6 +263,6 @@ def conclude_kernel(
             second += tl.sum(
                 tl.load(partial + t * 3, t < tiles, 0.0) * step * step + tl.load(partial + t * 3 + 2, t < tiles, 0.0)
             )
-    shift, spread = _conclude(count, first, second, NORM, FLAT)
+    shift, std_or_range = _conclude(count, first, second, NORM, FLAT)
     tl.store(stats + slab * 2, shift)
-    tl.store(stats + slab * 2 + 1, spread)
+    tl.store(stats + slab * 2 + 1, std_or_range)

@@ -273,9 +273,9 @@ def similarity(v, u, COSINE: tl.constexpr, MIN: tl.constexpr):
 
 
 @triton.jit
-def factor(spread, NORM: tl.constexpr, EPS: tl.constexpr):
+def factor(std_or_range, NORM: tl.constexpr, EPS: tl.constexpr):
     """From a deviation or range, which is 0 where the map is flat."""
     if NORM == ZSCORE:
-        return tl.where(spread == 0, 0, 1 / (spread + EPS))
+        return tl.where(std_or_range == 0, 0, 1 / (std_or_range + EPS))
     else:
-        return tl.where(spread == 0, 0, 1 / tl.where(spread == 0, 1, spread))
+        return tl.where(std_or_range == 0, 0, 1 / tl.where(std_or_range == 0, 1, std_or_range))

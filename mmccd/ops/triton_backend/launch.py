@@ -12,6 +12,7 @@ from torch import Tensor
 from mmccd.env import c_compiler
 from mmccd.ops.backends import (
     Gradients,
+    Inputs,
     Saved,
     add_relu_,
     affine,
@@ -65,18 +66,9 @@ def _switches(plan: Plan, x: Tensor, options: Options) -> dict[str, Any]:
     return dict(planning.compile_time(plan, x.shape[1], options), ACC=sums)
 
 
-def forward(
-    x: Tensor,
-    residual: Tensor | None,
-    scale: Tensor,
-    bias: Tensor,
-    options: Options,
-    keep: bool,
-    weight: Tensor | None = None,
-    shift: Tensor | None = None,
-    overwrite: bool = False,
-) -> tuple[Tensor, Saved]:
+def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = False) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x, residual, scale, bias, weight, shift = inputs
     x = affine(x, weight, shift)
     samples, channels, height, width = x.shape
     groups, grid = options.groups, max(options.scales)
@@ -159,20 +151,12 @@ def _launch_forward(
 
 
 def backward(
-    grad_y: Tensor,
-    y: Tensor | None,
-    x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    saved: Saved,
-    options: Options,
-    need_x: bool,
-    weight: Tensor | None = None,
-    shift: Tensor | None = None,
+    grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
 ) -> Gradients:
     """See :class:`mmccd.ops.backends.Backend`."""
+    x, _, scale, bias, weight, shift = inputs
     if weight is not None and shift is not None:
-        return backward_through_affine(backward, grad_y, y, x, scale, bias, saved, options, weight, shift)
+        return backward_through_affine(backward, grad_y, y, inputs, saved, options)
     grad_residual = None
     if y is not None:
         grad_y = grad_residual = relu_gradient(grad_y, y)
@@ -232,12 +216,12 @@ def _launch_backward(
         return
     parts, size = sizes['tiles_h'] * sizes['tiles_w'], switches['CG'] * switches['L'] ** 2
     shares, sums = context.new_empty((tiles, slabs, 4)), context.new_empty((parts, slabs, 3, size))
-    spread = context.new_empty((slabs, 1 if plan.even else 4, size))
+    std_or_range = context.new_empty((slabs, 1 if plan.even else 4, size))
     launch(STAGE=SUMS, **{**arguments, 'totals': shares, 'spread_out': sums})
     grid, sum_switches = planning.sum_launch(switches, slabs, 'NORM', 'EPS')
     samples, groups, height, width = (sizes[name] for name in ('samples', 'groups', 'height', 'width'))
     collect_kernel[grid](
-        sums, shares, scale, stats, totals, spread, samples, groups, parts, tiles, height, width, **sum_switches
+        sums, shares, scale, stats, totals, std_or_range, samples, groups, parts, tiles, height, width, **sum_switches
     )
     if need_x:
-        launch(STAGE=APPLY, **{**arguments, 'spread_out': spread})
+        launch(STAGE=APPLY, **{**arguments, 'spread_out': std_or_range})

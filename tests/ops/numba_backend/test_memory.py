@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='mp
 SCRIPT = """
 import ctypes, itertools, mmap, sys
 import torch
+from mmccd.ops.backends import Inputs
 from mmccd.ops.numba_backend import launch
 from mmccd.ops.options import Options
 
@@ -55,12 +56,12 @@ for shape, after, dtype, similarity in itertools.product(
         scale, bias = (guarded(torch.randn(2, dtype=dtype), after) for _ in range(2))
         affine = tuple(guarded(torch.randn(shape[1], dtype=dtype), after) for _ in range(2))
         for add, more in itertools.product((None, residual), ((), affine)):
-            y, saved = launch.forward(x, add, scale, bias, options, True, *more)
-            over, _ = launch.forward(guarded(x, after), add, scale, bias, options, False, *(more or (None, None)), True)
+            y, saved = launch.forward(Inputs(x, add, scale, bias, *more), options, True)
+            over, _ = launch.forward(Inputs(guarded(x, after), add, scale, bias, *more), options, False, True)
             assert torch.equal(over, y)
             saved = tuple(guarded(s, after) for s in saved)
             y = None if add is None else guarded(y, after)
-            grads = launch.backward(grad_y, y, x, scale, bias, saved, options, True, *more)
+            grads = launch.backward(grad_y, y, Inputs(x, None, scale, bias, *more), saved, options, True)
             assert all(t is None or t.isfinite().all() for t in (y, *grads))
 print('untouched')
 """

@@ -34,6 +34,7 @@ import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+from mmccd.ops.backends import Inputs
 from mmccd.ops.options import Options
 from mmccd.ops.triton_backend import launch
 
@@ -65,9 +66,9 @@ for arch in (80, 90):
         options, layout = Options(64, **more), torch.channels_last if shape[1] == 1024 else torch.contiguous_format
         x = torch.empty(shape, device='meta', dtype=torch.float16, memory_format=layout)
         scale, bias = (torch.empty(64, device='meta') for _ in range(2))
-        y, saved = launch.forward(x, None, scale, bias, options, True)
+        y, saved = launch.forward(Inputs(x, None, scale, bias), options, True)
         forward = len(kernels)
-        launch.backward(x, None, x, scale, bias, saved, options, True)
+        launch.backward(x, None, Inputs(x, None, scale, bias), saved, options, True)
         for i, (name, stage, kernel) in enumerate(kernels):
             usage = ask(kernel, '--dump-resource-usage')
             print(json.dumps(dict(

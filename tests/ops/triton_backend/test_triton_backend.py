@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mmccd.ops import ccd, ccd_reference, torch_backend
+from mmccd.ops.backends import Inputs
 from mmccd.ops.options import Options
 from mmccd.ops.triton_backend import launch, plan
 
@@ -54,8 +55,10 @@ def arguments(shape, groups, dtype=torch.float32, layout='contiguous'):
 
 def by_triton(x, scale, bias, grad_y, options):
     assert launch.unavailable(x, options) is None
-    y, saved = launch.forward(x, None, scale, bias, options, True)
-    grad_x, _, grad_scale, grad_bias = launch.backward(grad_y, None, x, scale, bias, saved, options, True)
+    y, saved = launch.forward(Inputs(x, None, scale, bias), options, True)
+    grad_x, _, grad_scale, grad_bias, *_ = launch.backward(
+        grad_y, None, Inputs(x, None, scale, bias), saved, options, True
+    )
     return y, grad_x, grad_scale, grad_bias
 
 
@@ -213,10 +216,10 @@ def test_results_repeat_to_the_bit(way):
 @runs
 def test_nothing_is_kept_where_nothing_is_asked(way):
     x, scale, bias, _ = arguments((1, 4, 7, 6), 2)
-    kept, left = (launch.forward(x, None, scale, bias, Options(2), keep) for keep in (True, False))
+    kept, left = (launch.forward(Inputs(x, None, scale, bias), Options(2), keep) for keep in (True, False))
     assert torch.equal(kept[0], left[0])
     assert [t.numel() for t in left[1]] == [0, 0, 0]
-    expected = torch_backend.forward(x, None, scale, bias, Options(2), True)[1]
+    expected = torch_backend.forward(Inputs(x, None, scale, bias), Options(2), True)[1]
     for a, b in zip(kept[1], expected):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -258,12 +261,12 @@ def test_scales_with_too_many_common_cells_are_refused():
 def test_residual(way):
     x, scale, bias, grad_y = arguments((2, 4, 7, 6), 2)
     residual = torch.randn(x.shape, device=DEVICE).to(memory_format=torch.channels_last)
-    y, saved = launch.forward(x, residual, scale, bias, Options(2), True)
-    alone, _ = launch.forward(x, None, scale, bias, Options(2), True)
+    y, saved = launch.forward(Inputs(x, residual, scale, bias), Options(2), True)
+    alone, _ = launch.forward(Inputs(x, None, scale, bias), Options(2), True)
     assert torch.equal(y, torch.relu(alone + residual))
-    got = launch.backward(grad_y, y, x, scale, bias, saved, Options(2), True)
+    got = launch.backward(grad_y, y, Inputs(x, None, scale, bias), saved, Options(2), True)
     through = torch.where(y > 0, grad_y, 0)
-    expected = launch.backward(through, None, x, scale, bias, saved, Options(2), True)
+    expected = launch.backward(through, None, Inputs(x, None, scale, bias), saved, Options(2), True)
     assert torch.equal(got[1], through) and expected[1] is None
     assert all(torch.equal(got[i], expected[i]) for i in (0, 2, 3))
 

@@ -17,7 +17,7 @@ from mmccd.checkpoints.read import read_checkpoint
 from mmccd.env import is_local, warn_renamed
 from mmccd.registry import WEIGHT_INITIALIZERS
 
-__all__ = ['PretrainedBackbone', 'allowed_missing', 'is_named', 'missing_checkpoint_message']
+__all__ = ['PretrainedBackbone', 'allowed_missing', 'missing_checkpoint_message']
 
 # Attentions that can be the identity at first, and the component of their keys.
 IDENTITY_PARTS = {'ccd': 'ccd', 'se': 'se_layer', 'cbam': 'cbam'}

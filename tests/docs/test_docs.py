@@ -166,7 +166,7 @@ def prose(text):
 WORDS = re.compile(r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data[ -]sets?)\b', re.IGNORECASE)
 WORDS_OF_CODE = re.compile(rf'{WORDS.pattern}|\b(?:go(?:es)? on|cannot be had|no number)\b', re.IGNORECASE)
 # Former names, which still work, and a message that scripts may wait for.
-EXCEPTIONS = re.compile(r"'--pictures'|its name is 'picture'|Go on from \{path\} with --resume")
+EXCEPTIONS = re.compile(r"'--pictures'|its name is 'picture'")
 
 
 def test_words(page, root):

@@ -154,7 +154,7 @@ class InterruptHook(Hook):
     def _end(self, runner: Runner, epoch: int, iteration: int) -> None:
         path = self._checkpoint.save_interrupted(runner, epoch, iteration)
         name = signal.Signals(self._received).name if self._received is not None else 'A signal to another process'
-        runner.logger.warning(f'{name}: training ends after iteration {iteration}. Go on from {path} with --resume.')
+        runner.logger.warning(f'{name}: training ends after iteration {iteration}. Continue with --resume from {path}.')
         if MARKER in os.environ:
             Path(os.environ[MARKER]).write_text(str(EXIT_CODE))
         self.after_run(runner)

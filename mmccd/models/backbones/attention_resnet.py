@@ -17,11 +17,11 @@ from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmengine.logging import print_log
 from torch import nn
 
-from mmccd.checkpoints.fit import shown
+from mmccd.checkpoints.fit import is_named, shown
 from mmccd.registry import MODELS
 
 from ..layers.base import TRAIN_THEM, AttentionLayer
-from ..pretrained import PretrainedBackbone, allowed_missing, is_named
+from ..pretrained import PretrainedBackbone, allowed_missing
 from .blocks import AttentionBasicBlock, AttentionBottleneck
 from .plugins import Plugin, check_stages, parse_plugins
 

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmccd.checkpoints.fit import Fit, compare, count, is_named, shown, tensors_of, without_prefix
+from mmccd.checkpoints.fit import Fit, compare, count, shown, tensors_of, without_prefix
 from mmccd.checkpoints.read import read_checkpoint
 from mmccd.env import is_local, warn_renamed
 from mmccd.registry import WEIGHT_INITIALIZERS

@@ -165,7 +165,7 @@ def prose(text):
 # Words that a reader would have to guess, in place of the field's: image, rank, again, fix, dataset, continue, ...
 WORDS = re.compile(r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data[ -]sets?)\b', re.IGNORECASE)
 WORDS_OF_CODE = re.compile(rf'{WORDS.pattern}|\b(?:go(?:es)? on|cannot be had|no number)\b', re.IGNORECASE)
-# Former names, which still work, and a message that scripts may wait for.
+# Former names, which still work.
 EXCEPTIONS = re.compile(r"'--pictures'|its name is 'picture'")
 
 

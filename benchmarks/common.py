@@ -6,6 +6,7 @@ import argparse
 import csv
 import datetime
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,17 @@ def percentiles(times: list[float]) -> dict[str, float]:
     return {f'ms_p{p}': round(v, 4) for p, v in zip((20, 50, 80), q.tolist())}
 
 
+def commit() -> str:
+    """Short hash of the checkout, with '+' where it differs from that commit; '' outside of one."""
+    git = ['git', '-C', str(Path(__file__).parent)]
+    try:
+        head = subprocess.check_output([*git, 'rev-parse', '--short', 'HEAD'], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, 'status', '--porcelain', '-uno'], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return head.strip() + ('+' if changed else '')
+
+
 def environment(device: torch.device, args: argparse.Namespace) -> dict[str, object]:
     """Columns that say where and when a row was measured."""
     return dict(
@@ -118,6 +130,7 @@ def environment(device: torch.device, args: argparse.Namespace) -> dict[str, obj
         allocator=args.allocator if device.type == 'cpu' else '',
         torch=torch.__version__,
         python=platform.python_version(),
+        commit=commit(),
         date=datetime.date.today().isoformat(),
     )
 

@@ -549,8 +549,11 @@ def test_memory_kept_for_backward(impl, shape, groups):
     assert not kept
 
 
-@pytest.mark.parametrize('parts', PARTS, ids=PART_IDS)
-@pytest.mark.parametrize('impl', ['auto', *IMPLS])
+@pytest.mark.parametrize(
+    'parts',
+    [pytest.param(p, marks=pytest.mark.long if i in (1, 2) else (), id=PART_IDS[i]) for i, p in enumerate(PARTS)],
+)
+@pytest.mark.parametrize('impl', [pytest.param('auto', marks=pytest.mark.long), *IMPLS])
 def test_opcheck(impl, parts):
     options = (4, [1, 2, 4], 'dot', 'zscore', 1e-7, 1.0, impl)
     dtypes = (torch.float32,) if parts else (torch.float32, torch.float64)
@@ -815,6 +818,7 @@ def test_result_of_the_loops_does_not_depend_on_threads(openmp, monkeypatch):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@pytest.mark.long  # compiles the loops
 @pytest.mark.skipif(device_of('cpu')[0] is None, reason=str(device_of('cpu')[1]))
 def test_cache_of_the_loops_that_cannot_be_written():
     # No folder that numba may write to.

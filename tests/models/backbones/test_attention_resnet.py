@@ -232,7 +232,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-@pytest.mark.parametrize('depth', [18, 50])
+@pytest.mark.parametrize('depth', [18, pytest.param(50, marks=pytest.mark.long)])
 @pytest.mark.parametrize('attention', [None, *ATTENTIONS])
 def test_all_that_is_trained_gets_a_gradient(attention, depth, recipe):
     """DistributedDataParallel needs no find_unused_parameters, whichever outputs a neck leaves alone."""

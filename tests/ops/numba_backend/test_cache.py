@@ -64,7 +64,7 @@ def edit(path, old, new):
     os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.slow  # compiles three callbacks
+@pytest.mark.long  # compiles three callbacks
 def test_what_is_compiled_is_used_again_until_any_of_its_files_is_edited(copy):
     hits, compiled = run(copy, 'backward')
     assert hits == 0

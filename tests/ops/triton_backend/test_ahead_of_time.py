@@ -98,7 +98,7 @@ def totals(kernels):
     return result
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_kernels_need(tmp_path):
     kernels = compile_all(tmp_path)
     assert {k['arch'] for k in kernels} == {80, 90}
@@ -114,7 +114,7 @@ def test_what_kernels_need(tmp_path):
             assert 0 < count <= 1.1 * recorded, f'{direction} of {case}: {count} instructions, recorded {recorded}'
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_spills_of_ccd_s148_do_not_grow(tmp_path):
     """The one shipped config that is not within the limit: scales (1, 4, 8) at 7 x 7 spill 944 bytes in backward."""
     forward, backward = compile_all(tmp_path, 'ccd-s148')

@@ -100,7 +100,7 @@ def test_the_backend_is_covered(copy, page):
     count, listed = passed(copy, *arguments)
     assert count > 120
     assert 'test_against_the_definition[dense-' in listed
-    assert 'test_opcheck[dense-True]' in listed
+    assert 'test_opcheck[dense-affine-residual]' in listed
 
 
 @pytest.mark.long

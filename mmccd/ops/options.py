@@ -50,7 +50,7 @@ def make_options(*options: Any, **named: Any) -> Options:
     """:class:`Options`, checked; what was checked before comes from a cache.
 
     Args:
-        *options, **named: As of :class:`Options`; ``scales`` may be any sequence.
+        options, named: As of :class:`Options`; ``scales`` may be any sequence.
 
     Raises:
         TypeError, ValueError: If an argument breaks a rule of :class:`Options`.
@@ -107,7 +107,7 @@ def check_ccd_options(*options: Any, channels: int | None = None, **named: Any) 
     """Raise TypeError or ValueError for options that CCD cannot have; return ``scales`` as a tuple.
 
     Args:
-        *options, **named: As of :class:`Options`.
+        options, named: As of :class:`Options`.
         channels (int | None): Number of channels, which ``groups`` must divide. Default: not checked.
     """
     made = make_options(*options, **named)

@@ -77,7 +77,7 @@ def ccd_gate(x: Tensor, scale: Tensor, bias: Tensor, *options: Any, **named: Any
 
     Args:
         x, scale, bias: As of :func:`mmccd.ops.ccd`, unchecked.
-        *options, **named: The options, as of :class:`mmccd.ops.options.Options`, unchecked.
+        options, named: The options, as of :class:`mmccd.ops.options.Options`, unchecked.
     """
     groups, scales, similarity, normalize, eps, gain = Options(*options, **named)
     pooled_context, normalize_over_space = _pooled_context, _normalize_over_space

@@ -57,10 +57,10 @@ def get_config(name: str) -> Config:
     Paths in it (data, checkpoints) are relative to the current folder. ``cfg.filename`` is the file's.
 
     Args:
-        name (str): Its name, with or without ``.py``, as ``mmccd.list_configs`` gives it.
+        name (str): As :func:`config_path` takes it.
 
     Raises:
-        UserError: If there is none of that name; the message has the nearest.
+        UserError: As :func:`config_path`.
 
     Example:
         >>> import mmccd

@@ -4,12 +4,8 @@
 # Several nodes: run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
 # After SIGTERM or SIGUSR1 it saves within the 30 s that torchrun allows, and ends with code 85; continue with --resume.
 set -euo pipefail
-if [ $# -lt 2 ]; then
-    echo "usage: $0 CONFIG GPUS [options of tools/train.py]" >&2
-    exit 2
-fi
-TOOLS=$(cd "$(dirname "$0")" && pwd)
-. "$TOOLS/launch.sh"
+. "$(dirname "$0")/launch.sh"
+arguments_or_usage "CONFIG GPUS [options of tools/train.py]" "$@"
 
 distributed_command "$2" train.py "$1" --launcher pytorch "${@:3}"
 exec "${COMMAND[@]}"

@@ -1,7 +1,20 @@
 # shellcheck shell=bash
-# What the dist_*.sh and slurm_*.sh beside this file share; they source it with TOOLS, their folder, set. Both functions
-# put the command into the array COMMAND.
+# What the dist_*.sh and slurm_*.sh beside this file share; they source it.
+TOOLS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
+
+# arguments_or_usage "FIRST SECOND [...]" ARGUMENTS...: ends with the usage unless each name in capitals has an argument.
+arguments_or_usage() {
+    local required=${1%% \[*}
+    # shellcheck disable=SC2206  # a list of names
+    local names=($required)
+    if [ $(($# - 1)) -lt ${#names[@]} ]; then
+        echo "usage: $0 $1" >&2
+        exit 2
+    fi
+}
+
+# The two below put the command into the array COMMAND.
 
 # distributed_command PROCESSES TOOL ARGUMENTS...: a tool in several processes of this node.
 distributed_command() {

@@ -6,12 +6,8 @@
 # started again with --resume: in a batch job (sbatch) by requeueing the job, elsewhere by another srun. In a batch job
 # slurm takes the signal from the job: #SBATCH --signal=USR1@120. SRUN_ARGS=--signal=USR1@300 sets another time.
 set -euo pipefail
-if [ $# -lt 3 ]; then
-    echo "usage: $0 PARTITION JOB_NAME CONFIG [options of tools/train.py]" >&2
-    exit 2
-fi
-TOOLS=$(cd "$(dirname "$0")" && pwd)
-. "$TOOLS/launch.sh"
+. "$(dirname "$0")/launch.sh"
+arguments_or_usage "PARTITION JOB_NAME CONFIG [options of tools/train.py]" "$@"
 
 RESUME=()
 if [ "${SLURM_RESTART_COUNT:-0}" -gt 0 ]; then

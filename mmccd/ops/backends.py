@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from importlib import import_module
 from typing import NamedTuple, Optional, Protocol, cast
 
@@ -191,27 +191,6 @@ def affine(x: Tensor, weight: Tensor | None, shift: Tensor | None) -> Tensor:
     return torch.addcmul(offset, x.to(dtype), factor).to(x.dtype)
 
 
-def backward_through_affine(
-    backward: Callable[..., Gradients],
-    grad_y: Tensor,
-    y: Tensor | None,
-    inputs: Inputs,
-    saved: Saved,
-    options: Options,
-) -> Gradients:
-    """What ``backward`` of a backend returns without weight and shift, taken through :func:`affine`."""
-    x, residual, scale, bias, weight, shift = inputs
-    if weight is None or shift is None:
-        raise ValueError('there is no weight and shift')
-    z = Inputs(affine(x, weight, shift), residual, scale, bias)
-    grad_z, grad_residual, grad_scale, grad_bias, *_ = backward(grad_y, y, z, saved, options, True)
-    grad_z = grad_z.to(compute_dtype(x.dtype))
-    grad_x = (grad_z * weight.to(grad_z.dtype).view(1, -1, 1, 1)).to(x.dtype)
-    grad_weight = (grad_z.double() * x).sum((0, 2, 3)).to(weight.dtype)
-    grad_shift = grad_z.sum((0, 2, 3), dtype=torch.float64).to(shift.dtype)
-    return grad_x, grad_residual, grad_scale, grad_bias, grad_weight, grad_shift
-
-
 def add_relu_(y: Tensor, residual: Tensor | None) -> Tensor:
     """relu(y + residual) in the memory of ``y``; ``y`` itself without a residual."""
     return y if residual is None else y.add_(residual).relu_()
@@ -220,3 +199,41 @@ def add_relu_(y: Tensor, residual: Tensor | None) -> Tensor:
 def relu_gradient(grad_y: Tensor, y: Tensor) -> Tensor:
     """Gradient of what ``y`` is the relu of, with the strides of ``y``: ``grad_y`` where y is above 0, or NaN."""
     return torch.ops.aten.threshold_backward.grad_input(grad_y, y, 0, grad_input=torch.empty_like(y))
+
+
+# Of grad_y (N, C, H, W), x, scale, bias, what was saved, options, need_x: the gradients of x, scale and bias.
+CoreBackward = Callable[[Tensor, Tensor, Tensor, Tensor, Saved, Options, bool], tuple[Tensor, Tensor, Tensor]]
+
+
+def with_affine_and_residual(core: CoreBackward) -> Callable[..., Gradients]:
+    """:meth:`Backend.backward` of a backend that has :func:`affine` and :func:`add_relu_` around its forward.
+
+    Args:
+        core (Callable): The gradients of the gate alone, of at least one element.
+    """
+
+    @wraps(core)
+    def backward(
+        grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
+    ) -> Gradients:
+        """See :class:`mmccd.ops.backends.Backend`."""
+        x, _, scale, bias, weight, shift = inputs
+        grad_residual = None
+        if y is not None:
+            grad_y = grad_residual = relu_gradient(grad_y, y)
+        if x.numel() == 0:
+            no_weight, no_shift = (None if t is None else torch.zeros_like(t) for t in (weight, shift))
+            grads = torch.empty_like(x), grad_residual, torch.zeros_like(scale), torch.zeros_like(bias)
+            return *grads, no_weight, no_shift
+        z = affine(x, weight, shift)
+        need_z = need_x or z is not x
+        grad_z, grad_scale, grad_bias = core(grad_y, z, scale, bias, saved, options, need_z)
+        if weight is None or shift is None:
+            return grad_z, grad_residual, grad_scale, grad_bias, None, None
+        grad_z = grad_z.to(compute_dtype(x.dtype))
+        grad_x = (grad_z * weight.to(grad_z.dtype).view(1, -1, 1, 1)).to(x.dtype)
+        grad_weight = (grad_z.double() * x).sum((0, 2, 3)).to(weight.dtype)
+        grad_shift = grad_z.sum((0, 2, 3), dtype=torch.float64).to(shift.dtype)
+        return grad_x, grad_residual, grad_scale, grad_bias, grad_weight, grad_shift
+
+    return backward

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from . import torch_sums
-from .backends import Gradients, Inputs, Saved, add_relu_, affine, backward_through_affine, compute_dtype, relu_gradient
+from .backends import Inputs, Saved, add_relu_, affine, compute_dtype, with_affine_and_residual
 from .geometry import Axis, cell_of, cell_of_pixel, context_weights, cut_axis
 from .options import FLATNESS, MIN_NORM, Options
 
@@ -78,22 +78,14 @@ def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = Fals
     return add_relu_(y, residual), saved
 
 
+@with_affine_and_residual
 def backward(
-    grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
-) -> Gradients:
-    """See :class:`mmccd.ops.backends.Backend`."""
-    x, _, scale, bias, weight, shift = inputs
-    if weight is not None and shift is not None:
-        return backward_through_affine(backward, grad_y, y, inputs, saved, options)
+    grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: Saved, options: Options, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     context, d, stats = saved
     compute, g = compute_dtype(x.dtype), options.groups
     h, w = x.shape[-2:]
-    grad_residual = None
-    if y is not None:
-        grad_y = grad_residual = relu_gradient(grad_y, y)
     grad_x = torch.empty_like(x) if need_x else x.new_empty(0)
-    if x.numel() == 0:
-        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), None, None
     rows, cols = cut_axis(h, options.scales), cut_axis(w, options.scales)
     x5, grad_y5 = x.unflatten(1, (g, -1)), grad_y.unflatten(1, (g, -1))
 
@@ -108,7 +100,7 @@ def backward(
     sums, along = delta.sum((2, 3)), (delta * dhat).sum((2, 3))  # (N, G)
     grad_bias, grad_scale = sums.sum(0).to(bias.dtype), along.sum(0).to(scale.dtype)
     if not need_x:
-        return grad_x, grad_residual, grad_scale, grad_bias, None, None
+        return grad_x, grad_scale, grad_bias
     gd = _through_normalization(delta, sums, along, d, dhat, factor, stats, options)
     gd *= scale.to(compute).view(1, -1, 1, 1)
 
@@ -135,7 +127,7 @@ def backward(
         torch_sums.add_pool_transposed_(whole, grad_context, options.scales)
         if whole is not grad_x:
             grad_x.copy_(whole)
-        return grad_x, grad_residual, grad_scale, grad_bias, None, None
+        return grad_x, grad_scale, grad_bias
     v = _pool_transposed(grad_context, options, rows, cols)
     for (a, b, u), v_block in zip(blocks, v):
         block = grad_y5[:, :, :, a:b].to(compute) * gate[:, :, None, a:b]
@@ -144,7 +136,7 @@ def backward(
         if per_x is not None:
             block.addcmul_(per_x[:, :, None, a:b], x5[:, :, :, a:b].to(compute))
         grad_x5[:, :, :, a:b] = block
-    return grad_x, grad_residual, grad_scale, grad_bias, None, None
+    return grad_x, grad_scale, grad_bias
 
 
 # ------------------------------------------------------------------------------------------ pooling, and its transpose

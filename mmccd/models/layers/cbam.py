@@ -71,8 +71,8 @@ class CBAM(AttentionLayer):
     Example:
         >>> import torch
         >>> from mmccd.models import CBAM
-        >>> CBAM(64)(torch.rand(2, 64, 7, 7)).shape
-        torch.Size([2, 64, 7, 7])
+        >>> {name: tuple(gate.shape) for name, gate in CBAM(64).gates(torch.rand(2, 64, 7, 7)).items()}
+        {'spatial': (2, 1, 7, 7), 'channel': (2, 64)}
     """
 
     _abbr_ = 'cbam'

@@ -36,10 +36,9 @@ class ECA(AttentionLayer):
         TypeError, ValueError: If ``in_channels`` or ``kernel_size`` is no positive int, or the latter is even.
 
     Example:
-        >>> import torch
         >>> from mmccd.models import ECA
-        >>> ECA(64)(torch.rand(2, 64, 7, 7)).shape
-        torch.Size([2, 64, 7, 7])
+        >>> [ECA(channels).conv.kernel_size for channels in (64, 2048)]
+        [(3,), (7,)]
     """
 
     _abbr_ = 'eca'

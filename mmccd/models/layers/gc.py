@@ -33,8 +33,9 @@ class GC(ContextBlock, AttentionLayer):
     Example:
         >>> import torch
         >>> from mmccd.models import GC
-        >>> GC(64)(torch.rand(2, 64, 7, 7)).shape
-        torch.Size([2, 64, 7, 7])
+        >>> layer, x = GC(64), torch.rand(2, 64, 7, 7)
+        >>> torch.equal(layer(x), x)
+        True
     """
 
     _abbr_ = 'context_block'

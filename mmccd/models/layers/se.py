@@ -30,10 +30,9 @@ class SE(AttentionLayer, SELayer):
         TypeError, ValueError: If ``in_channels`` or ``ratio`` is no positive int, or no channel is left.
 
     Example:
-        >>> import torch
         >>> from mmccd.models import SE
-        >>> SE(64)(torch.rand(2, 64, 7, 7)).shape
-        torch.Size([2, 64, 7, 7])
+        >>> sum(p.numel() for p in SE(64).parameters())  # 64 * 4 and 4 * 64 weights, 4 and 64 biases
+        580
     """
 
     _abbr_ = 'se_layer'

@@ -10,16 +10,7 @@ import torch
 from torch import Tensor
 
 from mmccd.env import c_compiler
-from mmccd.ops.backends import (
-    Gradients,
-    Inputs,
-    Saved,
-    add_relu_,
-    affine,
-    backward_through_affine,
-    compute_dtype,
-    relu_gradient,
-)
+from mmccd.ops.backends import Inputs, Saved, add_relu_, affine, compute_dtype, with_affine_and_residual
 from mmccd.ops.options import FLATNESS, Options
 
 from . import plan as planning
@@ -150,25 +141,17 @@ def _launch_forward(
     launch(STAGE=APPLY, **arguments)
 
 
+@with_affine_and_residual
 def backward(
-    grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
-) -> Gradients:
-    """See :class:`mmccd.ops.backends.Backend`."""
-    x, _, scale, bias, weight, shift = inputs
-    if weight is not None and shift is not None:
-        return backward_through_affine(backward, grad_y, y, inputs, saved, options)
-    grad_residual = None
-    if y is not None:
-        grad_y = grad_residual = relu_gradient(grad_y, y)
+    grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: Saved, options: Options, need_x: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     grad_x = torch.empty_like(x)
-    if x.numel() == 0:
-        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), None, None
     totals = saved[0].new_empty((x.shape[0], options.groups, 4))
     with torch.cuda.device_of(x):
         _launch_backward(grad_y, x, grad_x, scale.contiguous(), bias.contiguous(), saved, totals, options, need_x)
     # Two sums: a custom operator's results must not share memory.
     grad_scale, grad_bias = totals[..., 1].sum(0).to(scale.dtype), totals[..., 0].sum(0).to(bias.dtype)
-    return grad_x, grad_residual, grad_scale, grad_bias, None, None
+    return grad_x, grad_scale, grad_bias
 
 
 def _launch_backward(

@@ -5,7 +5,7 @@ import os
 import sys
 
 import mmccd  # noqa: F401  before anything of mmdet
-from mmccd.checkpoints.resume import set_resume
+from mmccd.checkpoints.resume import how_to_continue, set_resume
 from mmccd.cli.arguments import (
     add_common_arguments,
     add_training_arguments,
@@ -62,6 +62,8 @@ def main() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(e.code)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(how_to_continue(cfg)) from None
 
 
 if __name__ == '__main__':

@@ -111,6 +111,16 @@ def newest_checkpoint(folder: str, templates: tuple[str, ...] = TEMPLATES) -> tu
     return (None if found is None else found.source), skipped
 
 
+def how_to_continue(cfg: Config) -> str:
+    """What continues an interrupted training: ``--resume`` if there is a checkpoint, for a message. Opens no file."""
+    folder = checkpoint_folder(cfg)
+    if folder is None:
+        return 'with --resume, the same command continues from the newest checkpoint'
+    if osp.isdir(folder) and any(next(_newest_first(folder, t), None) for t in checkpoint_templates(cfg)):
+        return f'with --resume, the same command continues from the newest checkpoint in {folder}'
+    return f'there is no checkpoint in {folder} yet'
+
+
 def _iterations(path: str, content: Any) -> int:
     """Iterations that a checkpoint has had; ValueError unless training can continue from it."""
     try:

@@ -22,7 +22,8 @@ INTERRUPTED = 130  # 128 + SIGINT
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's ``main``, and end the process.
 
-    A :class:`UserError` is one message and exit code 2; Ctrl-C is one line and exit code 130, as a shell has it.
+    A :class:`UserError` is one message and exit code 2; Ctrl-C is one line, with the text of the exception if it has
+    one, and exit code 130, as a shell has it.
     """
     forbid_unpickling()
     try:
@@ -31,9 +32,9 @@ def run_tool(main: Callable[[], None]) -> None:
         if is_first_on_machine() or not e.everywhere:
             print(f'error: {e}', file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as e:
         if is_first_on_machine():
-            print('\ninterrupted', file=sys.stderr)
+            print(f'\ninterrupted{f"; {e}" if str(e) else ""}', file=sys.stderr)
         if _in_group():
             end_process(INTERRUPTED)
         sys.exit(INTERRUPTED)

@@ -158,14 +158,21 @@ class Run:
             command = [sys.executable, osp.join(self.tools, f'{tool}.py'), *args]
         start = time.monotonic()
         with open(osp.join(self.folder, 'run.log'), 'a') as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
             try:
-                done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT)
+                process.wait()
+            except KeyboardInterrupt:
+                process.wait()  # a terminal sends Ctrl-C to the tool as well, and a training saves
+                raise KeyboardInterrupt('the same command continues') from None
             finally:
+                if process.poll() is None:  # a second Ctrl-C
+                    process.kill()
+                    process.wait()
                 if tool == 'train':
                     self.state['seconds'] += time.monotonic() - start
                 self.save()
-        if done.returncode:
-            raise RuntimeError(f'tools/{tool} ended with exit code {done.returncode}, see {log.name}')
+        if process.returncode:
+            raise RuntimeError(f'tools/{tool} ended with exit code {process.returncode}, see {log.name}')
 
     def do(self) -> None:
         """Train, or resume, and note the last epoch's metrics.

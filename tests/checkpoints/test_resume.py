@@ -12,7 +12,14 @@ from mmengine.config import Config
 
 from mmccd.checkpoints import read, resume
 from mmccd.checkpoints.files import write_with_checksum
-from mmccd.checkpoints.resume import TEMPLATES, checkpoint_folder, checkpoint_templates, newest_checkpoint, set_resume
+from mmccd.checkpoints.resume import (
+    TEMPLATES,
+    checkpoint_folder,
+    checkpoint_templates,
+    how_to_continue,
+    newest_checkpoint,
+    set_resume,
+)
 from mmccd.errors import UserError
 
 
@@ -51,6 +58,16 @@ def test_iterations_decide_between_kinds(tmp_path, iteration, name):
     write(tmp_path, 'iter_8.pth', 8)
     write(tmp_path, 'interrupted.pth', iteration)
     assert newest_checkpoint(str(tmp_path)) == (str(tmp_path / name), {})
+
+
+def test_what_an_interrupted_training_says(cfg, tmp_path):
+    assert how_to_continue(cfg) == f'there is no checkpoint in {tmp_path} yet'
+    write(tmp_path, 'best_score_epoch_1.pth', 5)
+    assert how_to_continue(cfg) == f'there is no checkpoint in {tmp_path} yet'
+    write(tmp_path, 'epoch_1.pth', 5)
+    assert how_to_continue(cfg) == f'with --resume, the same command continues from the newest checkpoint in {tmp_path}'
+    cfg.default_hooks.checkpoint.out_dir = 's3://bucket'
+    assert how_to_continue(cfg) == 'with --resume, the same command continues from the newest checkpoint'
 
 
 def test_nothing_there(tmp_path):

@@ -124,12 +124,15 @@ def test_own_errors_of_a_process_are_printed_by_it(monkeypatch, capsys):
     assert capsys.readouterr().err == 'error: mine\n'
 
 
-@pytest.mark.parametrize(('rank', 'text'), [('0', '\ninterrupted\n'), ('1', '')])
-def test_control_c(monkeypatch, capsys, rank, text):
+@pytest.mark.parametrize(
+    ('rank', 'hint', 'text'),
+    [('0', '', '\ninterrupted\n'), ('0', '--resume continues', '\ninterrupted; --resume continues\n'), ('1', 'a', '')],
+)
+def test_control_c(monkeypatch, capsys, rank, hint, text):
     monkeypatch.setenv('LOCAL_RANK', rank)
 
     def main():
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*[hint] if hint else [])
 
     with pytest.raises(SystemExit, match='130'):
         run_tool(main)

@@ -175,7 +175,7 @@ def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
 @pytest.fixture(autouse=True)
 def signals() -> Iterator[None]:
     """Handlers as they were, whatever a test leaves."""
-    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)}
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     yield
     for signum, handler in handlers.items():
         signal.signal(signum, handler)

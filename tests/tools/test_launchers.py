@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -259,9 +260,9 @@ def test_slurm_job_that_cannot_be_requeued(interrupted):
 
 @pytest.mark.long
 @pytest.mark.slow
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
-def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum):
-    """dist_train.sh gets it: both processes save, the code is 85, and --resume continues behind the last iteration."""
+@pytest.mark.parametrize(('signum', 'code'), [(signal.SIGTERM, 85), (signal.SIGUSR1, 85), (signal.SIGINT, 130)])
+def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workplace, signum, code):
+    """dist_train.sh gets it, or all get a Ctrl-C: both processes save, and --resume continues after that iteration."""
     options = [
         '--cfg-options',
         'train_cfg.max_epochs=50',
@@ -284,12 +285,17 @@ def test_two_processes_end_on_a_signal(root, run_tool, cpu_env, free_port, workp
             cwd=workplace,
             stdout=output,
             stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
         deadline = time.monotonic() + 120
         while 'Epoch(train)' not in Path('output.txt').read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
-        training.send_signal(signum)
-        assert training.wait(60) == 85, Path('output.txt').read_text()[-3000:]
+        if signum == signal.SIGINT:  # from a terminal
+            os.killpg(training.pid, signum)
+        else:
+            training.send_signal(signum)
+        assert training.wait(60) == code, Path('output.txt').read_text()[-3000:]
+    assert 'Traceback' not in Path('output.txt').read_text()
     path, skipped = newest_checkpoint('work')
     assert skipped == {}
     content = torch.load(path, weights_only=False)
@@ -350,6 +356,46 @@ def test_control_c(root, cpu_env, free_port, tmp_path):
     assert running.returncode == 130, err
     assert '\ninterrupted\n' in err
     assert 'Traceback' not in err
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('hook', 'end'),
+    [
+        ('mmccd.InterruptHook', 'Ctrl-C: training ends after iteration {}. Continue with --resume from {}.'),
+        ('mmccd.SkippedImagesHook', 'interrupted; with --resume, the same command continues from the newest checkpoint'),
+    ],
+)
+def test_control_c_in_a_training(root, cpu_env, workplace, hook, end):
+    """One process with workers, to all of which the terminal sends it: no traceback, and how to continue."""
+    training = subprocess.Popen(
+        [
+            *(sys.executable, root / 'tools' / 'train.py', root / 'configs' / 'ccd_r18_digits.py'),
+            *('--work-dir', 'work', '--cfg-options', 'train_cfg.max_epochs=20', 'default_hooks.logger.interval=1'),
+            *('train_dataloader.batch_size=8', 'train_dataloader.num_workers=2', f'default_hooks.interrupt.type={hook}'),
+            *('model.backbone.base_channels=16', 'model.head.in_channels=128', 'model.backbone.attention.groups=8'),
+        ],
+        env=cpu_env,
+        cwd=workplace,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    lines = []
+    for line in training.stdout:
+        lines.append(line)
+        if re.search(r'Epoch\(train\) +\[2\]\[ *3/', line):
+            os.killpg(training.pid, signal.SIGINT)
+    out = ''.join(lines)
+    assert training.wait(60) == 130, out[-3000:]
+    assert 'Traceback' not in out
+    path, skipped = newest_checkpoint(str(workplace / 'work'))
+    assert skipped == {}
+    iteration = torch.load(path, weights_only=False)['meta']['iter']
+    assert end.format(iteration, path) in out
+    assert path.endswith('interrupted.pth') == (hook == 'mmccd.InterruptHook')
 
 
 # What a tool does up to its runner, then a sum over the processes.

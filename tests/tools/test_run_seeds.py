@@ -131,6 +131,27 @@ def test_evaluation_without_a_metric(load_tool, root, workplace, monkeypatch):
     assert [(r.metric, r.value) for r in run.results()] == [('accuracy/top1', 50.0)]
 
 
+# The terminal's Ctrl-C, and a training that needs a moment to save.
+SAVING = """
+import os, pathlib, signal, time
+os.kill(os.getppid(), signal.SIGINT)
+time.sleep(0.5)
+pathlib.Path('saved').touch()
+"""
+
+
+def test_control_c_waits_until_the_training_has_saved(load_tool, root, workplace):
+    tool = load_tool(TOOL)
+    args = SimpleNamespace(work_dir='seeds', gpus=None, raw_options=[], cfg_options=None, backbones=None)
+    (workplace / 'tools').mkdir()
+    (workplace / 'tools' / 'train.py').write_text(SAVING)
+    run = tool.Run(str(root / 'configs/r18_digits.py'), 0, args, 'tools')
+    with pytest.raises(KeyboardInterrupt, match='the same command continues'):
+        run.do()
+    assert (workplace / 'saved').exists()
+    assert json.loads((workplace / 'seeds/r18_digits/seed_0/run.json').read_text())['seconds'] >= 0.5
+
+
 def test_table_of_a_file(call_tool, capsys, tmp_path):
     path = tmp_path / 'results.csv'
     write_results(

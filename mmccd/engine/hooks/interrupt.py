@@ -1,4 +1,4 @@
-"""An orderly end on the signals that clusters send before they take a machine away."""
+"""An orderly end on Ctrl-C, and on the signals that clusters send before they take a machine away."""
 
 from __future__ import annotations
 
@@ -21,20 +21,22 @@ from mmccd.registry import HOOKS
 
 from .checkpoint import CheckpointHook
 
-EXIT_CODE = 85
+EXIT_CODE = 85  # after SIGTERM and SIGUSR1: whatever started the training may start it again
+CTRL_C_CODE = 128 + signal.SIGINT  # after Ctrl-C, as a shell has it: nothing starts it again
 # A file that the hook makes when it ends the training, with the exit code in it: for launchers that pass none on.
 MARKER = 'MMCCD_INTERRUPTED'
 
 
 class Interrupted(SystemExit):
-    """Training ended on a signal after saving: the process ends with code 85, unless somebody catches this."""
+    """Training ended on a signal after saving: the process ends with code 85, or 130 after Ctrl-C, unless caught."""
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+    def __init__(self, code: int = EXIT_CODE) -> None:
+        super().__init__(code)
 
 
 class _WorkerOutlives:
-    """``worker_init_fn`` for workers that get the signal too: they serve on, until the main process ends or ends them.
+    """``worker_init_fn`` for workers that get the signal too: they keep working until the main process ends, or ends
+    them.
 
     Where the system cannot tell who sent a signal (macOS), they end on it as workers do otherwise.
 
@@ -46,7 +48,8 @@ class _WorkerOutlives:
         self.inner = inner
 
     def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for signum in (signal.SIGUSR1, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)
         if hasattr(signal, 'sigwaitinfo'):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # by this thread and those it starts
             threading.Thread(target=self._end_with, args=(parent_process().pid,), daemon=True).start()
@@ -63,19 +66,19 @@ class _WorkerOutlives:
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Save and end, with exit code 85, after SIGTERM or SIGUSR1 (slurm's ``--signal=USR1@120``).
+    """Save and end after Ctrl-C, SIGTERM or SIGUSR1 (slurm's ``--signal=USR1@120``).
 
-    The signal may reach one process or all. After the iteration that runs, and the gradients of which are used, all
-    processes agree, ``interrupted.pth`` is saved by :class:`CheckpointHook`, and training continues from there with
-    ``--resume``. At an epoch's end its regular checkpoint does. During validation, one process ends immediately where
-    the epoch is saved; several end when the validation is complete. Without mmccd's checkpoint hook, nothing is
-    changed.
+    The exit code is 130 after Ctrl-C and 85 after the others. The signal may reach one process or all. All processes
+    finish the iteration and use its gradients; then :class:`CheckpointHook` saves ``interrupted.pth``, from which
+    ``--resume`` continues. At the end of an epoch, its regular checkpoint takes that place. During validation, a single
+    process ends at once if the epoch is saved; several processes complete the validation first. A second Ctrl-C ends a
+    single process at once. Without mmccd's checkpoint hook, signals do what they do otherwise.
 
-    Where the environment variable ``MMCCD_INTERRUPTED`` holds a path, the exit code is written there as well.
+    If the environment variable ``MMCCD_INTERRUPTED`` names a file, the exit code is written to it as well.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
-    signals = (signal.SIGTERM, signal.SIGUSR1)
+    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
     def __init__(self) -> None:
         self._received: int | None = None
@@ -83,6 +86,12 @@ class InterruptHook(Hook):
         self._group: torch.distributed.ProcessGroup | None = None  # None: the default one
 
     def _receive(self, signum: int, frame: Any) -> None:
+        # In a group torchrun repeats a Ctrl-C that the processes have got already.
+        if signum == signal.SIGINT and get_world_size() == 1:
+            if self._received == signal.SIGINT:
+                raise KeyboardInterrupt
+            # Not by print: the signal may come while the stream is being written to.
+            os.write(2, b'\nsaving after this iteration; Ctrl-C again ends at once\n')
         self._received = signum
 
     def before_run(self, runner: Runner) -> None:
@@ -92,16 +101,19 @@ class InterruptHook(Hook):
         found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
         if not found:
             runner.logger.warning(
-                'SIGTERM and SIGUSR1 end this training without saving: mmccd.InterruptHook needs '
+                'Ctrl-C, SIGTERM and SIGUSR1 end this training without saving: mmccd.InterruptHook needs '
                 "default_hooks.checkpoint.type='mmccd.CheckpointHook'"
             )
             return
         self._checkpoint = found[0]
         self._received = None
         if get_backend() == 'nccl':
-            # In nccl's own group the question of every iteration would wait for the GPU.
+            # In nccl's own group, the all-reduce of every iteration would wait for the GPU.
             self._group = torch.distributed.new_group(backend='gloo')
-        self._before = {s: signal.signal(s, self._receive) for s in self.signals}
+        # Where Ctrl-C is ignored (a demo, nohup) or handled by another program, it stays so.
+        ctrl_c = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signals = [s for s in self.signals if s != signal.SIGINT or ctrl_c]
+        self._before = {s: signal.signal(s, self._receive) for s in signals}
         for loop in (runner._train_loop, runner._val_loop):
             loader = getattr(loop, 'dataloader', None)
             if isinstance(loader, DataLoader) and loader.num_workers > 0:
@@ -122,41 +134,52 @@ class InterruptHook(Hook):
             return
         wrapper = runner.optim_wrapper
         collecting = getattr(wrapper, '_inner_count', 0) % getattr(wrapper, '_accumulative_counts', 1) != 0
-        if not collecting and not self._checkpoint.epoch_is_over(runner) and self._agreed():
-            self._end(runner, runner.epoch, runner.iter + 1)
+        if not collecting and not self._checkpoint.epoch_is_over(runner):
+            self._end_if_asked(runner, runner.epoch, runner.iter + 1)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """End before the validation, which is made up for on resuming."""
-        if self._before and self._agreed():
-            self._end(runner, runner.epoch + 1, runner.iter)
+        if self._before:
+            self._end_if_asked(runner, runner.epoch + 1, runner.iter)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """End within a validation, where nothing has to be saved and nobody waits for this process."""
+        """End within a validation, where nothing has to be saved and no other process waits for this one."""
         if (
             self._received is not None
             and get_world_size() == 1
             and self._before
             and self._checkpoint.is_saved(runner.epoch, runner.iter)
         ):
-            self._end(runner, runner.epoch, runner.iter)
+            self._end(runner, runner.epoch, runner.iter, self._code)
 
     def after_val(self, runner: Runner) -> None:
         """End after a validation."""
-        if self._before and self._agreed():
-            self._end(runner, runner.epoch, runner.iter)
+        if self._before:
+            self._end_if_asked(runner, runner.epoch, runner.iter)
 
-    def _agreed(self) -> bool:
-        """Whether any process has received a signal: all processes get the same answer."""
-        received = torch.tensor(int(self._received is not None))
-        all_reduce(received, 'max', group=self._group)
-        return bool(received)
+    @property
+    def _code(self) -> int:
+        """The exit code for the signal that this process has received; 0 if none."""
+        if self._received is None:
+            return 0
+        return CTRL_C_CODE if self._received == signal.SIGINT else EXIT_CODE
 
-    def _end(self, runner: Runner, epoch: int, iteration: int) -> None:
+    def _end_if_asked(self, runner: Runner, epoch: int, iteration: int) -> None:
+        """End if any process has received a signal: all processes get the same answer."""
+        code = torch.tensor(self._code)
+        all_reduce(code, 'max', group=self._group)
+        if code:
+            self._end(runner, epoch, iteration, int(code))
+
+    def _end(self, runner: Runner, epoch: int, iteration: int, code: int) -> None:
         path = self._checkpoint.save_interrupted(runner, epoch, iteration)
-        name = signal.Signals(self._received).name if self._received is not None else 'A signal to another process'
+        if self._received is None:
+            name = 'A signal to another process'
+        else:
+            name = 'Ctrl-C' if self._received == signal.SIGINT else signal.Signals(self._received).name
         runner.logger.warning(f'{name}: training ends after iteration {iteration}. Continue with --resume from {path}.')
         if MARKER in os.environ:
-            Path(os.environ[MARKER]).write_text(str(EXIT_CODE))
+            Path(os.environ[MARKER]).write_text(str(code))
         self.after_run(runner)
         barrier()
-        raise Interrupted
+        raise Interrupted(code)

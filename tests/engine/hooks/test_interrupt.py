@@ -1,4 +1,4 @@
-"""Signals: saved, ended with the code, gone on as if nothing had happened."""
+"""Signals: saved, ended with the code, continued as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import torch
 
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine.hooks import interrupt
-from mmccd.engine.hooks.interrupt import EXIT_CODE, Interrupted, _WorkerOutlives
+from mmccd.engine.hooks.interrupt import CTRL_C_CODE, EXIT_CODE, Interrupted, _WorkerOutlives
+
+CODES = {signal.SIGTERM: 85, signal.SIGUSR1: 85, signal.SIGINT: 130}
 
 
 def send(signum):
@@ -24,7 +26,7 @@ def interrupt_at(runner, place, number, signum=signal.SIGUSR1):
     runner.log.at[place, number] = send(signum)
     with pytest.raises(Interrupted) as caught:
         runner.train()
-    assert caught.value.code == EXIT_CODE == 85
+    assert caught.value.code == CODES[signum]
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def untouched(make_runner, tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize('signum', CODES)
 def test_within_an_epoch(make_runner, untouched, assert_same, tmp_path, monkeypatch, signum, workers):
     """After the iteration that ran; the rest of the epoch has the samples that it would have had."""
     monkeypatch.setenv('MMCCD_INTERRUPTED', str(tmp_path / 'marker'))
@@ -43,7 +45,7 @@ def test_within_an_epoch(make_runner, untouched, assert_same, tmp_path, monkeypa
     runner = make_runner(workers=workers)
     interrupt_at(runner, 'iter', 7, signum)
     assert signal.getsignal(signum) is before
-    assert (tmp_path / 'marker').read_text() == '85'
+    assert (tmp_path / 'marker').read_text() == str(CODES[signum])
     assert sorted(runner.log.batches) == list(range(8))
     path, skipped = newest_checkpoint(str(tmp_path / 'work'))
     assert (path, skipped) == (str(tmp_path / 'work' / 'interrupted.pth'), {})
@@ -98,9 +100,65 @@ def test_gradients_that_are_being_collected_are_used_first(make_runner, tmp_path
 
 
 def test_signals_do_what_they_did_after_a_training(make_runner):
-    before = [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)]
+    before = [signal.getsignal(s) for s in CODES]
     make_runner(epochs=1).train()
-    assert [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGUSR1)] == before
+    assert [signal.getsignal(s) for s in CODES] == before
+
+
+def test_ctrl_c_twice_ends_at_once(make_runner, tmp_path, capfd):
+    """Within the iteration, without saving; the first says so."""
+    runner = make_runner()
+
+    def twice(runner):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert capfd.readouterr().err == '\nsaving after this iteration; Ctrl-C again ends at once\n'
+        os.kill(os.getpid(), signal.SIGINT)
+
+    runner.log.at['iter', 7] = twice
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    assert not (tmp_path / 'work' / 'interrupted.pth').exists()
+    assert (tmp_path / 'work' / 'epoch_1.pth').exists()
+
+
+def test_ctrl_c_is_repeated_in_a_group(make_runner, monkeypatch):
+    """torchrun passes on what the terminal has sent to its processes as well; all of them save."""
+    monkeypatch.setattr(interrupt, 'get_world_size', lambda: 2)
+    runner = make_runner()
+
+    def twice(runner):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    runner.log.at['iter', 7] = twice
+    with pytest.raises(Interrupted) as caught:
+        runner.train()
+    assert caught.value.code == CTRL_C_CODE
+
+
+def test_ignored_ctrl_c_stays_ignored(make_runner):
+    """As under nohup, and in a demo, which sends SIGTERM instead."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    runner = make_runner(epochs=2)
+    runner.log.at['iter', 3] = send(signal.SIGINT)
+    runner.train()
+    assert runner.iter == 10
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_ctrl_c_of_another_process_decides_the_code(make_runner, monkeypatch):
+    """This one has got SIGTERM: nothing may start the training again."""
+
+    def all_reduce(code, op, group):
+        assert (op, code.item()) in (('max', 0), ('max', EXIT_CODE))
+        code.fill_(max(code.item(), CTRL_C_CODE if code else 0))
+
+    monkeypatch.setattr(interrupt, 'all_reduce', all_reduce)
+    runner = make_runner()
+    runner.log.at['iter', 7] = send(signal.SIGTERM)
+    with pytest.raises(Interrupted) as caught:
+        runner.train()
+    assert caught.value.code == CTRL_C_CODE
 
 
 def test_without_our_checkpoint_hook(make_runner):
@@ -110,7 +168,7 @@ def test_without_our_checkpoint_hook(make_runner):
     before = signal.getsignal(signal.SIGTERM)
     runner.log.at['iter', 2] = lambda r: messages.append(signal.getsignal(signal.SIGTERM))
     runner.train()
-    assert any(str(m).startswith('SIGTERM and SIGUSR1 end this training without saving') for m in messages)
+    assert any(str(m).startswith('Ctrl-C, SIGTERM and SIGUSR1 end this training without saving') for m in messages)
     assert before in messages
 
 
@@ -148,14 +206,14 @@ def work(ready) -> None:
 
 @pytest.mark.slow
 def test_workers_end_with_their_process_only():
-    """A worker continues after SIGTERM and SIGUSR1 of others, and ends without complaint after SIGTERM of its own."""
+    """A worker continues after signals of others, and ends without complaint after SIGTERM of its own process."""
     context = torch.multiprocessing.get_context('fork')
     ready = context.Queue()
     worker = context.Process(target=work, args=(ready,), daemon=True)
     worker.start()
     try:
         assert ready.get(timeout=60) == 3
-        for signum in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        for signum in (signal.SIGUSR1, signal.SIGINT, signal.SIGTERM, signal.SIGTERM):
             subprocess.run([sys.executable, '-c', f'import os; os.kill({worker.pid}, {int(signum)})'], check=True)
             worker.join(0.3)
             assert worker.is_alive()

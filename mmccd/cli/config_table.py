@@ -243,30 +243,35 @@ def files(folder: Path) -> dict[str, str]:
     return texts
 
 
-def write(folder: Path) -> list[str]:
-    """Write what the table makes, remove what it made before and makes no longer; returns what changed."""
-    texts, changed = files(folder), []
+def write(folder: Path) -> dict[str, str]:
+    """Write what the table makes, and delete what it made before and makes no longer.
+
+    Returns:
+        dict[str, str]: ``'created'``, ``'changed'`` or ``'deleted'`` for each file that is not as it was, by its path.
+    """
+    texts, done = files(folder), {}
     for path in sorted(folder.rglob('*.py')):
         name = path.relative_to(folder).as_posix()
         if name not in texts and path.read_text(encoding='utf-8').startswith(MARK):
             path.unlink()
-            changed.append(name)
+            done[name] = 'deleted'
     for name, text in texts.items():
         path = folder / name
-        if not path.is_file() or path.read_text(encoding='utf-8') != text:
+        exists = path.is_file()
+        if not exists or path.read_text(encoding='utf-8') != text:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding='utf-8')
-            changed.append(name)
-    return changed
+            done[name] = 'changed' if exists else 'created'
+    return done
 
 
 def main() -> None:
     """Write ``configs/`` of the checkout that this file belongs to."""
     folder = Path(__file__).resolve().parents[2] / 'configs'
     if not (folder / '_base_').is_dir():
-        raise UserError(f'{folder} is no folder of configs: make configs needs a checkout')
-    changed = write(folder)
-    print('\n'.join(f'{name}: changed' for name in sorted(changed)) or f'{folder}: as the table has it')
+        raise UserError(f'{folder} has no _base_: make configs needs a checkout')
+    done = write(folder)
+    print('\n'.join(f'{name}: {what}' for name, what in sorted(done.items())) or f'{folder}: nothing to change')
 
 
 if __name__ == '__main__':

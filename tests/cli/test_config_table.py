@@ -25,13 +25,13 @@ def contents(folder) -> dict[str, bytes]:
 
 def test_the_table_changes_nothing(root, copy):
     """Byte for byte; what it says that it writes, it writes from scratch as well."""
-    assert write(copy) == []
+    assert write(copy) == {}
     assert contents(copy) == contents(root / 'configs')
     made = [name for name, content in contents(copy).items() if content.startswith(MARK.encode())]
     assert sorted(made) == sorted(files(copy))
     for name in made:
         (copy / name).unlink()
-    assert sorted(write(copy)) == sorted(made)
+    assert write(copy) == dict.fromkeys(made, 'created')
     assert contents(copy) == contents(root / 'configs')
 
 
@@ -51,18 +51,41 @@ def test_a_change_is_put_right(copy):
     (copy / 'se_r18_digits.py').write_text(MARK + 'model = dict()\n')
     (copy / 'ccd-old_r50_8xb32_in1k.py').write_text(MARK + 'model = dict()\n')  # the table had it once
     (copy / 'mine_r18_digits.py').write_text("_base_ = './r18_digits.py'\n")
-    assert sorted(write(copy)) == ['ccd-old_r50_8xb32_in1k.py', 'metafile.yml', 'se_r18_digits.py']
+    (copy / 'ge_r18_digits.py').unlink()
+    assert write(copy) == {
+        'ccd-old_r50_8xb32_in1k.py': 'deleted',
+        'ge_r18_digits.py': 'created',
+        'metafile.yml': 'changed',
+        'se_r18_digits.py': 'changed',
+    }
     assert not (copy / 'ccd-old_r50_8xb32_in1k.py').exists()
     assert 'SE' in Config.fromfile(copy / 'se_r18_digits.py').model.backbone.attention.type
     assert '  - Name: mine_r18_digits\n    In Collection: ResNet\n' in (copy / 'metafile.yml').read_text()
-    assert write(copy) == []
+    assert write(copy) == {}
+
+
+def test_what_make_configs_prints(copy, monkeypatch, capsys):
+    monkeypatch.setattr(config_table, '__file__', str(copy.parent / 'mmccd/cli/config_table.py'))
+    config_table.main()
+    assert capsys.readouterr().out == f'{copy}: nothing to change\n'
+    (copy / 'ge_r18_digits.py').unlink()
+    (copy / 'se_r18_digits.py').write_text(MARK)
+    (copy / 'ccd-old_r50_8xb32_in1k.py').write_text(MARK)
+    config_table.main()
+    assert capsys.readouterr().out == (
+        'ccd-old_r50_8xb32_in1k.py: deleted\nge_r18_digits.py: created\nse_r18_digits.py: changed\n'
+    )
 
 
 def test_one_row_is_one_attention(copy, monkeypatch):
     """Its base, its config, its collection and its entry; with another row of COMPARED the detectors, too."""
     row = Attention('xyz', 'XYZ', 'A Paper', 'https://example.org/xyz')
     monkeypatch.setattr(config_table, 'ATTENTIONS', (*config_table.ATTENTIONS, row))
-    assert sorted(write(copy)) == ['_base_/attention/xyz.py', 'metafile.yml', 'xyz_r50_8xb32_in1k.py']
+    assert write(copy) == {
+        '_base_/attention/xyz.py': 'created',
+        'metafile.yml': 'changed',
+        'xyz_r50_8xb32_in1k.py': 'created',
+    }
     assert Config.fromfile(copy / 'xyz_r50_8xb32_in1k.py').model.backbone.attention == dict(type='mmccd.XYZ')
     text = (copy / 'metafile.yml').read_text()
     assert '  - Name: XYZ\n    Paper:\n      Title: "A Paper"\n      URL: https://example.org/xyz\n' in text

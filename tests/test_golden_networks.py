@@ -83,7 +83,9 @@ def worst(ours: Tensor, theirs: np.ndarray | Tensor) -> float:
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
-@pytest.mark.parametrize('name', CLASSIFIERS)
+@pytest.mark.parametrize(
+    'name', [n if n.startswith(('ccd', 'sk')) else pytest.param(n, marks=pytest.mark.long) for n in CLASSIFIERS]
+)
 @torch.no_grad()
 def test_classifier(golden, tmp_path, name):
     shapes = json.loads((golden / f'{name}.json').read_text())
@@ -338,7 +340,9 @@ CASES = [(name, 18) for name in (None, 'ccd', 'se', 'ge', 'cbam', 'gc', 'sk')]
 CASES += [('ccd', 34), ('sk', 34), ('timm_se', 50), ('ge', 50), ('ccd', 101), ('se', 101), ('ccd', 152)]
 
 
-@pytest.mark.parametrize('name, depth', CASES, ids=[f'{n}-{d}' for n, d in CASES])
+@pytest.mark.parametrize(
+    'name, depth', [pytest.param(n, d, id=f'{n}-{d}', marks=pytest.mark.long if d > 18 else ()) for n, d in CASES]
+)
 @torch.no_grad()
 def test_other_depths(tmp_path, name, depth):
     state, net = original(name, depth)
@@ -348,6 +352,7 @@ def test_other_depths(tmp_path, name, depth):
     assert worst(model(x), net(x)) < 1e-9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', ['ccd', 'se', 'cbam', 'gc', 'sk'])
 def test_original_names_as_in_golden(golden, name):
     """The names that the networks above are made of are the original's."""

@@ -243,7 +243,13 @@ def server(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('name', 'width', 'expected'), [('x', 3, 'fits'), ('x', 4, 'fit the'), ('gone', 3, '404')])
+@pytest.mark.parametrize(
+    ('name', 'width', 'expected'),
+    [
+        ('x', 3, 'fits'),
+        *(pytest.param(*case, marks=pytest.mark.long) for case in (('x', 4, 'fit the'), ('gone', 3, '404'))),
+    ],
+)
 def test_one_of_several_processes_downloads(server, root, tmp_path, name, width, expected):
     """The other waits until it has; each checks what it reads, and none waits for one that has failed."""
     url = f'http://127.0.0.1:{server.server_port}/{name}.pth'

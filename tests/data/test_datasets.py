@@ -233,6 +233,7 @@ def test_max_broken_is_a_share(toy_coco, value):
         coco(toy_coco, max_broken=value)
 
 
+@pytest.mark.long
 def test_counts_survive_spawned_workers(toy_coco):
     """Spawned processes get the dataset pickled; the counts are shared none the less."""
     (toy_coco / 'train' / '1.jpg').unlink()
@@ -265,13 +266,15 @@ for name in ('CustomDataset', 'ImageNet'):
     ('content', 'reason'),
     [
         (None, r'not installed: pip install "onedl-mmpretrain>='),
-        (
+        pytest.param(
             'import numpy.of_long_ago',
             r"cannot be imported \(ModuleNotFoundError: No module named 'numpy.of_long_ago'\)",
+            marks=pytest.mark.long,
         ),
-        (
+        pytest.param(
             'raise ImportError("MMCV==9 is incompatible")',
             r'cannot be imported \(ImportError: MMCV==9 is incompatible\)',
+            marks=pytest.mark.long,
         ),
         ('1 / 0', r'cannot be imported \(ZeroDivisionError: division by zero\)'),
     ],

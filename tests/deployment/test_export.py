@@ -116,9 +116,9 @@ def test_attentions_at_any_size(attention):
     ('name', 'kind'),
     [
         ('ccd_r18_8xb32_in1k', 'raw'),
-        ('ccd_r50_8xb32_in1k', 'end2end'),
+        pytest.param('ccd_r50_8xb32_in1k', 'end2end', marks=pytest.mark.long),
         ('retinanet_ccd_r18_fpn_digits', 'raw'),
-        ('retinanet_ccd_r50_fpn_1x_coco', 'raw'),
+        pytest.param('retinanet_ccd_r50_fpn_1x_coco', 'raw', marks=pytest.mark.long),
     ],
 )
 def test_networks_at_sizes_that_do_not_divide_by_4(name, kind):

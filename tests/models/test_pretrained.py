@@ -229,7 +229,7 @@ def test_missing_file_names_the_commands():
 @pytest.mark.parametrize(
     ('attention', 'new'), [('CCD', 'ccd'), ('SE', 'se_layer'), ('CBAM', 'cbam'), ('GC', 'context_block')]
 )
-@pytest.mark.parametrize('depth', [18, 34, 50, 101, 152])
+@pytest.mark.parametrize('depth', [18, *(pytest.param(d, marks=pytest.mark.long) for d in (34, 50, 101, 152))])
 def test_identity_start_gives_the_plain_outputs(tmp_path, depth, attention, new):
     plain = AttentionResNet(depth)
     for p in plain.parameters():

@@ -314,7 +314,7 @@ def save_backbone(name: str) -> None:
     torch.save(mmccd.init_model(name, device='cpu').backbone.state_dict(), 'checkpoints/ccd_r18_digits.pth')
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_detector_trains(call_tool, run_tool, coco):
     save_backbone(SMALL)
     assert make(call_tool, '--base', SMALL)[0] == 0

@@ -38,7 +38,7 @@ def test_exit_code_and_arguments(call_tool, toy_coco, monkeypatch):
     assert "error: --train: 'nothing' must be a folder" in err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_as_a_process(run_tool, toy_coco):
     """Finds an unreadable image from worker processes too, and ends with the tool's own 1."""
     (toy_coco / 'train' / '2.jpg').write_bytes(b'')

@@ -269,11 +269,12 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
     'name, config, options, metric',
     [
         ('ccd_resnet50', 'ccd_r50_8xb32_in1k', ['test_dataloader.batch_size=3'], 'accuracy/top1'),
-        (
+        pytest.param(
             'det_retinanet_ccd_r50',
             'retinanet_ccd_r50_fpn_2x_legacy_coco',
             ['test_dataloader.dataset.pipeline.1.scale=(160,128)'],
             'coco/bbox_mAP',
+            marks=pytest.mark.long,
         ),
         pytest.param(
             'det_cascade_rcnn_ccd_r50',

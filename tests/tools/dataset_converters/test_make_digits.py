@@ -63,6 +63,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
 
 
+@pytest.mark.long
 def test_complete_run(tmp_path):
     """As a program, on all 5,000 digits; training libraries stay out."""
     out = tmp_path / 'data' / 'digits'

@@ -19,7 +19,7 @@ from mmengine.config import Config, ConfigDict
 from .env import is_first_on_machine, warn_renamed
 from .errors import UserError, suggest
 
-# Files in a wheel, links to the checkout's folders in a checkout: the place where mim looks, too.
+# Files in a wheel, links to the checkout's folders in a checkout: the place where mim searches, too.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
 _RENAMED_PART = ('_24e_', '_2x_')  # Cascade R-CNN's schedule; the old files stay, and read the new ones
 

@@ -64,8 +64,8 @@ def check_requirements(*optional: str) -> None:
         raise ImportError(
             'mmccd needs other packages:\n  '
             + '\n  '.join(problems)
-            + '\nThe set that is tested together is in requirements.txt; tools/checks/check_env.py looks '
-            'into the whole environment.'
+            + '\nThe set that is tested together is in requirements.txt; tools/checks/check_env.py checks '
+            'the whole environment.'
         )
 
 

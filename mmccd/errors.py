@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """Something in the command or the config that its author has to change; the message says what.
+    """Something in the command or the config that its author has to change; the message names it.
 
     Attributes:
         everywhere (bool): Whether all processes of a run raise it alike, so that one message a machine will do.

@@ -1,4 +1,4 @@
-"""torchrun, with the exit codes of its processes: 85 where a training saved after a signal, 130 after Ctrl-C.
+"""torchrun, with the exit codes of its processes: 85 if a training saved after a signal, 130 after Ctrl-C.
 
 tools/dist_train.sh and tools/dist_test.sh call it.
 """
@@ -14,9 +14,9 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        # torchrun ends with code 1 whatever its processes end with: mmccd.InterruptHook writes the code here.
+        # torchrun ends with code 1 for any code of its processes: mmccd.InterruptHook writes the real one here.
         marker = os.environ['MMCCD_INTERRUPTED'] = os.path.join(folder, 'exit_code')
-        # torchrun hands SIGTERM on, and knows no SIGUSR1.
+        # torchrun passes SIGTERM on to its processes, but not SIGUSR1.
         signal.signal(signal.SIGUSR1, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
             run.main()
@@ -25,7 +25,7 @@ def main() -> None:
                 with open(marker) as f:
                     sys.exit(int(f.read()))
             if isinstance(e, SignalException) and e.sigval == signal.SIGINT:
-                sys.exit(128 + signal.SIGINT)  # the processes got it too, and have said so
+                sys.exit(128 + signal.SIGINT)  # the processes got it too, and have printed a line
             raise
 
 

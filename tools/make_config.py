@@ -1,8 +1,8 @@
-"""Write a short config for data of your own, check the data, and say what to run next.
+"""Check data of your own, write a short config for them, and print what to run next.
 
 A COCO-format split is a folder of images and a JSON file; images to classify are in a folder of class folders.
 Classes, evaluators, anchors, image size, schedule, learning rate and initial weights are chosen from what is found; a
-comment beside each says why. Ends with 0 if the config was written, with 2 if not.
+comment beside each gives the reason. Ends with 0 if the config was written, with 2 if not.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def parse_args() -> argparse.Namespace:
         f'{BASES["mmdet"]}, or {BASES["mmpretrain"]} for class folders',
     )
     parser.add_argument('--out', help='config to write (.py); default: named after the base, in the current folder')
-    parser.add_argument('--gpus', type=int, default=1, help='GPUs to train on; the learning rate follows (default 1)')
-    parser.add_argument('--batch-size', type=int, help="images a GPU; the learning rate follows (default: base's)")
+    parser.add_argument('--gpus', type=int, default=1, help='GPUs to train on; scales the learning rate (default 1)')
+    parser.add_argument('--batch-size', type=int, help="images a GPU; scales the learning rate (default: the base's)")
     parser.add_argument(
         '--workers',
         type=int,
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def check_args(args: argparse.Namespace) -> str:
-    """Refuse what cannot be meant; returns the scope of the task, by the number of paths."""
+    """Refuse contradicting arguments; returns the scope of the task, by the number of paths."""
     for name in ('train', 'val', 'test'):
         paths = getattr(args, name)
         if paths and len(paths) > 2:

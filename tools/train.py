@@ -58,7 +58,7 @@ def main() -> None:
         log_scaling(runner)
         runner.train()
     except Interrupted as e:
-        # At once: a process that lingers is killed with the first that ended, and its exit code covers this one.
+        # At once: the launcher kills the processes that are left when the first ends, and reports their exit code.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(e.code)

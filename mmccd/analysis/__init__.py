@@ -1,1 +1,1 @@
-"""Looking into networks and runs: attention maps, class activation maps, complexity, seeds, reports, environment."""
+"""Analysis of networks and runs: attention maps, class activation maps, complexity, seeds, reports, environment."""

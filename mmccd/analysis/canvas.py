@@ -69,7 +69,7 @@ def side_height(image: float, lines: Sequence, legends: int) -> float:
 
 
 def distinct(*values: float) -> list[str]:
-    """Numbers with three significant digits, or up to ``MAX_DIGITS`` if they look alike with less."""
+    """Numbers with three significant digits, or up to ``MAX_DIGITS`` if fewer do not distinguish them."""
     for digits in range(3, MAX_DIGITS + 1):
         texts = [f'{v:#.{digits}g}' for v in values]
         if len(set(texts)) == len(values):

@@ -1,12 +1,12 @@
 """Checkpoints of other code bases, turned into the names and shapes of the models here. No files are touched here.
 
-What converts, with the modules named as they stand in a residual block:
+What can be converted, with the names of the modules in a residual block:
 
 * The original ImageNet models, torchvision's names plus an attention: CCD (``pf``), SE (``se.fc``, linear layers), GC
   (``gc``), CBAM (``cbam``), SK (``conv2g`` beside ``conv2``, ``conv_fc1``, ``conv_fc2``), and plain ResNets, at depths
   18, 34, 50, 101 and 152. GE has no parameters, so its names are a plain ResNet's. SK in a BasicBlock is expected to
   have ``conv1g`` beside ``conv1``, the convolution that :class:`mmccd.models.AttentionResNet` replaces there. CCD's
-  scales, similarity and normalisation stand in no tensor: the configs set them.
+  scales, similarity and normalisation are in no tensor: the configs set them.
 * RetinaNet and Cascade R-CNN of MMDetection 0.6 on these backbones, to MMDetection 3's names: tower convolutions get a
   ``.conv``, Cascade's heads move under ``roi_head``, and the background moves from the first class to the last.
 * timm's SE-ResNet-50, -101 and -152 (``se.fc1``, ``se.fc2``): the same blocks. Its SE-ResNet-18 and -34 round the
@@ -14,7 +14,7 @@ What converts, with the modules named as they stand in a residual block:
 
   - ``skresnet50``: each branch sees one half of the channels; both branches are dense, the second with dilation 2
     (here: one is dense, one has 32 groups); the hidden layer has at least 8 channels.
-  - ``gcresnet50t``: a stem of three 3x3 convolutions and no pooling; the context block stands before the block's last
+  - ``gcresnet50t``: a stem of three 3x3 convolutions and no pooling; the context block is before the block's last
     1x1 convolution (here: after its norm) and reduces by 8 (here: by 16).
 
 MMPretrain's SE-ResNets need no conversion: names and shapes are the same as here.
@@ -116,7 +116,7 @@ HEADS = {
     ],
 }
 TODAYS = "its names are today's already: load it as it is"
-# What models that are not the same look like (patterns of which each is found in some name), and why not.
+# Models that cannot be converted: patterns, each of which is found in some name of theirs; the reason.
 REFUSED = (
     ((r'^backbone\..*\.(ccd|se_layer|context_block|channel_gate|branches)\.',), TODAYS),
     ((r'^backbone\.', r'^head\.fc\.|^roi_head\.'), TODAYS),
@@ -200,13 +200,13 @@ def state_dict_of(checkpoint: Any) -> dict[str, Tensor]:
 
 
 def recognise(state: Mapping[str, Tensor]) -> Arch:
-    """Tell the architecture from names: detector, attention and depth.
+    """Recognise the architecture by the names: detector, attention and depth.
 
     Args:
         state (Mapping[str, Tensor]): As :func:`state_dict_of` gives it.
 
     Raises:
-        ValueError: If it is none of those above; the message says what it looks like.
+        ValueError: If it is none of those above; the message names what it resembles.
     """
     for patterns, reason in REFUSED:
         if all(any(re.search(pattern, k) for k in state) for pattern in patterns):

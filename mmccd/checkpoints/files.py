@@ -3,8 +3,8 @@
 A file is written beside its place, synced, and renamed: at every moment, the old content or the new one is there. The
 checksum of ``epoch_3.pth`` is in ``.epoch_3.pth.sha256``, as ``sha256sum -c`` reads it. Its name begins with a dot, so
 that patterns such as ``best_*`` find checkpoints alone; up to version 0.1 it had none, and such files are still read.
-The checksum is removed before its file is replaced and written again after that, so that a good file never stands
-beside the checksum of another; a file without one is neither good nor bad.
+The checksum is removed before its file is replaced, and written again after that, so that a good file never has the
+checksum of another; a file without a checksum is read without this check.
 """
 
 from __future__ import annotations
@@ -76,13 +76,13 @@ def write_with_checksum(path: str, content: bytes) -> str:
 
 
 def remove_with_checksum(path: str) -> None:
-    """Remove a file and its checksum, the file first: a checksum alone misleads nobody."""
+    """Remove a file and its checksum, the file first: a checksum alone does no harm."""
     os.remove(path)
     _remove_checksums(path)
 
 
 def _remove_checksums(path: str) -> bool:
-    """Remove what stands beside a file as its checksum; whether there was any."""
+    """Remove the checksum of a file; returns whether there was one."""
     found = [checksum for checksum in _checksum_paths(path) if osp.exists(checksum)]
     for checksum in found:
         os.remove(checksum)
@@ -120,7 +120,7 @@ def verify_checksum(path: str, file: IO[bytes] | None = None) -> bool:
 
 
 def _checksums(path: str) -> Iterator[tuple[str, str]]:
-    """(file, SHA-256) of what stands beside a file as its checksum; a crash may leave an empty one."""
+    """(file, SHA-256) of each checksum of a file; a crash may leave an empty one."""
     for checksum in _checksum_paths(path):
         with contextlib.suppress(FileNotFoundError, IndexError), open(checksum) as f:
             yield checksum, f.read().split()[0]

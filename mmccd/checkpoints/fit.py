@@ -124,15 +124,15 @@ def tensors_of(checkpoint: Any, source: str = 'it') -> dict[str, Tensor]:
     state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
     if not tensors:
-        raise ValueError(f'{source} holds no state dict of tensors')
+        raise ValueError(f'{source} has no state dict of tensors')
     return tensors
 
 
 def without_prefix(state: Mapping[str, Tensor], target: Iterable[str], part: str = '') -> dict[str, Tensor]:
-    """Tensors by the names that a model has: without what stands before all of them in the checkpoint.
+    """Tensors by the names that a model has: without the prefix that all of them have in the checkpoint.
 
-    That is ``module.``, where a wrapped model was saved, and the name of the part that is wanted. Of several prefixes,
-    the one that most of the model's tensors are found with counts.
+    That is ``module.`` if a wrapped model was saved, and the name of the part that is wanted. Of several prefixes, the
+    one with which most of the model's tensors are found is removed.
 
     Args:
         state (Mapping[str, Tensor]): The checkpoint's tensors.
@@ -167,7 +167,7 @@ def fitting_state(checkpoint: Any, model: nn.Module, source: str) -> dict[str, T
 
 
 def load_whole_checkpoint(source: str | os.PathLike, model: nn.Module) -> dict[str, Any]:
-    """Load a checkpoint, a file or a URL, that holds exactly the model's tensors.
+    """Load a checkpoint, a file or a URL, that has exactly the model's tensors.
 
     Returns:
         dict: Its ``meta`` entry, empty if there is none.

@@ -51,13 +51,13 @@ class OpenedCheckpoint:
             raise UserError(str(e)) from e
 
     def check_fits(self, model: nn.Module) -> None:
-        """UserError unless it holds exactly the model's tensors: a half-loaded model tests without a complaint."""
+        """UserError unless it has exactly the model's tensors: testing a half-loaded model would give no error."""
         fitting_state(self._content, model, self.source)
 
     def hand_over(self) -> None:
         """Let mmengine's next loading of this source take what was read; nothing of it stays here or there."""
         if self._content is not None:
-            # mmengine asks in reverse alphabetical order: the whole name comes before what it begins with.
+            # mmengine tries its loaders in reverse alphabetical order: a whole name comes before its prefixes.
             CheckpointLoader.register_scheme(re.escape(self.source) + r'\Z', _Once(self._content), force=True)
         self._content = None
 

@@ -63,7 +63,7 @@ def allow_mmengine_checkpoints() -> None:
     """From now on ``torch.load`` reads the checkpoints of mmengine's runner with ``weights_only=True``.
 
     mmengine 0.10.7 needs this for what it loads itself, as in ``mmdet.apis.DetInferencer``: without it, PyTorch 2.6
-    and newer refuse the histories of a training that such a file holds. mmengine's maintained line does it on its own,
+    and newer refuse the histories of a training in such a file. mmengine's maintained line does it by itself,
     and so does everything in mmccd. The list is the process's: reading a config or a checkpoint does not change it.
 
     Example:
@@ -74,7 +74,7 @@ def allow_mmengine_checkpoints() -> None:
 
 
 def forbid_unpickling() -> None:
-    """From now on ``torch.load`` runs no code from a file in this process, whatever calls it.
+    """From now on ``torch.load`` runs no code from a file in this process, no matter who calls it.
 
     mmengine's maintained line falls back to ``weights_only=False`` when safe loading fails, and so do downloads.
     """
@@ -113,8 +113,8 @@ def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mma
     loaded, so that what was verified is what is loaded even if the file is replaced meanwhile.
 
     Args:
-        source (str | PathLike): A path, an http(s) or file URL, ``torchvision://resnet50``, or whatever else mmengine
-            resolves. Downloads go to PyTorch's hub folder, once.
+        source (str | PathLike): A path, an http(s) or file URL, ``torchvision://resnet50``, or another name that
+            mmengine resolves. Downloads go to PyTorch's hub folder, once.
         map_location (str): Device of the tensors. Default: ``'cpu'``.
         mmap (bool): Map the tensors of a file instead of copying them into memory: where they are copied soon
             after, into a model, say. A file that is written in place changes them. Where files cannot be mapped, they
@@ -125,8 +125,8 @@ def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mma
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file differs from its checksum, is cut short, is no checkpoint, or holds objects that are
-            not plain data; if a URL cannot be loaded.
+        ValueError: If the file differs from its checksum, is truncated, is no checkpoint, or contains objects that
+            are not plain data; if a URL cannot be loaded.
 
     Example:
         >>> state = read_checkpoint('work_dirs/ccd_r18_digits/epoch_12.pth')['state_dict']  # doctest: +SKIP
@@ -140,7 +140,7 @@ def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mma
 
 
 class CheckpointFile:
-    """A checkpoint file that is opened once, for those who look into it before they verify it.
+    """A checkpoint file that is opened once, for callers that read some of it before they verify it.
 
     Args:
         path (str): The file.
@@ -169,7 +169,7 @@ class CheckpointFile:
             with mmengine_allowed():
                 self._file.seek(0)
                 if mmap and self._file.read(len(_ZIP)) == _ZIP and osp.isdir(_OPEN_FILES):
-                    # torch.load maps files that it opens itself: this name stands for the one that is open.
+                    # torch.load maps files that it opens itself: this is the name of the one that is open.
                     name = f'{_OPEN_FILES}/{self._file.fileno()}'
                     return torch.load(name, map_location=map_location, weights_only=True, mmap=True)
                 self._file.seek(0)
@@ -231,7 +231,7 @@ def _locked(path: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """First line of what an exception says."""
+    """First line of an exception's message."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

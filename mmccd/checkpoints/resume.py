@@ -54,7 +54,7 @@ class _Candidate:
                 self.content = self.file.load(mmap=True)
                 self.iterations = _iterations(path, self.content)
             except ValueError:
-                self.file.verify()  # a checksum that differs says more than what is wrong with the content
+                self.file.verify()  # a wrong checksum is the better message
                 raise
             self.close = stack.pop_all().close
 
@@ -62,8 +62,8 @@ class _Candidate:
 def find_newest(folder: str, templates: tuple[str, ...] = TEMPLATES) -> tuple[OpenedCheckpoint | None, dict[str, str]]:
     """Find and read the loadable checkpoint with the most iterations. No code in the files runs.
 
-    Of each name, the newest is opened, once, and only what it says about itself is read. The one with the most
-    iterations is compared with its checksum; older ones are looked at only where it is damaged.
+    The newest file of each name is opened, once, and only its iteration count is read. The one with the most
+    iterations is compared with its checksum; older ones are opened only if it is damaged.
 
     Args:
         folder (str): Where the checkpoints are; may be missing.
@@ -122,7 +122,7 @@ def how_to_continue(cfg: Config) -> str:
 
 
 def _iterations(path: str, content: Any) -> int:
-    """Iterations that a checkpoint has had; ValueError unless training can continue from it."""
+    """Iterations of training that a checkpoint has; ValueError unless training can continue from it."""
     try:
         iterations = int(content['meta']['iter'])
         complete = 'state_dict' in content and 'message_hub' in content
@@ -134,15 +134,15 @@ def _iterations(path: str, content: Any) -> int:
 
 
 def set_resume(cfg: Config, asked: str) -> OpenedCheckpoint | None:
-    """What ``--resume`` means, put into the config; says what it chose.
+    """Put what ``--resume`` means into the config, and print which checkpoint that is.
 
     Args:
         cfg (Config): The config, with ``work_dir``; ``resume`` and ``load_from`` are set.
         asked (str): A path or URL, or ``'auto'`` for the newest loadable checkpoint of the work folder.
 
     Returns:
-        OpenedCheckpoint | None: The checkpoint; None if training begins from scratch, or mmengine looks for one on
-        another storage.
+        OpenedCheckpoint | None: The checkpoint; None if training starts from scratch, or if mmengine searches another
+        storage for one.
 
     Raises:
         UserError: If the path is no file, or there are checkpoints and none can be loaded: training from scratch
@@ -162,7 +162,7 @@ def set_resume(cfg: Config, asked: str) -> OpenedCheckpoint | None:
         raise UserError(
             f'--resume: no checkpoint in {folder} can be loaded:\n  '
             + '\n  '.join(skipped.values())
-            + '\nMove them away to train from the beginning.'
+            + '\nMove them away to train from scratch.'
         )
     if is_first_of_all():
         for reason in skipped.values():
@@ -170,7 +170,7 @@ def set_resume(cfg: Config, asked: str) -> OpenedCheckpoint | None:
         print(
             f'--resume: continuing from {found.source}'
             if found
-            else f'--resume: no checkpoint in {folder}, training starts from the beginning',
+            else f'--resume: no checkpoint in {folder}, training starts from scratch',
             flush=True,
         )
     if found is None:

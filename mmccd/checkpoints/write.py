@@ -1,4 +1,4 @@
-"""Checkpoints to hand on: they load without running code, or are not written."""
+"""Checkpoints to publish: they load without running code, or are not written."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def cam_options(model: nn.Module, args: argparse.Namespace) -> CamOptions:
     """Check the options against a model of :func:`mmccd.init_model`.
 
     Raises:
-        UserError: If an option is for detections and the model is a classifier, or asks for more maps than the method
-            has.
+        UserError: If an option is for detections and the model is a classifier, or for more maps than the method
+            gives.
         ValueError: If a layer or a class is not there.
     """
     detector = is_detector(model)

@@ -58,7 +58,7 @@ def check_sync_bn(cfg: Config, model: nn.Module) -> None:
 def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
     root = dataset.get('data_root') or ''
     if dataset.get('backend_args') or not is_local(root):
-        return  # not on this machine's disk: the loader will tell
+        return  # not on this machine's disk: the data loader raises if it is missing
     paths = {}
     if dataset.get('ann_file'):
         paths['ann_file'] = dataset['ann_file']
@@ -128,7 +128,7 @@ def _init_cfgs(cfg: Config) -> list[ConfigDict]:
 
 
 def _check_init(item: ConfigDict, model: nn.Module) -> None:
-    """Read the checkpoint; our own initializer says whether it fits, mmengine's takes what does."""
+    """Read the checkpoint; our own initializer raises if it does not fit, mmengine's loads what does."""
     try:
         if item.get('type') == 'mmccd.PretrainedBackbone':
             PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'}).check(model.backbone)

@@ -1,11 +1,11 @@
 """The table behind ``configs/``: every config that is a product of rows is written from here, by ``make configs``.
 
-* A new attention is one row of ``ATTENTIONS``; one that has configs for the detectors, too, is named in ``COMPARED``.
+* A new attention is one row of ``ATTENTIONS``; add its name to ``COMPARED`` for configs of the detectors.
 * A new schedule of the detectors is one row of ``SCHEDULES``, with its file in ``configs/_base_/schedules``.
 * A new variant of one of the configs is one row of ``VARIANTS``.
 
-A config that is no product is written by hand, beside the others; all of them get their entry in
-``configs/metafile.yml``, which mim and MMPretrain's hub read. A test holds what is written to this table.
+Any other config is written by hand, in the same folder; all of them get an entry in ``configs/metafile.yml``, which
+mim and MMPretrain's hub read. A test compares the files with this table.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def aliases() -> dict[str, str]:
 
 
 def _with_attention(plain: str, name: str, checkpoint: str = '') -> str:
-    """A config with an attention and, for a detector, the classifier's checkpoint that its backbone begins with."""
+    """A config with an attention and, for a detector, the classifier's checkpoint that initialises its backbone."""
     init = f", init_cfg=dict(checkpoint='checkpoints/{checkpoint}.pth')" if checkpoint else ''
     return (
         f"_base_ = ['./{plain}.py', './_base_/attention/{name}.py']\n"
@@ -210,7 +210,7 @@ def metafile(names: list[str]) -> str:
 
 
 def _entry(name: str) -> str:
-    """A config's entry. Its name tells attention, task and dataset, which a test of all configs holds it to."""
+    """A config's entry. Attention, task and dataset are read from its name; a test of all configs compares them."""
     *parts, dataset = name.replace('cascade_rcnn', 'cascade').split('_')
     is_detector = parts[0] in ('retinanet', 'cascade')
     word = parts[is_detector].split('-')[0].replace('sge', 'ccd')

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Raw(str):
-    """An expression that stands in the config as it is."""
+    """An expression that is written into the config as it is."""
 
 
 def code(value: Any, indent: int = 0, used: int = 0) -> str:

@@ -22,7 +22,7 @@ from .parser import tool_parser
 
 # Lines of a tool's log that show its progress.
 PROGRESS = re.compile(r'Epoch\((?:train|val|test)\).*|tensors loaded.*|bbox_mAP_copypaste.*|error: .*')
-# In the words of the metric, which has none of them if the detector finds nothing at all.
+# (name shown, key of the metric); the keys are missing if the detector finds nothing at all.
 METRICS = (('bbox mAP', 'bbox_mAP'), ('AP50', 'bbox_mAP_50'), ('AP75', 'bbox_mAP_75'))
 SAVED = 85  # mmccd.engine.hooks.interrupt.EXIT_CODE, of a training that saved on a signal and ended
 TAIL = 15  # lines of a log that are shown with an error
@@ -64,7 +64,7 @@ def demo_arguments(description: str, work_dir: str) -> argparse.ArgumentParser:
     """A parser with the options of all demos."""
     parser = tool_parser(description)
     parser.add_argument('--work-dir', default=work_dir, help='folder for everything that the demo writes')
-    parser.add_argument('--fresh', action='store_true', help='discard earlier runs and begin with the first step')
+    parser.add_argument('--fresh', action='store_true', help='discard earlier runs and start with the first step')
     return parser
 
 
@@ -159,11 +159,11 @@ def average_precision(metrics: dict[str, float]) -> str:
 
 
 class Steps:
-    """Steps that were done, with their times summed over all calls, in a JSON file.
+    """Completed steps, with their times summed over all calls, in a JSON file.
 
     Attributes:
         state (dict[str, dict]): ``seconds`` and ``done`` of each step, in their order.
-        interrupted (bool): Whether an earlier call began the current step and did not complete it.
+        interrupted (bool): Whether an earlier call started the current step and did not complete it.
     """
 
     def __init__(self, path: str) -> None:

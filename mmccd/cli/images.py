@@ -1,4 +1,4 @@
-"""What the tools share that look into images: their arguments, and the names and the writing of their files."""
+"""What the tools that visualize a model on images share: their arguments, and the names and writing of their files."""
 
 from __future__ import annotations
 

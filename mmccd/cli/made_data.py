@@ -1,7 +1,7 @@
 """What the converters share that make demo data: folders that appear whole, their manifests, and COCO files.
 
 A dataset is built in a folder beside its own, with ``.partial`` behind its name, and renamed when it is complete. The
-manifest, a JSON file in it, says which tool made it; it has the key ``sha256`` only if the folder is complete.
+manifest, a JSON file in it, names the tool that made it; it has the key ``sha256`` only if the folder is complete.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class DataFolder:
     Attributes:
         path (Path): Where it is, or will be.
         tool (str): Name of the converter.
-        version (str): Goes up whenever the same parameters would give other files.
+        version (str): Increases when the same parameters give other files.
         manifest (str): File name of the manifest.
     """
 
@@ -113,7 +113,7 @@ class DataFolder:
             self.path.rmdir()  # fails on a folder with anything in it
 
     def publish(self) -> None:
-        """Put the built folder in this one's place, which only now gives way."""
+        """Put the built folder in the place of this one, which is deleted only now."""
         self.remove()
         self.partial.path.rename(self.path)
 

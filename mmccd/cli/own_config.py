@@ -34,7 +34,7 @@ class OwnConfig:
     Attributes:
         text (str): Content of the file.
         report (Report): Of :func:`mmccd.data.checks.check_config`.
-        warnings (list[str]): What the user should look at.
+        warnings (list[str]): What the user should check.
         broken (dict[str, str]): COCO files with entries that can be left out: their split, by their path.
     """
 
@@ -212,7 +212,7 @@ def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions)
     elif jitter:
         factors = resize_factors(test_scale, train.sizes) if test_scale else np.ones(len(train.sizes))
         d.warnings.append(
-            f'the base resizes at random ({jitter[0]}): look whether its scale fits your images, '
+            f'the base resizes at random ({jitter[0]}): check that its scale fits your images, '
             f'{train.sizes.min(0).astype(int)} to {train.sizes.max(0).astype(int)} (width, height)'
         )
     else:

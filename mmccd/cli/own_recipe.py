@@ -24,21 +24,21 @@ from mmccd.models.pretrained import IDENTITY_PARTS
 
 from .own_data import Split
 
-MATCHED = 0.9  # share of the boxes that anchors have to match; the base's stay if theirs is as high
-MATCH_IOU = 0.5  # from here on, RetinaNet's assigner calls an anchor positive
+MATCHED = 0.9  # share of the boxes that anchors have to match; the base's anchors are kept if they do
+MATCH_IOU = 0.5  # IoU from which RetinaNet's assigner calls an anchor positive
 SCALE_FACTORS = (1, 0.75, 0.5, 0.375, 0.25, 1.5, 2)  # of the base's anchors, the nearest first
-MAX_ENLARGED = 2.0  # a larger image shows nothing more, and costs its square in time
-SAMPLED = 20_000  # boxes that anchors are compared with
+MAX_ENLARGED = 2.0  # maximum enlargement: more adds no detail, and the time grows with its square
+SAMPLED = 20_000  # maximum number of boxes that anchors are compared with
 
 
 @dataclass(frozen=True)
 class Task:
-    """How long a training of a task is, measured in images.
+    """Length of a training, in images, for one task.
 
     Attributes:
-        seen (int): Images that a training on a small dataset sees in all its epochs.
-        base_images (int): Images of the dataset that the base's epochs are meant for.
-        minimum (float): Share of the base's epochs that a dataset up to that size gets at least.
+        seen (int): Images that a training on a small dataset processes, summed over its epochs.
+        base_images (int): Size of the dataset for which the base chose its number of epochs.
+        minimum (float): Minimum number of epochs, as a share of the base's, for a dataset of up to ``base_images``.
         finetune (float): Factor of the base's learning rate.
     """
 
@@ -76,9 +76,10 @@ def anchor_sides(
 
 
 def matched_share(sides: np.ndarray, anchors: np.ndarray) -> float:
-    """Share of boxes, (B, 2), whose best of the anchors, (A, 3), has an IoU of at least ``MATCH_IOU``.
+    """Share of boxes, (B, 2), of which the best anchor, of (A, 3), has an IoU of at least ``MATCH_IOU``.
 
-    The anchor's centre is a quarter of the stride off the box's in both directions: the mean distance to the nearest.
+    The centre of the anchor is assumed to be a quarter of the stride away from the centre of the box, in both
+    directions: the mean distance to the nearest anchor.
     """
     box, anchor = sides[:, None], anchors[None, :, :2]  # (B, 1, 2), (1, A, 2)
     overlap = np.minimum(np.minimum(box, anchor), (box + anchor) / 2 - anchors[None, :, 2:] / 4).clip(0).prod(-1)
@@ -88,7 +89,7 @@ def matched_share(sides: np.ndarray, anchors: np.ndarray) -> float:
 
 @dataclass
 class Anchors:
-    """Anchors for a split. ``change`` holds what differs from the base's generator; empty if that will do."""
+    """Anchors for a split. ``change``: what differs from the base's generator; empty if nothing has to."""
 
     base_share: float
     share: float
@@ -118,7 +119,7 @@ def fit_anchors(generator: ConfigDict, sides: np.ndarray) -> Anchors:
         for factor in SCALE_FACTORS:
             scale = base_scale * factor
             share = matched_share(sides, anchor_sides(generator, scale, ratios))
-            if share > best.share + 0.01:  # a change has to be worth its line
+            if share > best.share + 0.01:  # no change for less
                 change = {} if factor == 1 else {key: scale if key == 'octave_base_scale' else [scale]}
                 best = Anchors(base, share, change | ({} if ratios is None else dict(ratios=ratios)))
             if best.share >= MATCHED:
@@ -128,7 +129,7 @@ def fit_anchors(generator: ConfigDict, sides: np.ndarray) -> Anchors:
 
 def fit_scale(scale: Sequence[int], sizes: np.ndarray) -> tuple[int, int] | None:
     """Another ``Resize.scale`` (long, short) if the base's would enlarge the median image by more than
-    ``MAX_ENLARGED``: that much, the short side in steps of 32. None if the base's will do."""
+    ``MAX_ENLARGED``: that much, the short side in steps of 32. None if the base's is kept."""
     long, short = max(scale), min(scale)
     maximum = MAX_ENLARGED * float(np.median(sizes.min(1)))
     if short <= maximum:
@@ -145,8 +146,8 @@ def resize_factors(scale: Sequence[int], sizes: np.ndarray) -> np.ndarray:
 def epoch_bounds(images: int, base_epochs: int, task: str) -> tuple[int, int]:
     """Minimum and maximum number of epochs for a split of so many images.
 
-    Minimum: ``Task.minimum`` of the base's; for one larger than the base's own, as many iterations as that one gets.
-    Maximum: 16 times the base's, and no more than 200 (or the base's).
+    Minimum: ``Task.minimum`` times the base's epochs; for a split larger than the base's dataset, as many iterations
+    as that has. Maximum: 16 times the base's epochs, but not above 200 (or the base's, if those are more).
     """
     rule = TASKS[task]
     minimum = min(rule.minimum, rule.base_images / images) * base_epochs
@@ -154,19 +155,19 @@ def epoch_bounds(images: int, base_epochs: int, task: str) -> tuple[int, int]:
 
 
 def plan_epochs(images: int, base_epochs: int, task: str) -> int:
-    """As many epochs as see ``Task.seen`` images in all, within :func:`epoch_bounds`."""
+    """As many epochs as process ``Task.seen`` images in total, within :func:`epoch_bounds`."""
     minimum, maximum = epoch_bounds(images, base_epochs, task)
     return min(max(math.ceil(TASKS[task].seen / images), minimum), maximum)
 
 
 def plan_schedulers(schedulers: Any, base_epochs: int, epochs: int, iterations: int) -> list[dict]:
-    """The base's schedulers for another number of epochs: what counts epochs in proportion, and a warm-up that is over
-    before the first of the epochs of so many ``iterations``."""
+    """The base's schedulers for another number of epochs: epoch counts are scaled in proportion, and a warm-up ends
+    within the first epoch, which has this many ``iterations``."""
     planned = []
     for scheduler in schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]:
         scheduler = dict(scheduler)
         if not scheduler.get('by_epoch', True):
-            scheduler['end'] = min(scheduler['end'], max(2, iterations - 1))  # one alone would never end it
+            scheduler['end'] = min(scheduler['end'], max(2, iterations - 1))  # with 1, it would never end
         else:
             for key in ('begin', 'end', 'T_max'):
                 if key in scheduler:
@@ -183,7 +184,7 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
 
     Args:
         backbone (ConfigDict): The base's.
-        stem (str): The base's name; says where the checkpoint of a classifier's backbone is kept.
+        stem (str): The base's name; the path of a classifier's backbone checkpoint follows from it.
 
     Returns:
         tuple: What to change in the backbone, the reason, and a warning or ''.
@@ -193,7 +194,7 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
         return {}, "Initial weights: as the base's.", ''
     checkpoint = init and init.checkpoint
     change: dict[str, Any] = {}
-    if checkpoint is None:  # the classifiers, which make these checkpoints
+    if checkpoint is None:  # a classifier: its training makes these checkpoints
         match = re.fullmatch(r'(.+?)(?:_8xb32)?_(in1k|digits)', stem)
         checkpoint = f'checkpoints/{match[1]}_{match[2]}.pth' if match else ''
         change = dict(init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=checkpoint))
@@ -202,7 +203,7 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
     kind = str((backbone.get('attention') or {}).get('type', '')).rpartition('.')[2].lower()
     if backbone.get('type') != 'mmccd.AttentionResNet' or kind not in ('', *IDENTITY_PARTS):
         warning = f'{checkpoint or "a checkpoint of the backbone"} is not there, and the training needs it: '
-        warning += 'make it first (tools/train.py says how), or set model.backbone.init_cfg'
+        warning += 'make it first (tools/train.py prints the commands), or set model.backbone.init_cfg'
         return change if checkpoint else {}, f'MISSING initial weights: {checkpoint or "none are named"}.', warning
     source = f'torchvision://resnet{backbone.depth}'
     init = dict(type='mmccd.PretrainedBackbone', checkpoint=source)
@@ -212,7 +213,7 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
         return dict(init_cfg=init), f'{reason}.', ''
     return (
         dict(attention=dict(identity_init=True), init_cfg=dict(init, allow_missing=IDENTITY_PARTS[kind])),
-        f'{reason}; the gates begin as the identity.',
+        f'{reason}; the gates are initialised as the identity.',
         '',
     )
 
@@ -238,7 +239,7 @@ class Decisions:
 
 
 def decide(cfg: Config, stem: str, train: Split, gpus: int, batch: int | None) -> Decisions:
-    """Batch, learning rate, schedule and initial weights; a UserError if the base is none for this."""
+    """Batch, learning rate, schedule and initial weights; a UserError if the base cannot be used for this."""
     base_epochs = (cfg.get('train_cfg') or {}).get('max_epochs')
     optimizer = (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
     if (
@@ -269,13 +270,13 @@ def decide(cfg: Config, stem: str, train: Split, gpus: int, batch: int | None) -
     lr = optimizer.lr * finetune * (gpus * batch / base_batch if base_batch else 1)
     rate = f'{gpus} GPU{"s" * (gpus > 1)} x {batch} images: {optimizer.lr:g} at batch {base_batch}, in proportion'
     if not base_batch:
-        rate = f'{optimizer.lr:g}, the base names no batch to scale it from'
+        rate = f'{optimizer.lr:g}; the base has no auto_scale_lr.base_batch_size to scale it from'
     if finetune != 1:
         rate += f'; times {finetune:g}, since it is fine-tuned'
     minimum, maximum = epoch_bounds(images, base_epochs, task)
-    length = f'{number(epochs, "epoch", "epochs")} of {number(iterations, "iteration", "iterations")} see '
-    length += f'{number(epochs * images, "image", "images")} ({TASKS[task].seen:,} '
-    length += f"are aimed at, in {minimum} to {maximum} epochs); steps in proportion to the base's {base_epochs}"
+    length = f'{number(epochs, "epoch", "epochs")} of {number(iterations, "iteration", "iterations")} process '
+    length += f'{number(epochs * images, "image", "images")} (the target is {TASKS[task].seen:,}, '
+    length += f"in {minimum} to {maximum} epochs); steps in proportion to the base's {base_epochs} epochs"
     schedulers = plan_schedulers(cfg.param_scheduler, base_epochs, epochs, iterations)
     if any(not s.get('by_epoch', True) for s in schedulers):
         length += ', warm-up within the first epoch'

@@ -21,9 +21,9 @@ from mmccd.errors import UserError
 def end_process(code: int) -> None:
     """End this process of a group, after what is registered with ``atexit``, without finalizing Python.
 
-    gloo's threads let go of the last collective's tensors some time after it, and abort the process, with exit code
-    -6, if Python is being finalized just then (pytorch/pytorch#179291). Destroying the group is no remedy: whatever
-    refers to it, DistributedDataParallel say, keeps its threads.
+    gloo's threads release the tensors of the last collective some time after it, and abort the process, with exit code
+    -6, if Python is being finalized at that moment (pytorch/pytorch#179291). Destroying the group does not help: an
+    object that refers to it, such as DistributedDataParallel, keeps its threads.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -104,13 +104,13 @@ def log_scaling(runner: Runner) -> None:
     text += f' = global batch {total}'
     lr, base = (wrapper.get('optimizer') or {}).get('lr'), scaling.get('base_batch_size')
     if lr is None:
-        runner.logger.info(f'{text}; the config gives no single learning rate')
+        runner.logger.info(f'{text}; the config has no single learning rate')
         return
     if not base:
         runner.logger.info(f'{text}; learning rate {lr:.6g} (no auto_scale_lr.base_batch_size to scale it from)')
         return
     linear = lr * total / base
-    used = lr * processes * batch / base if scaling.get('enable') else lr  # mmengine's scaling knows no accumulation
+    used = lr * processes * batch / base if scaling.get('enable') else lr  # mmengine's scaling ignores accumulation
     runner.logger.info(
         f'{text}; learning rate {used:.6g}, by linear scaling from {lr:.6g} at batch {base}: {linear:.6g}'
     )
@@ -122,5 +122,5 @@ def log_scaling(runner: Runner) -> None:
         advice = f'add --auto-scale-lr for {linear:.6g}'
     runner.logger.warning(
         f'the learning rate {used:.6g} does not follow the global batch of {total}: {advice}, or '
-        'leave it if it is meant'
+        'leave it if this is intended'
     )

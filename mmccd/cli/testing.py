@@ -30,7 +30,7 @@ def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: f
     if folder:
         if detection:
             hook.test_out_dir = folder
-        else:  # mmpretrain's hook writes where it is told, mmdet's below WORK_DIR/<time>
+        else:  # mmpretrain's hook writes into the folder that it is given, mmdet's below WORK_DIR/<time>
             hook.out_dir = osp.join(cfg.work_dir, folder)
             hook.interval = 1
 

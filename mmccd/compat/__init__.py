@@ -1,4 +1,4 @@
-"""Compatibility with other packages: a stand-in for mmcv's compiled operators, and MMDetection 0.6's boxes."""
+"""Compatibility with other packages: a replacement for mmcv's compiled operators, and MMDetection 0.6's boxes."""
 
 from .mmcv_ops import in_use, install
 

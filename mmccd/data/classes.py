@@ -1,7 +1,7 @@
 """Class names: of a config, of annotations, of a model, and whether they agree.
 
 MMDetection drops annotations whose category it has no class for, and numbers the rest by the annotation file's order;
-MMPretrain numbers by the sorted folder names. Neither says a word when the names in the config are others.
+MMPretrain numbers by the sorted folder names. Neither gives a message if the config has other names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_categories(path: str) -> list[str]:
         found = list(islice(_KEY.finditer(content), 2))
         if len(found) == 1:
             categories = _decode_at(content, found[0].end())
-        else:  # the key is written with escapes, or stands elsewhere as well
+        else:  # the key is written with escapes, or occurs elsewhere as well
             whole = parse_json(content[:])
             categories = whole.get('categories') if isinstance(whole, dict) else None
     if not isinstance(categories, list) or not all(
@@ -85,7 +85,7 @@ def is_a(cls: type | None, name: str) -> bool:
 
 
 def class_names(dataset: Mapping, cls: type) -> list[str] | None:
-    """The classes that a dataset is told, by its config or by its own nature; None if it takes what it finds.
+    """The classes that a dataset is given by its config or has by itself; None if it takes what it finds.
 
     Raises:
         ValueError: If they are no list of names.
@@ -180,7 +180,7 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
         for key, dataset in datasets_of(cfg.get(f'{loader}_dataloader') or ConfigDict(), f'{loader}_dataloader'):
             cls = dataset_class(dataset, cfg.get('default_scope'))
             if cls is None:
-                continue  # the runner says it
+                continue  # the runner reports it
             try:
                 classes = class_names(dataset, cls)
             except ValueError as e:

@@ -1,7 +1,7 @@
 """Random numbers that a resumed training continues where the interrupted one was.
 
 The model draws from the generators of the process, whose states go into the checkpoint. Images are augmented in
-worker processes, whose states nobody sees; there, each sample gets a seed of its own, from the training's seed, the
+worker processes, whose states cannot be saved; there, each sample gets a seed of its own, from the training's seed, the
 epoch and the sample's index. The augmentation then depends neither on the number of workers nor on what was loaded
 before.
 """
@@ -44,7 +44,7 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 @contextmanager
 def kept_random_states() -> Iterator[None]:
-    """Whatever is drawn inside, the generators of the CPU are afterwards as before."""
+    """The CPU's generators are afterwards as before, no matter what is drawn inside."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

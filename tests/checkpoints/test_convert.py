@@ -83,7 +83,7 @@ def test_state_dict_of():
 
 @pytest.mark.parametrize('checkpoint', [{}, [], None, 3, dict(state_dict={}), dict(state_dict=3), dict(a=1)])
 def test_state_dict_of_nothing(checkpoint):
-    with pytest.raises(ValueError, match='holds no state dict of tensors'):
+    with pytest.raises(ValueError, match='has no state dict of tensors'):
         state_dict_of(checkpoint)
 
 

@@ -64,9 +64,9 @@ def test_a_model_with_a_part_called_module():
 
 @pytest.mark.parametrize('content', [None, 'text', {}, {'state_dict': {}}, {'state_dict': [1]}, {'epoch': 3}, [1]])
 def test_no_tensors(content):
-    with pytest.raises(ValueError, match=r'^x\.pth holds no state dict of tensors'):
+    with pytest.raises(ValueError, match=r'^x\.pth has no state dict of tensors'):
         tensors_of(content, 'x.pth')
-    with pytest.raises(UserError, match=r'^x\.pth holds no state dict'):
+    with pytest.raises(UserError, match=r'^x\.pth has no state dict'):
         fitting_state(content, nn.Linear(1, 1), 'x.pth')
 
 

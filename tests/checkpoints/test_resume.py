@@ -143,7 +143,7 @@ def test_beginning(cfg, tmp_path, capsys):
     cfg.load_from = 'start.pth'
     assert set_resume(cfg, 'auto') is None
     assert (cfg.resume, cfg.load_from) == (False, 'start.pth')
-    assert capsys.readouterr().out == f'--resume: no checkpoint in {tmp_path}, training starts from the beginning\n'
+    assert capsys.readouterr().out == f'--resume: no checkpoint in {tmp_path}, training starts from scratch\n'
 
 
 def test_all_are_damaged(cfg, tmp_path):

@@ -61,7 +61,7 @@ def test_another_batch():
     assert warning == (
         'warning',
         'the learning rate 0.02 does not follow the global batch of 4: add --auto-scale-lr '
-        'for 0.005, or leave it if it is meant',
+        'for 0.005, or leave it if this is intended',
     )
 
 
@@ -114,7 +114,7 @@ def test_no_single_rate():
         )
     )
     runner.log_scaling(SimpleNamespace(cfg=cfg, world_size=1, logger=logger))
-    assert logger == [('info', '1 process x 2 images = global batch 2; the config gives no single learning rate')]
+    assert logger == [('info', '1 process x 2 images = global batch 2; the config has no single learning rate')]
 
 
 def test_what_is_logged_is_what_mmengine_does(monkeypatch):
@@ -163,7 +163,7 @@ def test_sync_bn_that_does_no_harm(monkeypatch, cfg, norm):
 def test_sync_bn_on_gpus(monkeypatch):
     monkeypatch.setattr(checks, 'get_device', lambda: 'cuda')
     checks.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='torch')), torch.nn.BatchNorm2d(4))
-    monkeypatch.setattr(checks.mmcv_ops, 'in_use', lambda: 'stand-in')
+    monkeypatch.setattr(checks.mmcv_ops, 'in_use', lambda: 'replacement')
     with pytest.raises(UserError, match="needs mmcv's compiled operators"):
         checks.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='mmcv')), torch.nn.BatchNorm2d(4))
 

@@ -150,7 +150,7 @@ def test_initial_weights(tmp_path, monkeypatch):
     assert weights('retinanet_r50_fpn_1x_coco') == (None, None, None, False)  # torchvision as it is
     assert weights('ccd_r50_8xb32_in1k') == (torchvision, 'ccd', identity, False)
     assert weights('r50_8xb32_in1k') == (torchvision, None, None, False)
-    # Gates that cannot begin as the identity: the missing file stays, and training refuses to begin without it.
+    # Gates that cannot be initialised as the identity: the missing file stays, and training without it is refused.
     assert weights('retinanet_gc_r50_fpn_1x_coco') == (None, None, None, True)
     assert weights('sk_r50_8xb32_in1k') == ('checkpoints/sk_r50_in1k.pth', None, None, True)
     (tmp_path / 'checkpoints').mkdir()

@@ -1,4 +1,4 @@
-"""The stand-in for mmcv's compiled operators: when it steps in, what it computes, what it refuses.
+"""The replacement for mmcv's compiled operators: when it steps in, what it computes, what it refuses.
 
 What it computes is checked by hand, against mmdet's focal loss, by numerical gradients, and, in
 `test_equal_to_compiled`, against the compiled operators where they exist.
@@ -27,8 +27,8 @@ FLT_MIN = torch.finfo(torch.float32).tiny
 
 @pytest.fixture(scope='module')
 def ext():
-    """The stand-in, whether or not this installation of mmcv needs it."""
-    return mmcv_ops.make_stand_in()
+    """The replacement, whether or not this installation of mmcv needs it."""
+    return mmcv_ops.make_replacement()
 
 
 def run_python(code, path=(), **env):
@@ -77,7 +77,7 @@ def test_installs_without_compiled_operators(fake_mmcv):
         print(mmcv_ops.in_use(), mmcv_ops.install(), mmcv_ops.in_use(), mmcv_ops.install())
         print(type(sys.modules['mmcv._ext']).__name__)
     """
-    assert output_of(code, [fake_mmcv]) == 'none stand-in stand-in stand-in\n_StandIn'
+    assert output_of(code, [fake_mmcv]) == 'none replacement replacement replacement\n_Replacement'
 
 
 def test_install_imports_nothing_heavy():
@@ -98,7 +98,7 @@ def test_off_leaves_mmcv_alone(fake_mmcv):
 
 def test_argument_goes_before_variable(fake_mmcv):
     code = "print(mmcv_ops.install('auto'))"
-    assert output_of(code, [fake_mmcv], MMCCD_MMCV_OPS='off') == 'stand-in'
+    assert output_of(code, [fake_mmcv], MMCCD_MMCV_OPS='off') == 'replacement'
 
 
 @pytest.mark.parametrize('value', ['on', '', 'AUTO'])
@@ -150,6 +150,7 @@ def test_broken_compiled_operators_show_their_own_error(fake_mmcv):
     assert output_of(code, [fake_mmcv]) == 'compiled\nTrue'
 
 
+@pytest.mark.long
 def test_mmdet_models_import():
     pytest.importorskip('mmdet')
     code = """
@@ -160,10 +161,10 @@ def test_mmdet_models_import():
         print(state, check_ops_exist(), collect_env()['MMCV Compiler'])
     """
     state, exist, compiler = output_of(code).splitlines()[-1].split(' ', 2)
-    assert state in ('stand-in', 'compiled')
+    assert state in ('replacement', 'compiled')
     assert exist == 'True'
-    if state == 'stand-in':
-        assert compiler.startswith('none (mmccd stand-in over torchvision')
+    if state == 'replacement':
+        assert compiler.startswith('none (mmccd replacement over torchvision')
 
 
 def test_one_line_in_each_log(fake_mmcv):
@@ -195,12 +196,12 @@ def test_module_attributes(ext):
     assert ext.__spec__.loader is ext.__loader__ is not None
     assert ext.__package__ == 'mmcv'
     assert ext.__file__ == mmcv_ops.__file__
-    assert 'stand-in' in ext.__doc__
+    assert 'replacement' in ext.__doc__
     with pytest.raises(AttributeError, match='__wrapped__'):
         ext.__wrapped__  # noqa: B018
 
 
-@pytest.mark.skipif(STATE != 'stand-in', reason=f"mmcv's operators in use: {STATE}")
+@pytest.mark.skipif(STATE != 'replacement', reason=f"mmcv's operators in use: {STATE}")
 def test_found_by_the_import_system():
     loaded = importlib.import_module('mmcv._ext')
     assert importlib.util.find_spec('mmcv._ext') is loaded.__spec__
@@ -422,7 +423,7 @@ def test_roi_align_in_bfloat16(ext):
 
 def test_roi_align_trains_in_bfloat16():
     mmcv = pytest.importorskip('mmcv.ops')
-    if mmcv_ops.in_use() != 'stand-in':
+    if mmcv_ops.in_use() != 'replacement':
         pytest.skip('mmcv has compiled operators')
     image = torch.randn(1, 3, 5, 5, requires_grad=True)
     rois = torch.tensor([[0.0, 1.0, 1.0, 3.0, 3.0]])

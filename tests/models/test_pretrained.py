@@ -137,7 +137,7 @@ HALF = [
         dict(allow_missing='ccd'),
         r'nothing in .* matches the backbone: it has encoder\.weight',
     ),
-    ('no tensors', lambda s: {'meta': 'text'}, {}, 'holds no state dict of tensors'),
+    ('no tensors', lambda s: {'meta': 'text'}, {}, 'has no state dict of tensors'),
 ]
 
 

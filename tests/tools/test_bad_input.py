@@ -325,7 +325,7 @@ def test_config_that_cannot_be_read(refused, workplace, text, rule):
         (b'no checkpoint', 'start.pth is not a checkpoint of tensors and plain data'),
         (b'', 'start.pth cannot be read as a checkpoint'),
         ({'x': torch.zeros(1)}, 'nothing in start.pth matches the backbone'),
-        ([1], 'start.pth holds no state dict of tensors'),
+        ([1], 'start.pth has no state dict of tensors'),
     ],
 )
 def test_start_that_does_not_fit(refused, config, workplace, content, rule):

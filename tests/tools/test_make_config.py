@@ -96,7 +96,7 @@ def test_detector(call_tool, coco, capsys):
 def test_the_last_words_for_one_gpu_and_one_iteration(call_tool, coco, capsys):
     assert make(call_tool, '--out', 'own.py', '--batch-size', 6)[0] == 0
     output = capsys.readouterr().out
-    assert 'Length: 192 epochs of 1 iteration see 1,152 images' in output
+    assert 'Length: 192 epochs of 1 iteration process 1,152 images' in output
     assert [line.split('tools/')[1] for line in output.splitlines()[-2:]] == [
         'train.py own.py',
         'checks/check_dataset.py own.py',

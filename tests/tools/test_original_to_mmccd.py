@@ -139,12 +139,12 @@ def test_an_older_out_is_replaced(call_tool, place, state):
 @pytest.mark.parametrize(
     'arch, task, message',
     [
-        ('se_r50', None, 'it is ccd_r50, not se_r50 as --arch says'),
-        ('r50', None, 'it is ccd_r50, not r50 as --arch says'),
-        ('ge_r50', None, 'it is ccd_r50, not ge_r50 as --arch says'),
-        ('ccd_r101', None, 'it is ccd_r50, not ccd_r101 as --arch says'),
-        ('retinanet_ccd_r50', None, 'it is ccd_r50, not retinanet_ccd_r50 as --arch says'),
-        (None, 'det', 'it is a classifier (ccd_r50), no detector as --task det says'),
+        ('se_r50', None, 'it is ccd_r50, and --arch is se_r50'),
+        ('r50', None, 'it is ccd_r50, and --arch is r50'),
+        ('ge_r50', None, 'it is ccd_r50, and --arch is ge_r50'),
+        ('ccd_r101', None, 'it is ccd_r50, and --arch is ccd_r101'),
+        ('retinanet_ccd_r50', None, 'it is ccd_r50, and --arch is retinanet_ccd_r50'),
+        (None, 'det', 'it is a classifier (ccd_r50), and --task is det'),
     ],
 )
 def test_another_classifier_than_told(refused, state, arch, task, message):
@@ -155,9 +155,9 @@ def test_another_classifier_than_told(refused, state, arch, task, message):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--task', 'cls'], 'it is a detector (retinanet_ccd_r50), no classifier as --task cls says'),
-        (['--arch', 'se_r50'], 'it is retinanet_ccd_r50, not retinanet_se_r50 as --arch says'),
-        (['--arch', 'cascade_rcnn_ccd_r50'], 'it is retinanet_ccd_r50, not cascade_rcnn_ccd_r50 as --arch says'),
+        (['--task', 'cls'], 'it is a detector (retinanet_ccd_r50), and --task is cls'),
+        (['--arch', 'se_r50'], 'it is retinanet_ccd_r50, and --arch is retinanet_se_r50'),
+        (['--arch', 'cascade_rcnn_ccd_r50'], 'it is retinanet_ccd_r50, and --arch is cascade_rcnn_ccd_r50'),
     ],
 )
 def test_another_detector_than_told(refused, state, options, message):

@@ -2,7 +2,7 @@
 
 Metrics with AP by size, curves, classes, worst and best images beside the ground truth, attention maps, complexity,
 speed, and the differences of the configs. Runs of a task are compared with the first one of it. What is not available
-is left out, and the page says why.
+is left out, and the page gives the reason.
 """
 
 import argparse
@@ -24,8 +24,8 @@ EXAMPLES = """examples:
   python tools/analysis_tools/report.py work_dirs/retinanet_r50_fpn_1x_coco work_dirs/retinanet_ccd_r50_fpn_1x_coco
   python tools/analysis_tools/report.py WORK_DIR --limit 200 --no-speed --out report.html
 Detections are read from a COCO result file in the work folder, or where the last tools/test.py wrote one
-(--cfg-options test_evaluator.outfile_prefix=WORK_DIR/val). Without one, the newest checkpoint predicts them, which
-takes its time.
+(--cfg-options test_evaluator.outfile_prefix=WORK_DIR/val). Without one, they are predicted with the newest
+checkpoint, which takes longer.
 """
 
 

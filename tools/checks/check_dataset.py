@@ -1,6 +1,7 @@
-"""Look for broken images, boxes, ids, classes and paths in the data of a config, before a training finds them.
+"""Find broken images, boxes, ids, classes and paths in the data of a config, before a training stops at them.
 
-Ends with 0 if there are no errors (warnings and notes may be), with 1 if there are, with 2 if the command is wrong.
+Ends with 0 if there are no errors (there may be warnings and notes), with 1 if there are, with 2 if the command is
+wrong.
 """
 
 import argparse

@@ -1,6 +1,7 @@
-"""What a detector or classifier would load from its pretrained checkpoint, stage by stage. Loads nothing.
+"""Show what a detector or classifier would load from its pretrained checkpoint, stage by stage. Trains nothing.
 
-Ends with 0 if the backbone would load whole but for what allow_missing and allow_unexpected name, else with 1.
+Ends with 0 if all tensors of the backbone would be loaded, except those that allow_missing and allow_unexpected name;
+else with 1.
 """
 
 import argparse

@@ -1,7 +1,8 @@
-"""The main job at small scale: pretrain CCD-ResNet-18 on digits, use it in RetinaNet, train, test, draw.
+"""All steps at small scale: pretrain CCD-ResNet-18 on digits, train RetinaNet with it, test it, draw its detections.
 
-Every step runs the same tools as ImageNet and COCO. After an interruption, the next call continues where it stopped. It
-ends with a page that compares the detector with the plain one: a recorded run of it, or with --plain one of its own.
+Every step runs the tools that are used for ImageNet and COCO. After an interruption, the next call continues where it
+stopped. The last step writes a page that compares the detector with the plain one: a recorded run, or, with --plain,
+one that the demo trains.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The second demo, with real boxes: find trees in aerial photographs, in a region that training never saw.
+"""The second demo, with real boxes: find trees in aerial photographs, in a region that is not in the training data.
 
 RetinaNet with CCD-ResNet-18 is initialised with the backbone that the first demo trains on digits; without it, this
 demo trains it first. After an interruption, the next call continues where it stopped.

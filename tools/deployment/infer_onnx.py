@@ -1,7 +1,7 @@
 """Detect objects in images, or classify them, with a file of export_onnx.py. Needs only numpy, pillow, onnxruntime.
 
 Images are resized as by the config's test pipeline (the steps are in the file), by bilinear interpolation that differs
-from OpenCV's by at most one grey level. Boxes are in pixels of the image file.
+from OpenCV's by one grey level at most. Boxes are in pixels of the image file.
 """
 
 import argparse

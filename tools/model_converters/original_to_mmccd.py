@@ -1,8 +1,9 @@
-"""Convert a checkpoint of the original CCD code, or of timm, into one for a config here. Whole or not at all.
+"""Convert a checkpoint of the original CCD code, or of timm, into one for a config here.
 
-Takes the original ImageNet models (plain, CCD, SE, GE, CBAM, GC, SK; depths 18 to 152), RetinaNet and Cascade R-CNN of
-MMDetection 0.6 on them, and timm's SE-ResNet-50, -101 and -152. What of other files is not the same, and why mmdet's
-upgrade_model_version.py does not do, stands in mmccd/checkpoints/convert.py. No code from the file is run.
+It converts the original ImageNet models (plain, CCD, SE, GE, CBAM, GC, SK; depths 18 to 152), RetinaNet and Cascade
+R-CNN of MMDetection 0.6 with these backbones, and timm's SE-ResNet-50, -101 and -152. Other files are refused with the
+reason; mmccd/checkpoints/convert.py has the details. Every tensor is converted, or nothing is written. No code from the
+file is run.
 """
 
 import argparse
@@ -43,28 +44,29 @@ EXAMPLES = """examples:
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('in_file', metavar='IN', help='checkpoint to convert')
-    parser.add_argument('out_file', metavar='OUT', help='checkpoint to write; its folder is made')
+    parser.add_argument('out_file', metavar='OUT', help='checkpoint to write; its folder is created')
     parser.add_argument(
         '--arch',
-        help='refuse any other architecture: [<detector>_][<attention>_]r<depth>, e.g. ccd_r50 or cascade_rcnn_gc_r50. '
-        "Without it the file's own; only GE has to be named, since it has the same tensors as no attention",
+        help='the expected architecture, [<detector>_][<attention>_]r<depth>, e.g. ccd_r50 or cascade_rcnn_gc_r50; any '
+        'other is refused. Default: recognised by the tensors. Needed for GE alone: it has no parameters, so its files '
+        'have the same tensors as those of plain ResNet',
     )
-    parser.add_argument('--task', choices=TASKS, help='refuse a file for the other task')
+    parser.add_argument('--task', choices=TASKS, help='the expected task: classifier or detector; the other is refused')
     return parser.parse_args()
 
 
 def check_expected(arch: Arch, wanted: Arch | None, task: str | None) -> Arch:
-    """Compare what was recognised with ``--arch`` and ``--task``; returns it, GE put in where ``--arch`` says so."""
+    """Compare what was recognised with ``--arch`` and ``--task``; returns it, as GE if ``--arch`` names GE."""
     if task is not None and arch.task != task:
-        raise ValueError(f'it is a {TASK_NAMES[arch.task]} ({arch}), no {TASK_NAMES[task]} as --task {task} says')
+        raise ValueError(f'it is a {TASK_NAMES[arch.task]} ({arch}), and --task is {task}')
     if wanted is None:
         return arch
     if wanted.attention == 'ge' and arch.attention is None:
         arch = arch._replace(attention='ge')
-    if wanted.detector is None:  # a backbone's name speaks for the detectors on it
+    if wanted.detector is None:  # a backbone's name means the detectors with it as well
         wanted = wanted._replace(detector=arch.detector)
     if arch != wanted:
-        raise ValueError(f'it is {arch}, not {wanted} as --arch says')
+        raise ValueError(f'it is {arch}, and --arch is {wanted}')
     return arch
 
 
@@ -81,7 +83,7 @@ def find_config(arch: Arch) -> tuple[Config, str]:
 
 
 def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str | None = None) -> str:
-    """Write ``in_file``, converted, to ``out_file``; returns the line that says what it is and which config it fits."""
+    """Write ``in_file``, converted, to ``out_file``; returns a line with architecture, size and fitting config."""
     check_checkpoint_file(in_file, 'IN')
     if osp.exists(out_file) and osp.samefile(in_file, out_file):
         raise UserError(f'OUT must be another file than IN, got {out_file!r} twice')

@@ -1,4 +1,4 @@
-"""Make a checkpoint small and safe to hand on: weights and plain meta data, without optimizer and histories."""
+"""Make a checkpoint small and safe to publish: weights and plain meta data, without optimizer and histories."""
 
 import argparse
 import hashlib
@@ -21,7 +21,7 @@ EXAMPLES = """example:
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__, EXAMPLES)
     parser.add_argument('in_file', help='checkpoint of a training')
-    parser.add_argument('out_file', help='checkpoint to write; its folder is made')
+    parser.add_argument('out_file', help='checkpoint to write; its folder is created')
     parser.add_argument('--add-hash', action='store_true', help="append -<8 digits of SHA-256>, OpenMMLab's way")
     return parser.parse_args()
 

@@ -108,7 +108,7 @@ def zoomed_window(box: np.ndarray, size: tuple[int, int], zoom: float) -> tuple[
 
 
 def _caption(cam: Cam, names: Sequence[str], method: str) -> tuple[str, str]:
-    """What stands above a panel, left and right."""
+    """The text above a panel, left and right."""
     first = cam.findings[0]
     if method == 'eigencam':
         return 'any class' if first.box is None else f'all {len(cam.findings)} detections', ''

@@ -142,7 +142,7 @@ def _row(value: Tensor, stages: list[tuple[Tensor, Tensor | None]]) -> int:
 
 
 def _place(value: Tensor, head: nn.Module, output: Any, label: int) -> tuple[int, int, int, int]:
-    """Where the raw score of a detection stands in a dense head's output: (level, channel, y, x)."""
+    """Where the raw score of a detection is in a dense head's output: (level, channel, y, x)."""
     scores, boxes = output[:2] if isinstance(output, tuple) and len(output) > 1 else (None, None)
     classes = getattr(head, 'cls_out_channels', None)
     if not classes or not all(

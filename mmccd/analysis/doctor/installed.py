@@ -27,7 +27,7 @@ def requires(distribution: str) -> list[str]:
 
 
 def can_be_found(module: str) -> bool:
-    """Whether a module could be imported, as far as its files tell."""
+    """Whether a module could be imported, judged by its files."""
     try:
         return util.find_spec(module) is not None
     except (ImportError, ValueError):  # its parent is missing; it is partly loaded

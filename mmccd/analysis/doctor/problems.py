@@ -167,7 +167,7 @@ def _mmcv_operators() -> Iterator[Problem]:
             )
     elif state == 'none' and mode == 'off':
         yield Problem(
-            f'mmcv has no compiled operators, and {mmcv_ops.ENV_VAR}=off disables the stand-in',
+            f'mmcv has no compiled operators, and {mmcv_ops.ENV_VAR}=off disables the replacement',
             f'unset {mmcv_ops.ENV_VAR}',
         )
 

@@ -26,7 +26,7 @@ def attention_section(context: Context, prefix: str, runs: list[Run], paths: Seq
     for run in runs if paths else ():
         try:
             attention_layers(context.on_meta(run).backbone)
-        except Exception:  # no config, or one without such a model; the next section says more
+        except Exception:  # no config, or one without such a model; the next section has more
             without.append(f'{run.name} has no attention layers with gates.')
             continue
         if not run.checkpoint:

@@ -61,7 +61,7 @@ class Section:
     details: list[dict] = field(default_factory=list)
 
     def attempt(self, what: str, work: Callable[[], Any]) -> Any:
-        """Do something that may fail: then the section says why, and the rest of the page is made."""
+        """Do something that may fail: then the section gives the reason, and the rest of the page is made."""
         try:
             return work()
         except Exception as e:  # anything that a model, a dataset or a file raises

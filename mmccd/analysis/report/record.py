@@ -21,7 +21,7 @@ from .run import RECORDED, RECORDED_PREDICTIONS, Run
 def record(run: Run, folder: str, command: str, device: torch.device) -> list[str]:
     """Write config, scalars.json, predictions.json, recorded.json and README.md of a run.
 
-    A report reads the folder like a work folder, and says that the run is recorded. The machine noted is this one.
+    A report reads the folder like a work folder, and marks the run as recorded. The machine noted is this one.
 
     Args:
         run (Run): As :func:`.read_run` read it.

@@ -51,7 +51,7 @@ def compared(
         name (str): Header of the row.
         values (Sequence[float | None]): None where there is none.
         text (Callable[[float], str]): Writes a number.
-        better (str | None): ``'high'`` or ``'low'``: what is marked as the best, unless all look alike. Default:
+        better (str | None): ``'high'`` or ``'low'``: what is marked as the best, unless all are shown alike. Default:
             ``'high'``; None: nothing is marked.
         extra (Sequence[str]): Notes, one a run.
     """

@@ -1,11 +1,11 @@
-"""A stand-in for mmcv's compiled operators, where mmcv was installed without them.
+"""A replacement for mmcv's compiled operators, where mmcv was installed without them.
 
 Why: ``pip install onedl-mmcv`` compiles nothing unless its build can already see torch, and does
 not say so; ``mmcv-lite`` never has operators. ``import mmcv.ops``, and with it ``import
 mmdet.models``, then fails, though torchvision has compiled counterparts of the few operators that
 most detectors run. :func:`install` puts a module over torchvision's in the place of ``mmcv._ext``.
 Operators that mmcv did compile are never replaced, not even broken ones: mmcv's own
-``ImportError`` tells what is wrong with those.
+``ImportError`` then names the problem.
 
 Operators and what computes them (signatures as in mmcv's ``ops/csrc/pytorch/pybind.cpp``):
 
@@ -47,17 +47,17 @@ from typing import Any
 from . import focal_loss, nms, roi_align, versions  # noqa: F401  they register themselves
 from .operators import ENV_VAR, MESSAGE, OPERATORS, build_commands, unsupported
 
-__all__ = ['ENV_VAR', 'MODES', 'SUPPORTED', 'build_commands', 'in_use', 'install', 'make_stand_in']
+__all__ = ['ENV_VAR', 'MODES', 'SUPPORTED', 'build_commands', 'in_use', 'install', 'make_replacement']
 
 MODES = ('auto', 'off')
-SUPPORTED = tuple(OPERATORS)  # names of the operators that the stand-in has
+SUPPORTED = tuple(OPERATORS)  # names of the operators that the replacement has
 
 _EXT = 'mmcv._ext'
 _logger = logging.getLogger('mmccd')
 
 
 def install(mode: str | None = None) -> str:
-    """Put the stand-in in the place of ``mmcv._ext`` where mmcv has no compiled operators.
+    """Put the replacement in the place of ``mmcv._ext`` where mmcv has no compiled operators.
 
     To be called before ``mmcv.ops`` or ``mmdet.models`` is imported; a second call does nothing.
     Imports neither mmcv, torch nor torchvision.
@@ -74,7 +74,7 @@ def install(mode: str | None = None) -> str:
 
     Example:
         >>> from mmccd.compat import mmcv_ops
-        >>> mmcv_ops.install() in ('compiled', 'stand-in', 'none', 'no-mmcv')
+        >>> mmcv_ops.install() in ('compiled', 'replacement', 'none', 'no-mmcv')
         True
     """
     name = 'mode'
@@ -86,9 +86,9 @@ def install(mode: str | None = None) -> str:
 
     state = in_use()
     if state == 'none' and mode == 'auto':
-        sys.modules[_EXT] = make_stand_in()
+        sys.modules[_EXT] = make_replacement()
         _logger.info(MESSAGE)
-        state = 'stand-in'
+        state = 'replacement'
     return state
 
 
@@ -96,13 +96,13 @@ def in_use() -> str:
     """Which of mmcv's operators this process has.
 
     Returns:
-        ``'compiled'``: mmcv's own, working or not; ``'stand-in'``: this module's; ``'none'``: mmcv
-        has none, and nothing stands in for them, switched off or :func:`install` not called yet;
+        ``'compiled'``: mmcv's own, working or not; ``'replacement'``: this module's; ``'none'``: mmcv
+        has none, and they are not replaced: switched off, or :func:`install` not called yet;
         ``'no-mmcv'``: mmcv is not installed.
     """
     loaded = sys.modules.get(_EXT)
     if loaded is not None:
-        return 'stand-in' if isinstance(loaded, _StandIn) else 'compiled'
+        return 'replacement' if isinstance(loaded, _Replacement) else 'compiled'
     mmcv = importlib.util.find_spec('mmcv')
     # Without an origin it is a mere folder of this name.
     if mmcv is None or mmcv.origin is None or mmcv.submodule_search_locations is None:
@@ -112,8 +112,8 @@ def in_use() -> str:
     return 'none' if ext is None or ext.origin is None else 'compiled'
 
 
-class _StandIn(ModuleType):
-    """Module in which every operator exists: ``import mmcv.ops`` looks all of them up."""
+class _Replacement(ModuleType):
+    """Module in which every operator exists, since ``import mmcv.ops`` needs all of them."""
 
     def __getattr__(self, name: str) -> Callable:
         if name.startswith('__') and name.endswith('__'):  # Python and its tools ask, not mmcv
@@ -127,16 +127,16 @@ class _StandIn(ModuleType):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loader of the stand-in; mmcv's ``check_ops_exist`` asks for one."""
+    """Loader of the replacement; mmcv's ``check_ops_exist`` asks for one."""
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
-        return _StandIn(spec.name, doc=__doc__)
+        return _Replacement(spec.name, doc=__doc__)
 
     def exec_module(self, module: ModuleType) -> None:
         vars(module).update(OPERATORS)
 
 
-def make_stand_in() -> ModuleType:
+def make_replacement() -> ModuleType:
     """Make the module that :func:`install` puts in the place of ``mmcv._ext``, without doing so."""
     spec = importlib.machinery.ModuleSpec(_EXT, _Loader(), origin=__file__)
     spec.has_location = True  # origin becomes __file__

@@ -20,7 +20,7 @@ def sigmoid_focal_loss_forward(
     """Focal loss of logits (N, C) for labels target (N, ), written to output (N, C).
 
     With p = sigmoid(x) the element of the target's class is ``-alpha (1 - p)^gamma log p`` and any
-    other ``-(1 - alpha) p^gamma log(1 - p)``, logarithms being taken of at least FLT_MIN. Label C
+    other ``-(1 - alpha) p^gamma log(1 - p)``, where the argument of a logarithm is at least FLT_MIN. Label C
     is the background, for which all C classes are others. weight: empty, or (C, ), whose element
     at the target multiplies the whole row.
     """

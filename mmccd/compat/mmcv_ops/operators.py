@@ -1,7 +1,7 @@
-"""The stand-in's operators by name, and what they share: registration, errors, and the note in the log.
+"""The replacement's operators by name, and what they share: registration, errors, and the note in the log.
 
-Nothing here imports torch before an operator runs: finding out whether a stand-in is needed stays light, and
-``import mmccd`` does not fail over a broken torchvision that nobody uses.
+Nothing here imports torch before an operator runs: whether the replacement is needed is found out without it, and
+``import mmccd`` does not fail because of a broken torchvision that is not used.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _logged = False  # in mmengine's log
 
 
 def operator(function: Callable) -> Callable:
-    """Register an operator; as with a compiled one, autograd does not look inside."""
+    """Register an operator; as with a compiled one, autograd does not record what it does."""
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -86,12 +86,12 @@ def build_commands() -> str:
 
 
 def unsupported(operator: str, argument: str | None = None) -> RuntimeError:
-    """The error for an operator that the stand-in lacks, or for a value of its argument."""
+    """The error for an operator that the replacement lacks, or for a value of its argument."""
     what = f'mmcv operator {operator!r}' + ('' if argument is None else f' with {argument}')
     installed = ' '.join(_mmcv_distribution() or ('mmcv',))
     return RuntimeError(
         f'{what} is not available: {installed} was installed without its compiled operators, and '
-        f"mmccd's stand-in, which has torchvision's in their place, does not cover this. To build "
+        f"mmccd's replacement for them, on torchvision's operators, does not have this one. To build "
         f'the real ones (needs a C++ compiler and some minutes; for a GPU also nvcc, and '
         f'FORCE_CUDA=1 in the environment where the build cannot see the GPU):\n'
         f'{build_commands()}'
@@ -99,14 +99,14 @@ def unsupported(operator: str, argument: str | None = None) -> RuntimeError:
 
 
 def _log_first_use() -> None:
-    """Say in the running log that the stand-in is at work.
+    """Say in the running log that the replacement is in use.
 
     The line of :func:`install` comes before any training log exists, on a logger that is silent
-    unless somebody configured it, and importing mmengine for its sake would be too heavy. By the
+    unless it was configured, and importing mmengine for this would be too heavy. By the
     time an operator first runs, mmengine is loaded, has the log's file open and keeps all ranks
     but the first silent; the workers of a data loader run no operator.
     """
-    global _logged  # no functools.cache: torch.compile looks through it, and says so each time
+    global _logged  # no functools.cache: torch.compile traces into it, and warns each time
     mmengine_logging = sys.modules.get('mmengine.logging')
     if not _logged and mmengine_logging is not None:
         _logged = True

@@ -9,7 +9,7 @@ def get_compiler_version() -> str:
     """What mmcv's environment report prints in the place of a compiler's version."""
     import torchvision
 
-    return f'none (mmccd stand-in over torchvision {torchvision.__version__})'
+    return f'none (mmccd replacement over torchvision {torchvision.__version__})'
 
 
 def get_compiling_cuda_version() -> str:

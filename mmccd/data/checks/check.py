@@ -29,7 +29,7 @@ SPLITS = ('train', 'val', 'test')
 def check_config(
     cfg: Config, splits: tuple[str, ...] = SPLITS, workers: int = 0, max_pixels: int = MAX_PIXELS
 ) -> Report:
-    """Look at all data that a config names.
+    """Check all data that a config names.
 
     Args:
         cfg (Config): Its loaders and evaluators are read.

@@ -1,6 +1,6 @@
 """What is wrong with a COCO annotation file.
 
-Anything may stand in it: whatever a JSON file holds becomes findings.
+The file may contain anything: all that is wrong with it becomes findings.
 """
 
 from __future__ import annotations

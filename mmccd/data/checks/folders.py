@@ -44,7 +44,7 @@ def check_lines(dataset: Mapping, add: Add) -> bool:
 
 
 def check_built(split: CheckedSplit, dataset: Mapping, cls: type, scope: str | None, report: Report) -> None:
-    """Any other dataset: what it says itself about its images and labels."""
+    """Any other dataset: the images and labels that it reports itself."""
     add = partial(report.add, split.name)
     if is_a(cls, 'CustomDataset') and not check_lines(dataset, add):
         return

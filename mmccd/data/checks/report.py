@@ -40,7 +40,7 @@ KINDS = {
     'image-without-boxes': ('note', 'images without a usable box'),
     'class-without-examples': ('note', 'classes without an example'),
     'category-unused': ('note', 'categories that the config has no class for'),
-    'not-checked': ('note', 'what was not looked at'),
+    'not-checked': ('note', 'what was not checked'),
 }
 # Errors that write_clean leaves out with their entries.
 CLEANED = (
@@ -117,7 +117,7 @@ class CheckedSplit:
     Attributes:
         name (str): ``train``, ``val``, ``test``; several where they are one and the same.
         paths (dict): Size (width, height) that the annotations give to each image, or None.
-        drop (Callable): Told the path of an image that cannot be used.
+        drop (Callable): Called with the path of an image that cannot be used.
     """
 
     name: str

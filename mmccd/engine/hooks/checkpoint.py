@@ -71,7 +71,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     * A checkpoint on a local disk is written beside its place, synced and renamed, with its SHA-256 in
       ``.<name>.sha256``. The one before it is removed after that. What cannot be written raises ``OSError`` and leaves
       the folder as it was.
-    * It holds, beside mmengine's entries, ``resume``: random states of all processes, how far the epoch was, the seed
+    * It has, beside mmengine's entries, ``resume``: random states of all processes, how far the epoch was, the seed
       of the sampler, the number of processes, the batch of all of them, and the recipe (:func:`recipe_of`).
     * Training continues from there with the same random numbers, in the middle of an epoch as well: images that the
       epoch has had are left out. In an :class:`~mmengine.runner.EpochBasedTrainLoop` each sample has a seed of its own
@@ -126,7 +126,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         return (self.backend_args or {}).get('backend') == 'mmccd.atomic'
 
     def _check_same_checkpoint(self, runner: Runner) -> None:
-        """Processes that resumed from different checkpoints would train on without a word."""
+        """Processes that resumed from different checkpoints would train on without an error."""
         resumed = all_gather_object((runner.epoch, runner.iter))
         if len(set(resumed)) > 1:
             raise RuntimeError(
@@ -208,7 +208,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     # Random states and the place in the epoch
 
     def before_train_epoch(self, runner: Runner) -> None:
-        """Tell the loader the epoch."""
+        """Give the loader the epoch."""
         if self._batches is not None:
             self._batches.epoch = runner.epoch
 

@@ -22,7 +22,7 @@ CAUSES = """Likely causes:
   * the learning rate is too high for this batch, or its warm-up too short: compare the learning rate above with the
     config's auto_scale_lr.base_batch_size, try --auto-scale-lr or a tenth of it;
   * gradients explode: set optim_wrapper.clip_grad=dict(max_norm=35);
-  * an image or its boxes: look at those named in the report, e.g. with tools/checks/check_dataset.py;
+  * an image or its boxes: check those named in the report, e.g. with tools/checks/check_dataset.py;
   * half precision: try without --amp."""
 
 
@@ -185,7 +185,7 @@ def _numbers(value: Any) -> list[float]:
 
 
 def _images(batch: Any) -> list[dict[str, Any]]:
-    """Ids and paths of the images of a batch, where the data samples tell."""
+    """Ids and paths of the images of a batch, as far as the data samples have them."""
     samples = batch.get('data_samples', []) if isinstance(batch, dict) else []
     found = []
     for sample in samples if isinstance(samples, (list, tuple)) else [samples]:

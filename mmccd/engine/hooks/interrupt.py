@@ -38,7 +38,7 @@ class _WorkerOutlives:
     """``worker_init_fn`` for workers that get the signal too: they keep working until the main process ends, or ends
     them.
 
-    Where the system cannot tell who sent a signal (macOS), they end on it as workers do otherwise.
+    Where the system does not report the sender of a signal (macOS), they end on it as other workers do.
 
     Args:
         inner (Callable, optional): The loader's own function.

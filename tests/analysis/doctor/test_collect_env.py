@@ -50,7 +50,7 @@ def problems(monkeypatch):
         versions=(),
         imports=(),
         sources=(),
-        operators='stand-in',
+        operators='replacement',
         driver=False,
         driver_version=(580, 95, 5),
         compiler='/usr/bin/gcc',
@@ -197,7 +197,7 @@ def test_torch_that_is_too_old(problems):
 @pytest.mark.parametrize(
     ('mode', 'texts'),
     [
-        ('off', ['mmcv has no compiled operators, and MMCCD_MMCV_OPS=off disables the stand-in']),
+        ('off', ['mmcv has no compiled operators, and MMCCD_MMCV_OPS=off disables the replacement']),
         ('no', ["MMCCD_MMCV_OPS='no' is none of ('auto', 'off')"]),
     ],
 )
@@ -313,7 +313,7 @@ def test_report_of_this_environment(root):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = dict(line.split(': ', 1) for line in done.stdout.splitlines() if ': ' in line)
-    assert report['mmcv operators'] in ('stand-in', 'compiled')
+    assert report['mmcv operators'] in ('replacement', 'compiled')
     assert report["mmccd.ops.ccd(impl='auto') on cpu"] in ('cpu', 'torch')
     assert {'PyTorch', 'CUDA available', 'torch', 'mmdet', 'numpy', 'numba', 'triton'} <= set(report)
 

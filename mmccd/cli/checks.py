@@ -97,7 +97,7 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
         raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
     problems = class_problems(cfg, loaders)
     if problems:
-        raise UserError('the classes do not fit, and nothing would say so later:\n  ' + '\n  '.join(problems))
+        raise UserError('the classes do not fit, and no later step would report it:\n  ' + '\n  '.join(problems))
 
 
 def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:

@@ -121,7 +121,7 @@ def category_problems(classes: Sequence[str], categories: Sequence[str], ann_fil
         return [f'{ann_file} has several categories of the same name: {_shown(double)}']
     if order != list(classes):
         return [
-            f'the classes stand in another order than the categories of {ann_file}, which is the order of the '
+            f'the classes are in another order than the categories of {ann_file}, which is the order of the '
             f'labels. Write them as: {_shown(order, 100)}'
         ]
     return []
@@ -151,7 +151,7 @@ def folder_problems(classes: Sequence[str] | None, folders: Sequence[str], where
     other = [f for f in folders if f not in classes]
     if not other and list(classes) != list(folders):
         return [
-            f'the classes stand in another order than the sorted folders of {where}, which is the order of the '
+            f'the classes are in another order than the sorted folders of {where}, which is the order of the '
             f'labels. Write them as: {_shown(folders, 100)}'
         ]
     if other and len(other) < len(folders):  # all others: names for humans

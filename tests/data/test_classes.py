@@ -62,7 +62,7 @@ def test_category_problems():
         'Its categories are: a, traffic light'
     ]
     [problem] = category_problems(['a', 'b'], ['b', 'a'], 'x.json')
-    assert problem.startswith('the classes stand in another order')
+    assert problem.startswith('the classes are in another order')
     assert problem.endswith('Write them as: b, a')
     assert category_problems(['a'], ['a', 'a'], 'x.json') == ['x.json has several categories of the same name: a']
 

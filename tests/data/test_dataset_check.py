@@ -219,7 +219,7 @@ def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
         ),
         (
             ('dog', 'cat'),
-            'the classes stand in another order than the categories of {}, which is the order of the labels. '
+            'the classes are in another order than the categories of {}, which is the order of the labels. '
             'Write them as: cat, dog',
         ),
     ],

@@ -2,11 +2,19 @@
 
 import argparse
 import ast
+import functools
 import re
+import runpy
+import shlex
+import signal
+import sys
 import urllib.parse
+from unittest import mock
 
 import pytest
 import torch
+
+from mmccd.cli.parser import RenamedOption
 
 PAGES = [
     'README.md',
@@ -53,6 +61,11 @@ def anchors(text):
     """Anchors of a page's headings, as GitHub and MyST make them."""
     titles = re.findall(r'^#+ (.+)$', re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     return {re.sub(r'[^\w\- ]', '', t.lower()).replace(' ', '-') for t in titles}
+
+
+def prose(text):
+    """A page without its code."""
+    return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
 
 
 def expand(path):
@@ -105,24 +118,155 @@ def test_python(page):
             ast.parse(f'{{{code}}}' if row else code)
 
 
+PROGRAM = re.compile(r'(?:^|[\s(])(?:python )?((?:tools|benchmarks|docs)/[\w/]+\.(?:py|sh))((?:\s.*)?)$')
+
+
+def inline_code(text):
+    """What stands in backticks, its lines joined."""
+    return [' '.join(code.split()) for code in re.findall(r'`([^`]+)`', prose(text))]
+
+
 def commands(text):
-    """(tool, what follows) of the shell commands of a page that start a tool of ours."""
+    """(program, its arguments) of the commands of a page, in shell code and within lines, that start one of ours."""
+    lines = inline_code(text)
     for language, code in FENCE.findall(text):
-        for line in code.replace('\\\n', ' ').splitlines() if language == 'shell' else ():
-            found = re.match(r'(?:[A-Z_]+=\S* )*(?:python )?(tools/\S+)(.*)', line.split(' #')[0])
-            if found:
-                yield found[1], found[2].split()
+        lines += code.replace('\\\n', ' ').splitlines() if language == 'shell' else ()
+    for line in lines:
+        found = PROGRAM.search(re.split(r' #| {4,}\(| \[', line)[0])
+        if found:
+            yield found[1], shlex.split(found[2])
 
 
-def test_commands_have_options_that_their_tool_knows(page, root):
-    common = ''.join(path.read_text() for path in (root / 'mmccd' / 'cli').glob('*.py'))
-    for tool, words in commands(page.read_text()):
-        if tool.endswith('.sh'):
-            tool = f'tools/{"test" if "_test" in tool else "train"}.py'
-        source = (root / tool).read_text()
-        for option in words:
-            if option.startswith('--'):
-                assert f"'{option}'" in source or f"'{option}'" in common, f'{page.name}: {tool} has no {option}'
+class Parses(BaseException):
+    """Carries the parser of a program that is about to parse its arguments."""
+
+
+@functools.cache
+def parser_of(path):
+    """The ``argparse`` parser that a program makes for itself; None if it parses no arguments."""
+
+    def parse_args(self, *args, **kwargs):
+        raise Parses(self)
+
+    before = signal.getsignal(signal.SIGTERM)  # the demos' handler
+    try:
+        with (
+            mock.patch.object(argparse.ArgumentParser, 'parse_args', parse_args),
+            mock.patch.object(sys, 'path', [str(path.parent), *sys.path]),
+            mock.patch.object(sys, 'argv', [str(path)]),
+        ):
+            runpy.run_path(str(path), run_name='__main__')
+    except Parses as found:
+        return found.args[0]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return None
+
+
+def options_of(path):
+    """What ``--help`` of a program shows, without former names."""
+    actions = [a for a in parser_of(path)._actions if a.help != argparse.SUPPRESS]
+    return {
+        name
+        for a in actions
+        for name in a.option_strings
+        if not (isinstance(a, RenamedOption) and name != a.option_strings[0])
+    }
+
+
+def behind_launcher(program, words):
+    """(tool, its arguments) that a launcher script starts."""
+    if not program.endswith('.sh'):
+        return program, words
+    tool, own = ('test', 2) if '_test' in program else ('train', 1)  # positional arguments of the tool
+    if 'slurm' in program:
+        words = words[2:]  # PARTITION JOB_NAME
+    else:
+        words = [*words[:own], *words[own + 1 :]]  # GPUS
+    return f'tools/{tool}.py', words
+
+
+def check_command(root, program, words, where):
+    """The command parses, by the program's own parser, and abbreviates nothing; options alone need nothing beside."""
+    if not words:
+        return  # named, not called
+    program, words = behind_launcher(program, words)
+    path = root / program
+    for word in words:
+        if word.startswith('--'):
+            assert word.split('=')[0] in options_of(path), f'{where}: {program} has no {word}'
+    with mock.patch.object(argparse.ArgumentParser, 'error', _unparsed):
+        try:
+            parser_of(path).parse_args(words)
+        except ValueError as e:
+            if words and words[0].startswith('--') and 'are required' in str(e):
+                return
+            raise AssertionError(f'{where}: {program} {shlex.join(words)}: {e}') from None
+
+
+def _unparsed(parser, message):
+    raise ValueError(message)
+
+
+@pytest.mark.parametrize(
+    ('command', 'reason'),
+    [
+        ('tools/train.py c.py --tta', 'has no --tta'),  # test.py's
+        ('tools/train.py c.py --resum', 'has no --resum'),
+        ('tools/train.py c.py d.py', 'unrecognized arguments: d.py'),
+        ('tools/train.py --work-dir w', None),
+        ('tools/dist_test.sh c.py c.pth 8 --out-item pictures', "invalid choice: 'pictures'"),
+        ('tools/dist_train.sh c.py 8 --resume', None),
+        ('tools/slurm_train.sh gpu job', 'required: config'),
+        ('tools/checks/check_dataset.py c.py --sets val', 'has no --sets'),  # a former name
+    ],
+)
+def test_how_commands_are_checked(root, command, reason):
+    program, *words = command.split()
+    if reason is None:
+        check_command(root, program, words, 'page')
+        return
+    with pytest.raises(AssertionError, match=re.escape(reason)):
+        check_command(root, program, words, 'page')
+
+
+def test_commands_are_those_of_their_tool(page, root):
+    for program, words in commands(page.read_text()):
+        check_command(root, program, words, page.name)
+
+
+def test_examples_of_help_are_those_of_their_tool(root):
+    """The commands that ``--help`` shows."""
+    count = 0
+    for path in sorted((root / 'tools').rglob('*.py')):
+        if 'misc' in path.parts or path.name == 'dist_run.py':  # forwarders, and torchrun
+            continue
+        epilog = (parser_of(path).epilog or '').replace('\\\n', ' ')
+        for program, words in commands(f'```shell\n{epilog}\n```\n'):
+            check_command(root, program, words, f'{path.name} --help')
+            count += 1
+    assert count > 30
+
+
+def sections(text):
+    """A page in pieces that begin with a heading of the second level or with the page."""
+    return re.split(r'^## ', text, flags=re.MULTILINE)
+
+
+def test_options_within_lines_are_those_of_a_tool_beside_them(page, root):
+    """An option alone, such as ``--resume``, is one of a tool that its section names; of train.py if it names none."""
+    if page.name in ('CHANGELOG.md', 'CONTRIBUTING.md'):  # of former tools, of ruff
+        return
+    tools = {path.name: path.relative_to(root).as_posix() for path in (root / 'tools').rglob('*.*')}
+    for section in sections(page.read_text()):
+        paths = re.findall(r'(?<![\w/])(?:tools|benchmarks)/[\w/]+\.(?:py|sh)', section)
+        paths += [tools[name] for name in re.findall(r'(?<![\w/])\w+\.(?:py|sh)', section) if name in tools]
+        named = {behind_launcher(p, [])[0] for p in paths}
+        named = {p for p in named if parser_of(root / p)}
+        known = {'--help'}.union(*(options_of(root / p) for p in named or ['tools/train.py']))
+        for code in inline_code(section):
+            if code.startswith('--'):
+                assert code.split()[0] in known, f'{page.name}: none of {sorted(named)} has {code}'
 
 
 def test_cfg_options_fit_their_config(page, root):
@@ -157,13 +301,8 @@ def test_configs_in_pages_are_configs(page, root, tmp_path):
             build_model(load_config(str(path)))
 
 
-def prose(text):
-    """A page without its code."""
-    return re.sub(r'^```.*?^```', '', text, flags=re.MULTILINE | re.DOTALL)
-
-
 # Words that a reader would have to guess, in place of the field's: image, rank, again, fix, dataset, continue, ...
-WORDS = re.compile(r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data[ -]sets?)\b', re.IGNORECASE)
+WORDS = re.compile(r'\b(?:pictures?|whoever|anew|mend(?:s|ed|ing)?|data[ -]sets?|stand-ins?)\b', re.IGNORECASE)
 WORDS_OF_CODE = re.compile(rf'{WORDS.pattern}|\b(?:go(?:es)? on|cannot be had|no number)\b', re.IGNORECASE)
 # Former names, which still work.
 EXCEPTIONS = re.compile(r"'--pictures'|its name is 'picture'")

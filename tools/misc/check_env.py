@@ -1,4 +1,4 @@
-"""Moved to tools/checks/check_env.py; this name works for one release more."""
+"""Moved to tools/checks/check_env.py; CHANGELOG.md says how long this name works."""
 
 import runpy
 import sys

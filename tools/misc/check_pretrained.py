@@ -1,4 +1,4 @@
-"""Moved to tools/checks/check_pretrained.py; this name works for one release more."""
+"""Moved to tools/checks/check_pretrained.py; CHANGELOG.md says how long this name works."""
 
 import runpy
 import sys

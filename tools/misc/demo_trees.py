@@ -1,4 +1,4 @@
-"""Moved to tools/demo/demo_trees.py; this name works for one release more."""
+"""Moved to tools/demo/demo_trees.py; CHANGELOG.md says how long this name works."""
 
 import runpy
 import sys

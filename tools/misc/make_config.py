@@ -1,4 +1,4 @@
-"""Moved to tools/make_config.py; this name works for one release more."""
+"""Moved to tools/make_config.py; CHANGELOG.md says how long this name works."""
 
 import runpy
 import sys

@@ -89,7 +89,7 @@ def test_wrong_class_names(call_tool, config, place, tool):
     loader = 'val' if tool == 'train.py' else 'test'
     assert code == 2
     assert err.startswith(
-        'error: the classes do not fit, and nothing would say so later:\n'
+        'error: the classes do not fit, and no later step would report it:\n'
         f'  {loader}_dataloader.dataset.metainfo.classes: 10 of 10 classes are no categories of '
         "data/digits/det/annotations/instances_val.json: '0'"
     )

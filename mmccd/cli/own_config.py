@@ -267,7 +267,7 @@ def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions)
     if generator is not None:
         fitted = fit_anchors(generator, train.sides * factors[train.owners, None])
         note = f"Anchors: the base's match {fitted.base_share:.0%} of the boxes "
-        note += f'(IoU {MATCH_IOU} or more; {MATCHED:.0%} will do)'
+        note += f'(IoU {MATCH_IOU} or more; {MATCHED:.0%} are enough)'
         if fitted.change:
             model = merged(model, {head: dict(anchor_generator=fitted.change)})
             note += f', these {fitted.share:.0%}'
@@ -340,7 +340,7 @@ def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decision
     topk = (cfg.get('val_evaluator') or {}).get('topk')
     if topk and max(topk) >= n:
         lines += [
-            comment(f'Of {n} classes, one among {max(topk)} says little.'),
+            comment(f'With {n} classes, top-{max(topk)} accuracy is always 100 %.'),
             'val_evaluator = dict(topk=(1, ))',
             'test_evaluator = val_evaluator',
         ]

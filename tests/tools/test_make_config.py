@@ -113,7 +113,7 @@ def test_small_boxes_get_small_anchors(call_tool, coco):
     assert make(call_tool, '--out', 'own.py')[0] == 0
     assert Config.fromfile('own.py').model.bbox_head.anchor_generator.octave_base_scale == 3
     text = ' '.join(Path('own.py').read_text().replace('# ', '').split())
-    assert "Anchors: the base's match 0% of the boxes (IoU 0.5 or more; 90% will do), these 100%." in text
+    assert "Anchors: the base's match 0% of the boxes (IoU 0.5 or more; 90% are enough), these 100%." in text
 
 
 def test_ids_subfolders_crowds_and_absolute_paths(call_tool, coco, capsys):

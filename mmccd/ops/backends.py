@@ -23,6 +23,27 @@ Saved = tuple[Tensor, Tensor, Tensor]
 Gradients = tuple[Tensor, Optional[Tensor], Tensor, Tensor, Optional[Tensor], Optional[Tensor]]
 
 
+class RunningNorm(NamedTuple):
+    """A batch norm with running statistics: (x - mean) / sqrt(variance + eps) * weight + bias.
+
+    All but ``eps`` are (C,), of one floating dtype.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    mean: Tensor
+    variance: Tensor
+    eps: float
+
+    def affine(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(weight, shift, 1 / deviation), to the bit what PyTorch's batch norm on the CPU computes with."""
+        dtype = compute_dtype(self.weight.dtype)
+        weight, bias, mean, variance = (t if t.dtype == dtype else t.to(dtype) for t in self[:4])
+        inverse = torch.rsqrt(variance + self.eps)
+        factor = inverse * weight
+        return factor, torch.addcmul(bias, mean, factor, value=-1), inverse
+
+
 class Inputs(NamedTuple):
     """The operator's tensors, on one device; checked already.
 
@@ -47,7 +68,9 @@ class Backend(Protocol):
     """What computes :func:`mmccd.ops.ccd`; a module with these functions is one.
 
     :func:`affine`, :func:`add_relu_` and their gradients are for backends without kernels that do it in the same pass;
-    one that has them says so by ``fuses_affine = True``, and residual blocks hand their last norm to it.
+    one that has them says so by ``fuses_affine = True``, and residual blocks hand their last norm to it. If it has
+    ``reads_norms = True`` as well, its ``forward`` takes another argument, ``norm``, a :class:`RunningNorm` in the
+    place of weight and shift, where no gradient is wanted.
     """
 
     def unavailable(self, x: Tensor, options: Options) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backends import Inputs, add_relu_, affine, check_impl, choose
+from .backends import Inputs, RunningNorm, add_relu_, affine, check_impl, choose
 from .library import Direct, is_eager, without_autocast
 from .options import Options, make_options
 from .reference import ccd_reference
@@ -92,12 +92,21 @@ def ccd_with_options(
     weight: Tensor | None = None,
     shift: Tensor | None = None,
     overwrite: bool = False,
+    norm: RunningNorm | None = None,
 ) -> Tensor:
     """:func:`ccd` with options that :func:`make_options` has checked.
 
     With ``overwrite``, nobody else has ``x`` or reads it later: where no gradient is wanted, y may lie in its memory.
+    ``norm`` stands for ``weight`` and ``shift``, outside of autograd and of all that records operators.
     """
     _check_tensors(x, residual, scale, bias, options)
+    if norm is not None:
+        backend = choose(impl, x, options)
+        if getattr(backend, 'reads_norms', False) and is_eager(residual, scale, bias):
+            forward: Any = backend.forward
+            with without_autocast(x):
+                return forward(Inputs(x, residual, scale, bias), options, False, overwrite, norm)[0]
+        weight, shift, _ = norm.affine()
     if weight is not None or shift is not None:
         _check_affine(x, weight, shift)
     check_impl(impl)

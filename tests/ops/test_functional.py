@@ -8,6 +8,8 @@ import torch
 
 from mmccd.models import CCD
 from mmccd.ops import ccd, ccd_reference, check_ccd_options
+from mmccd.ops.backends import RunningNorm
+from mmccd.ops.functional import ccd_with_options
 from mmccd.ops.options import make_options
 
 CASES = json.loads((Path(__file__).parents[1] / 'data/golden/ccd_cases.json').read_text())
@@ -236,3 +238,27 @@ def test_bad_tensors(replaced, error, words):
     with pytest.raises(error) as e:
         ccd(**arguments)
     assert all(w in str(e.value) for w in words), e.value
+
+
+@pytest.mark.parametrize('impl', ['cpu', 'torch'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64, torch.float16])
+def test_a_norm_in_the_place_of_weight_and_shift(impl, dtype):
+    """Bit for bit what PyTorch's batch norm and then the operator give, whether or not the backend reads norms."""
+    if impl == 'cpu':
+        pytest.importorskip('numba')
+    rng = torch.Generator().manual_seed(3)
+    x, residual = (torch.randn(2, 24, 9, 20, generator=rng).to(dtype) for _ in range(2))
+    real = torch.float64 if dtype == torch.float64 else torch.float32
+    weight, bias, mean = (torch.randn(24, generator=rng).to(real) for _ in range(3))
+    variance = torch.rand(24, generator=rng).to(real) + 0.1
+    scale, offset = (torch.randn(6, generator=rng).to(real) for _ in range(2))
+    options = make_options(6, (1, 2, 4), 'dot', 'zscore', 1e-7, 1.0)
+    norm = RunningNorm(weight, bias, mean, variance, 1e-3)
+    z = torch.nn.functional.batch_norm(x, mean, variance, weight, bias, False, 0.1, 1e-3)
+    with torch.no_grad():
+        for other in (None, residual):
+            y = ccd_with_options(x, other, scale, offset, options, impl, norm=norm)
+            folded = dict(zip(('weight', 'shift'), norm.affine()))
+            assert torch.equal(y, ccd_with_options(x, other, scale, offset, options, impl, **folded))
+            if dtype != torch.float16:  # which is not rounded in between
+                assert torch.equal(y, ccd_with_options(z, other, scale, offset, options, impl))

@@ -7,6 +7,7 @@ keys, and its parameters get their gradients.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ import torch.nn.modules.module as torch_module
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mmccd.ops.backends import compute_dtype
+from mmccd.ops.backends import RunningNorm
 from mmccd.ops.library import is_eager
 
 
@@ -24,31 +25,42 @@ def affine_of_norm(conv: nn.Module, norm: Any, layer: Any, x: Tensor) -> dict[st
     Args:
         conv (nn.Module): What has computed ``x``.
         norm (nn.Module): Between ``conv`` and ``layer``.
-        layer (nn.Module): Takes ``weight``, ``shift`` and ``overwrite`` if its ``takes_affine(x)`` says so.
+        layer (nn.Module): Takes ``weight`` and ``shift``, or ``norm``, and ``overwrite``, if its ``takes_affine(x)``
+            says so.
         x (Tensor): Input of the norm, (N, C, H, W).
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return {}
-    if not _uses_running_statistics(norm) or not is_eager(x, norm.weight, norm.bias) or _is_watched(norm, layer):
+    numbers = _running_norm(norm)
+    if numbers is None or not is_eager(x, numbers.weight, numbers.bias) or _is_watched(norm, layer):
         return {}
-    if x.dtype not in (norm.weight.dtype, torch.float16, torch.bfloat16):
+    if x.dtype not in (numbers.weight.dtype, torch.float16, torch.bfloat16):
         return {}
     if not getattr(layer, 'takes_affine', lambda _: False)(x):
         return {}
-    weight, shift = _affine(norm)
     # A convolution's result is new, and nobody else has it unless a hook is given it.
-    return dict(weight=weight, shift=shift, overwrite=type(conv) is nn.Conv2d and not _is_watched(conv))
+    return dict(_affine(numbers), overwrite=type(conv) is nn.Conv2d and not _is_watched(conv))
 
 
-def _uses_running_statistics(norm: Any) -> bool:
-    return (
-        isinstance(norm, (nn.BatchNorm2d, nn.SyncBatchNorm))
-        and type(norm).forward in (nn.BatchNorm2d.forward, nn.SyncBatchNorm.forward)  # mmengine's SyncBN is a subclass
-        and not norm.training
-        and norm.weight is not None
-        and norm.running_mean is not None
-        and norm.running_var is not None
+@cache
+def _is_batch_norm(kind: Any) -> bool:
+    """Whether modules of this class normalise as PyTorch's batch norms do; mmengine's SyncBN is a subclass."""
+    return issubclass(kind, (nn.BatchNorm2d, nn.SyncBatchNorm)) and kind.forward in (
+        nn.BatchNorm2d.forward,
+        nn.SyncBatchNorm.forward,
     )
+
+
+def _running_norm(norm: Any) -> RunningNorm | None:
+    """The numbers of a batch norm that uses its running statistics, None for any other module."""
+    if norm.training or not _is_batch_norm(norm.__class__):
+        return None
+    # Not by attribute: seven times the cost, which counts at batch 1.
+    parameters, buffers = norm._parameters, norm._buffers
+    numbers = RunningNorm(
+        parameters.get('weight'), parameters.get('bias'), buffers['running_mean'], buffers['running_var'], norm.eps
+    )
+    return None if any(t is None for t in numbers) else numbers
 
 
 def _is_watched(*modules: nn.Module) -> bool:
@@ -73,23 +85,15 @@ def _is_watched(*modules: nn.Module) -> bool:
     )
 
 
-def _affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """(weight, shift) of x * weight + shift, each (C,)."""
-    numbers = norm.weight, norm.bias, norm.running_mean, norm.running_var
-    if torch.is_grad_enabled() and (norm.weight.requires_grad or norm.bias.requires_grad):
-        return _Affine.apply(*numbers, norm.eps)
-    return _by_running_statistics(*numbers, norm.eps)[:2]
-
-
-def _by_running_statistics(
-    weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(weight, shift, 1 / deviation), to the bit what PyTorch's batch norm on the CPU computes with."""
-    dtype = compute_dtype(weight.dtype)
-    weight, bias, mean, variance = (t if t.dtype == dtype else t.to(dtype) for t in (weight, bias, mean, variance))
-    inverse = torch.rsqrt(variance + eps)
-    factor = inverse * weight
-    return factor, torch.addcmul(bias, mean, factor, value=-1), inverse
+def _affine(norm: RunningNorm) -> dict[str, Any]:
+    """``norm``, or where gradients are wanted the (weight, shift) of x * weight + shift, each (C,)."""
+    if not torch.is_grad_enabled():
+        return dict(norm=norm)
+    if norm.weight.requires_grad or norm.bias.requires_grad:
+        weight, shift = _Affine.apply(*norm)
+    else:
+        weight, shift, _ = norm.affine()
+    return dict(weight=weight, shift=shift)
 
 
 class _Affine(torch.autograd.Function):
@@ -99,7 +103,7 @@ class _Affine(torch.autograd.Function):
     def forward(
         ctx: Any, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
-        factor, shift, inverse = _by_running_statistics(weight, bias, mean, variance, eps)
+        factor, shift, inverse = RunningNorm(weight, bias, mean, variance, eps).affine()
         ctx.save_for_backward(mean, inverse)
         ctx.dtypes = weight.dtype, bias.dtype
         return factor.double(), shift.double()

@@ -118,7 +118,7 @@ class AttentionLayer(BaseModule):
     names_frozen = True
 
     def takes_affine(self, x: Tensor) -> bool:
-        """Whether ``layer(x, residual, weight, shift, overwrite)`` normalises ``x`` in its own pass."""
+        """Whether ``layer(x, residual, weight, shift, overwrite, norm)`` normalises ``x`` in its own pass."""
         return False
 
     def reset_parameters(self) -> None:

@@ -13,7 +13,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from mmccd.ops import ccd_gate
-from mmccd.ops.backends import fuses_affine
+from mmccd.ops.backends import RunningNorm, fuses_affine
 from mmccd.ops.functional import ccd_with_options
 from mmccd.ops.options import make_options
 from mmccd.registry import MODELS
@@ -91,15 +91,16 @@ class CCD(AttentionLayer):
         weight: Tensor | None = None,
         shift: Tensor | None = None,
         overwrite: bool = False,
+        norm: RunningNorm | None = None,
     ) -> Tensor:
         """Gate features of shape (N, in_channels, H, W); same shape and dtype out.
 
         With a ``residual`` of the same shape: relu(gated features + residual), the end of a residual block at once.
         With ``weight`` and ``shift``, (in_channels,), x * weight + shift is gated; with ``overwrite``, nobody else has
-        ``x``, and where no gradient is wanted the result may lie in its memory.
+        ``x``, and where no gradient is wanted the result may lie in its memory. ``norm`` stands for these two there.
         """
         return ccd_with_options(
-            x, residual, self.scale, self.bias, self.options, weight=weight, shift=shift, overwrite=overwrite
+            x, residual, self.scale, self.bias, self.options, 'auto', weight, shift, overwrite, norm
         )
 
     def gate(self, x: Tensor) -> Tensor:

@@ -258,7 +258,8 @@ def backward_slabs(address):
             slab = n * g_ + g
             raw, raw_base, raw_stride = xs, xo, x_stride
             if affine:
-                normalise(raw, raw_base, raw_stride, k, p, weight, shift, g * k, zb, 0, pad)
+                factors = (weight, shift, False, weight, shift, one)
+                normalise(raw, raw_base, raw_stride, k, p, factors, g * k, zb, 0, pad)
                 xs, xo, x_stride = zb, 0, pad
             products(xs, xo, x_stride, gys, gyo, gy_stride, k, p, q, cosine, squares)
             mean_or_min, std_or_range = np.float64(stats[2 * slab]), np.float64(stats[2 * slab + 1])

@@ -67,12 +67,26 @@ def scatter(source, stride, out, base, strides, channels, h, w):
                     put(out, o + j * sw, at(source, c * stride + i * w + j))
 
 
+@exact_loop
+def affine_of_norm(weight, bias, mean, variance, eps, one):
+    """(weight, shift) of x * weight + shift, rounded as PyTorch's batch norm rounds them."""
+    factor = one / math.sqrt(variance + eps) * weight
+    return factor, bias - mean * factor
+
+
 @loop
-def normalise(source, base, stride, k, p, weight, shift, first, out, out_base, out_stride):
-    """out = source * weight + shift, with the numbers of channels from ``first`` on; ``out`` may be ``source``."""
-    last = max(p - LANES, 0)
+def normalise(source, base, stride, k, p, affine, first, out, out_base, out_stride):
+    """out = source * weight + shift, with the numbers of channels from ``first`` on; ``out`` may be ``source``.
+
+    ``affine`` is weight, shift, whether these two are a batch norm's, and then its mean, variance and eps.
+    """
+    weight, shift, is_norm, mean, variance, eps = affine
+    last, one = max(p - LANES, 0), source.dtype.type(1)
     for c in range(k):
-        factor, offset = splat(at(weight, first + c)), splat(at(shift, first + c))
+        w, s = at(weight, first + c), at(shift, first + c)
+        if is_norm:
+            w, s = affine_of_norm(w, s, at(mean, first + c), at(variance, first + c), eps, one)
+        factor, offset = splat(w), splat(s)
         i, o = base + c * stride, out_base + c * out_stride
         end = fma(load(source, i + last), factor, offset)
         for j in range(0, last, LANES):

@@ -26,17 +26,16 @@ from functools import lru_cache
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmccd.ops.backends import Gradients, Inputs, Saved, add_relu_, compute_dtype, relu_gradient
+from mmccd.ops.backends import Gradients, Inputs, RunningNorm, Saved, add_relu_, compute_dtype, relu_gradient
 from mmccd.ops.options import Options
 
-from .plan import LANES, plan
+from .plan import LANES, Arguments, plan
 
 # The loops normalise a slab while it is in cache.
-fuses_affine = True
+fuses_affine = reads_norms = True
 _LOCK = Lock()
 
 
@@ -92,9 +91,9 @@ def _python_threads(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix='ccd')
 
 
-def _run(callback: Any, arguments: np.ndarray, threads: int) -> None:
+def _run(callback: Any, arguments: Arguments, threads: int) -> None:
     """Call the loops in so many threads; returns when all slabs are done."""
-    address = arguments.ctypes.data
+    address = arguments.address
     if threads <= 1:
         callback.ctypes(ctypes.cast(address, callback.ctypes.argtypes[0]))
     elif _openmp() is not None:
@@ -117,17 +116,22 @@ def _arguments(
     out: Tensor,
     scale: Tensor,
     bias: Tensor,
-    affine: tuple[Tensor, Tensor] | None,
     saved: Saved,
     options: Options,
-) -> tuple[np.ndarray, int]:
+) -> tuple[Arguments, int]:
     """(record of what forward and backward share, threads); out is the tensor written to."""
     shared = plan(x.shape, x.stride(), out.stride(), _in_place(x), _in_place(out), options, x.dtype)
     a = shared.arguments()
-    a['x'], a['out'], a['scale'], a['bias'] = x.data_ptr(), out.data_ptr(), scale.data_ptr(), bias.data_ptr()
-    a['context'], a['d'], a['stats'] = (s.data_ptr() for s in saved)
-    if affine is not None:
-        a['weight'], a['shift'] = affine[0].data_ptr(), affine[1].data_ptr()
+    context, d, stats = saved
+    a.set(
+        x=x.data_ptr(),
+        out=out.data_ptr(),
+        scale=scale.data_ptr(),
+        bias=bias.data_ptr(),
+        context=context.data_ptr(),
+        d=d.data_ptr(),
+        stats=stats.data_ptr(),
+    )
     return a, min(torch.get_num_threads(), shared.threads)
 
 
@@ -142,11 +146,28 @@ def _in_loops(t: Tensor, dtype: torch.dtype) -> Tensor:
     return _plain(t, dtype).contiguous()
 
 
-def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = False) -> tuple[Tensor, Saved]:
+def _affine_in_loops(inputs: Inputs, norm: RunningNorm | None, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The vectors of the affine, by their names in the record; none without one."""
+    if norm is not None:
+        vectors = dict(weight=norm.weight, shift=norm.bias, mean=norm.mean, variance=norm.variance)
+    elif inputs.weight is not None and inputs.shift is not None:
+        vectors = dict(weight=inputs.weight, shift=inputs.shift)
+    else:
+        return {}
+    return {name: _in_loops(t, dtype) for name, t in vectors.items()}
+
+
+def _addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
+    return {name: t.data_ptr() for name, t in tensors.items()}
+
+
+def forward(
+    inputs: Inputs, options: Options, keep: bool, overwrite: bool = False, norm: RunningNorm | None = None
+) -> tuple[Tensor, Saved]:
     """See :class:`mmccd.ops.backends.Backend`."""
-    x, residual, scale, bias, weight, shift = inputs
+    x, residual, scale, bias, *_ = inputs
     if residual is not None and not _in_one_pass(x, residual):
-        y, saved = forward(inputs._replace(residual=None), options, keep, overwrite)
+        y, saved = forward(inputs._replace(residual=None), options, keep, overwrite, norm)
         return add_relu_(y, residual), saved
     dtype, compute = x.dtype, compute_dtype(x.dtype)
     x = _plain(x, compute)
@@ -164,14 +185,14 @@ def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = Fals
         return y.to(dtype), saved
     callback = _compiled('forward', compute == torch.float64)
     scale, bias = _in_loops(scale, compute), _in_loops(bias, compute)
-    affine = None
-    if weight is not None and shift is not None:
-        affine = _in_loops(weight, compute), _in_loops(shift, compute)
-    a, threads = _arguments(x, y, scale, bias, affine, saved, options)
-    a['keep'] = keep
+    affine = _affine_in_loops(inputs, norm, compute)
+    a, threads = _arguments(x, y, scale, bias, saved, options)
+    a.set(keep=keep, **_addresses(affine))
+    if norm is not None:
+        a.set(norm_eps=float(norm.eps))
     if residual is not None:
         residual = _plain(residual, compute)
-        a['residual'] = residual.data_ptr()
+        a.set(residual=residual.data_ptr())
     _run(callback, a, threads)
     return y if dtype == compute else y.to(dtype), saved
 
@@ -195,21 +216,25 @@ def backward(
         return grad_x.to(dtype), grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), zeros[0], zeros[1]
     callback = _compiled('backward', compute == torch.float64)
     own_scale, own_bias = _in_loops(scale, compute), _in_loops(bias, compute)
-    affine = None
-    if weight is not None and shift is not None:
-        affine = _in_loops(weight, compute), _in_loops(shift, compute)
+    affine = _affine_in_loops(inputs, None, compute)
     context, d, stats = (s.contiguous() for s in saved)
     sums = torch.empty(2, x.shape[0], options.groups, dtype=torch.float64)
-    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, affine, (context, d, stats), options)
-    a['grad_y'], a['grad_y_in_place'], a['grad_y_strides'] = grad_y.data_ptr(), _in_place(grad_y), grad_y.stride()
+    a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, (context, d, stats), options)
+    a.set(
+        grad_y=grad_y.data_ptr(),
+        grad_y_in_place=_in_place(grad_y),
+        grad_y_strides=grad_y.stride(),
+        grad_scale=sums[0].data_ptr(),
+        grad_bias=sums[1].data_ptr(),
+        need_x=need_x,
+        **_addresses(affine),
+    )
     if y is not None and grad_residual is not None:
-        a['y'], a['grad_residual'] = y.data_ptr(), grad_residual.data_ptr()
-    a['grad_scale'], a['grad_bias'] = sums[0].data_ptr(), sums[1].data_ptr()
-    a['need_x'] = need_x
+        a.set(y=y.data_ptr(), grad_residual=grad_residual.data_ptr())
     channel_sums = None
-    if affine is not None:
+    if affine:
         channel_sums = torch.zeros(2, *x.shape[:2], dtype=torch.float64)
-        a['grad_weight'], a['grad_shift'] = channel_sums[0].data_ptr(), channel_sums[1].data_ptr()
+        a.set(grad_weight=channel_sums[0].data_ptr(), grad_shift=channel_sums[1].data_ptr())
     _run(callback, a, threads)
     return (
         grad_x if dtype == compute else grad_x.to(dtype),

@@ -5,6 +5,7 @@ Nothing here needs numba, so that a machine without it can still import the back
 
 from __future__ import annotations
 
+import ctypes
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -32,6 +33,8 @@ ARGUMENTS = np.dtype(
         ('bias', _ADDRESS),
         ('weight', _ADDRESS),  # of the affine that x goes through first, (C,)
         ('shift', _ADDRESS),
+        ('mean', _ADDRESS),  # with these two, weight and shift are those of a batch norm instead, (C,)
+        ('variance', _ADDRESS),
         ('context', _ADDRESS),
         ('d', _ADDRESS),
         ('stats', _ADDRESS),
@@ -74,6 +77,7 @@ ARGUMENTS = np.dtype(
         ('cosine', _INT),
         ('normalize', _INT),  # of NORMALIZE
         ('eps', _FLOAT),
+        ('norm_eps', _FLOAT),
         ('gain', _FLOAT),
         ('flat', _FLOAT),  # a map is flat if its deviation or range is at most this times its mean
         ('min_norm', _FLOAT),
@@ -133,6 +137,32 @@ def tables(height: int, width: int, scales: tuple[int, ...], dtype: torch.dtype)
     return Tables(row_bounds, col_bounds, row_cells, col_cells, row_edges, col_edges, matrix, matrix_t, cells_t)
 
 
+class Arguments:
+    """A record of ARGUMENTS that is written by the names of its fields, each of 8 bytes; NumPy takes 4 times as long.
+
+    Attributes:
+        address (int): Where it lies.
+    """
+
+    _AT = {name: at // 8 for name, (_, at, *_) in (ARGUMENTS.fields or {}).items()}
+
+    def __init__(self, record: bytearray) -> None:
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(record))
+        self._integers, self._floats = memoryview(record).cast('q'), memoryview(record).cast('d')
+
+    def set(self, **values: float | tuple[int, ...]) -> None:
+        """Write fields: floats, integers, or four strides."""
+        for name, value in values.items():
+            at = self._AT[name]
+            if isinstance(value, tuple):
+                for i, stride in enumerate(value):
+                    self._integers[at + i] = stride
+            elif isinstance(value, float):
+                self._floats[at] = value
+            else:
+                self._integers[at] = value
+
+
 class Plan(NamedTuple):
     """What calls for one size, layout and set of options share."""
 
@@ -140,9 +170,9 @@ class Plan(NamedTuple):
     threads: int  # for which there is work
     tables: Tables  # held, since the record has their addresses
 
-    def arguments(self) -> np.ndarray:
-        """A record of its own for a call, (1,)."""
-        return np.frombuffer(bytearray(self.record), ARGUMENTS)  # NumPy's own copy goes field by field: 10 us
+    def arguments(self) -> Arguments:
+        """A record of its own for a call."""
+        return Arguments(bytearray(self.record))
 
 
 @lru_cache(maxsize=1024)

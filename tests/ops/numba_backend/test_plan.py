@@ -1,5 +1,6 @@
 """The record that the loops are told by, and the tables: what Python writes is what they read."""
 
+import ctypes
 import threading
 
 import numpy as np
@@ -29,6 +30,11 @@ def take(address, times):
     for _ in range(times):
         total += take_next(a)
     return total
+
+
+def record(arguments):
+    """What stands at the address that the loops are given."""
+    return np.frombuffer(ctypes.string_at(arguments.address, ARGUMENTS.itemsize), ARGUMENTS)[0]
 
 
 def test_fields_are_read_by_name_where_they_were_written():
@@ -63,11 +69,15 @@ def test_a_call_has_a_record_of_its_own():
     x = torch.empty(2, 8, 7, 7)
     shared = plan(x.shape, x.stride(), x.stride(), True, True, Options(4), x.dtype)
     first, second = shared.arguments(), shared.arguments()
-    first['next'] = 9
-    assert second['next'] == 0
-    assert (second['samples'], second['channels'], second['groups']) == (2, 8, 4)
-    assert second['matrix'] == shared.tables.matrix.ctypes.data
-    assert second['x_strides'].tolist() == [list(x.stride())]
+    first.set(next=9, x=2**40, norm_eps=0.25, keep=True, grad_y_strides=(5, 6, 7, 8))
+    written = record(first)
+    assert (written['next'], written['x'], written['norm_eps'], written['keep']) == (9, 2**40, 0.25, 1)
+    assert written['grad_y_strides'].tolist() == [5, 6, 7, 8]
+    untouched = record(second)
+    assert untouched['next'] == untouched['x'] == untouched['norm_eps'] == untouched['keep'] == 0
+    assert (untouched['samples'], untouched['channels'], untouched['groups']) == (2, 8, 4)
+    assert untouched['matrix'] == shared.tables.matrix.ctypes.data
+    assert untouched['x_strides'].tolist() == list(x.stride())
 
 
 @pytest.mark.parametrize(('layout', 'per_group', 'block'), [('contiguous', 4, 1), ('channels_last', 4, 4)])
@@ -77,7 +87,7 @@ def test_slabs_are_gathered_by_the_cache_line(layout, per_group, block):
         x = x.to(memory_format=torch.channels_last)
     in_place = layout == 'contiguous'
     shared = plan(x.shape, x.stride(), x.stride(), in_place, in_place, Options(8), x.dtype)
-    assert shared.arguments()['block'] == block  # of 64 bytes
+    assert record(shared.arguments())['block'] == block  # of 64 bytes
 
 
 @pytest.mark.parametrize('scales', [(1,), (1, 2, 4), (3, 5)])

@@ -293,12 +293,17 @@ def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions)
     )
 
 
+def _name(transform: ConfigDict) -> str:
+    """Name of a transform without its scope."""
+    return transform['type'].rpartition('.')[2]
+
+
 def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions) -> str:
     """The config of a classifier of class folders. ``base`` is the expression that its ``_base_`` gets."""
     train, n = splits[0], len(splits[0].classes)
     key, dataset = only_dataset(cfg, 'train_dataloader')
     val_key, val_dataset = only_dataset(cfg, 'val_dataloader')
-    crop = next((t['scale'] for t in dataset.pipeline if t['type'] == 'RandomResizedCrop'), None)
+    crop = next((t['scale'] for t in dataset.pipeline if _name(t) == 'RandomResizedCrop'), None)
     scale = fit_scale((crop, crop), train.sizes) if isinstance(crop, int) and len(train.sizes) else None
     lines = []
     pipelines = {p.argument: Raw(f'_base_.{key if p is train else val_key}.pipeline') for p in splits}
@@ -317,9 +322,10 @@ def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decision
         )  # 8 / 7: 256 for 224
         for argument, pipeline in (('--train', dataset.pipeline), ('--val', val_dataset.pipeline)):
             name = f'{argument[2:]}_pipeline'
-            sizes = ', '.join(f'{k}={code(v)}' for k, v in crops.items() if any(t['type'] == k for t in pipeline))
+            sizes = ', '.join(f'{k}={code(v)}' for k, v in crops.items() if any(_name(t) == k for t in pipeline))
+            kind = "t['type'].split('.')[-1]" if any('.' in t['type'] for t in pipeline) else "t['type']"
             lines.append(
-                f"{name} = [dict(t, **dict({sizes}).get(t['type'], {{}}))\n"
+                f'{name} = [dict(t, **dict({sizes}).get({kind}, {{}}))\n'
                 f'{" " * (len(name) + 4)}for t in {pipelines[argument]}]'
             )
             pipelines[argument] = Raw(name)

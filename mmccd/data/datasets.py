@@ -11,11 +11,13 @@ import torch
 from mmdet import datasets
 from mmengine.logging import print_log
 
-from mmccd.env import OPTIONAL, is_local
+from mmccd.env import is_local
 from mmccd.errors import UserError
 from mmccd.registry import DATASETS
 
+from . import of_mmpretrain
 from .image_files import is_inside, looks_cut, why_broken
+from .transforms import LoadImageFromFile
 
 DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
 
@@ -93,14 +95,16 @@ class GuardedDataset:
 
     def prepare_data(self, idx: int) -> Any:
         """The pipeline's result; None, which draws another one, for a broken image that may be skipped."""
-        path = self._path(idx, self.get_data_info(idx))
         backend_args, reason = getattr(self, 'backend_args', None), ''
         try:
-            if backend_args is None and is_local(path) and looks_cut(path):
-                reason = why_broken(path)
+            if not self._loader_checks() and backend_args is None:
+                path = self._path(idx, self.get_data_info(idx))
+                if is_local(path) and looks_cut(path):
+                    reason = why_broken(path)
             if not reason:
                 return super().prepare_data(idx)
         except Exception:
+            path = self._path(idx, self.get_data_info(idx))
             reason = why_broken(path, backend_args)
             if not reason:  # no fault of the image
                 raise
@@ -108,6 +112,10 @@ class GuardedDataset:
             raise BrokenImageError(f'image {path} cannot be used: {reason}; {DOCTOR}')
         self._skip(idx, path, reason)
         return None
+
+    def _loader_checks(self) -> bool:
+        """Whether the pipeline itself finds an image that is cut short; it may be exchanged at any time."""
+        return any(isinstance(transform, LoadImageFromFile) for transform in self.pipeline.transforms[:1])
 
     def broken(self) -> dict[str, int]:
         """How often each broken image was skipped, by its path, in this process and its workers."""
@@ -133,32 +141,11 @@ class CocoDataset(GuardedDataset, datasets.CocoDataset):
     """``mmdet.CocoDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
 
 
-try:
-    from mmpretrain import datasets as _of_mmpretrain
-except Exception as error:  # a broken installation raises anything; detection does without
-    _reason = f'it cannot be imported ({type(error).__name__}: {error})'
-    if isinstance(error, ModuleNotFoundError) and error.name == 'mmpretrain':
-        _oldest, _distributions = OPTIONAL['mmpretrain']
-        _reason = f'it is not installed: pip install "{_distributions[0]}>={_oldest}"'
-
-    class _NotAvailable:
-        """In the place of MMPretrain's datasets: says why there are none, once one is asked for."""
-
-        reason = _reason
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            raise UserError(f'{type(self).__name__} needs MMPretrain, and {self.reason}')
-
-    _CustomDataset = _ImageNet = _NotAvailable
-else:
-    _CustomDataset, _ImageNet = _of_mmpretrain.CustomDataset, _of_mmpretrain.ImageNet
-
-
 @DATASETS.register_module()
-class CustomDataset(GuardedDataset, _CustomDataset):
+class CustomDataset(GuardedDataset, of_mmpretrain.CustomDataset):
     """``mmpretrain.CustomDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
 
 
 @DATASETS.register_module()
-class ImageNet(GuardedDataset, _ImageNet):
+class ImageNet(GuardedDataset, of_mmpretrain.ImageNet):
     """``mmpretrain.ImageNet`` with the argument ``max_broken`` of :class:`GuardedDataset`."""

@@ -1,8 +1,8 @@
 """Where an image may be, and whether its file holds a whole one.
 
 OpenCV, which the pipelines decode with, makes a half grey image of a JPEG that is cut short, in some of its versions;
-Pillow tells, but decoding twice costs as much again. So :func:`looks_cut` looks at the file's end, and only what looks
-wrong there is decoded again, by :func:`why_broken`.
+Pillow reports it, but decoding twice doubles the time. So :func:`lacks_end` checks the end of the file, and only a
+file that is wrong there is decoded again, by :func:`read_image`.
 """
 
 from __future__ import annotations
@@ -44,12 +44,23 @@ def is_inside(path: str, folder: str) -> bool:
     return osp.relpath(path, folder).split(os.sep)[0] != os.pardir
 
 
+def lacks_end(first: bytes, last: bytes) -> bool:
+    """Whether a JPEG or PNG lacks its end. It need not be broken: something long may stand behind the end.
+
+    Args:
+        first (bytes): The file's first two bytes.
+        last (bytes): Its last 64 bytes, or more.
+    """
+    end = _ENDS.get(first)
+    return end is not None and end not in last[-_TAIL:]
+
+
 def looks_cut(path: str) -> bool:
-    """Whether a local JPEG or PNG lacks its end. It need not be broken: something long may stand behind the end."""
+    """:func:`lacks_end` of a local file, of which nothing else is read."""
     with open(path, 'rb') as f:
-        end = _ENDS.get(f.read(2))
+        first = f.read(2)
         f.seek(max(os.fstat(f.fileno()).st_size - _TAIL, 0))
-        return end is not None and end not in f.read()
+        return lacks_end(first, f.read())
 
 
 def read_image(content: bytes, max_pixels: int | None = None) -> ImageFile:

@@ -249,14 +249,15 @@ WITHOUT_MMPRETRAIN = """
 import sys
 {how}
 import mmccd
-from mmengine.registry import DATASETS
+from mmengine.registry import DATASETS, TRANSFORMS
 dataset = DATASETS.build(dict(
     type='mmccd.CocoDataset', data_root={root!r}, ann_file='train.json', data_prefix=dict(img='train/'),
-    metainfo=dict(classes=('cat', 'dog')), pipeline=[dict(type='mmdet.LoadImageFromFile')]))
+    metainfo=dict(classes=('cat', 'dog')), pipeline=[dict(type='mmccd.LoadImageFromFile')]))
 print('detection has', len(dataset), dataset[0]['img'].shape)
-for name in ('CustomDataset', 'ImageNet'):
+for name in ('CustomDataset', 'ImageNet', 'RandomResizedCrop', 'PackInputs'):
     try:
-        DATASETS.build(dict(type=f'mmccd.{{name}}', data_root={root!r}))
+        registry = DATASETS if name in ('CustomDataset', 'ImageNet') else TRANSFORMS
+        registry.build(dict(type=f'mmccd.{{name}}'))
     except mmccd.UserError as e:
         print(e)
 """
@@ -281,7 +282,7 @@ for name in ('CustomDataset', 'ImageNet'):
     ids=['none', 'lacks', 'import_error', 'other_error'],
 )
 def test_without_mmpretrain(toy_coco, tmp_path, content, reason):
-    """Detection works; MMPretrain's datasets say why they do not, in a broken installation above all."""
+    """Detection works; what extends MMPretrain says why it does not, in a broken installation above all."""
     how = "sys.modules['mmpretrain'] = None"
     if content is not None:
         (tmp_path / 'broken' / 'mmpretrain').mkdir(parents=True)
@@ -291,9 +292,9 @@ def test_without_mmpretrain(toy_coco, tmp_path, content, reason):
     code = WITHOUT_MMPRETRAIN.format(how=how, root=str(toy_coco))
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    detection, *others = done.stdout.splitlines()[-3:]
+    detection, *others = done.stdout.splitlines()[-5:]
     assert detection == 'detection has 6 (30, 40, 3)'
-    for name, line in zip(('CustomDataset', 'ImageNet'), others):
+    for name, line in zip(('CustomDataset', 'ImageNet', 'RandomResizedCrop', 'PackInputs'), others):
         assert re.search(rf'{name} needs MMPretrain, and it (is )?{reason}', line), line
 
 

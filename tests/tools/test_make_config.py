@@ -169,7 +169,7 @@ def test_classifier(call_tool, folders, capsys):
     assert cfg.val_evaluator == dict(type='Accuracy', topk=(1,))  # of three classes, one among five says nothing
     assert cfg.model.head.topk == (1,)
     # 28 pixels become 56 at most: crops of 64
-    assert [t.scale for t in cfg.train_dataloader.dataset.pipeline if t.type == 'RandomResizedCrop'] == [64]
+    assert [t.scale for t in cfg.train_dataloader.dataset.pipeline if t.type == 'mmccd.RandomResizedCrop'] == [64]
     assert [t.get('scale', t.get('crop_size')) for t in cfg.val_dataloader.dataset.pipeline[1:3]] == [73, 64]
     assert cfg.optim_wrapper.optimizer.lr == pytest.approx(0.1 * 0.1 * 32 / 256)
     assert cfg.train_cfg.max_epochs == 200

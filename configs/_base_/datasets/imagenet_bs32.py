@@ -1,12 +1,13 @@
 dataset_type = 'mmccd.ImageNet'
 data_root = 'data/imagenet'
 
+# mmccd's transforms take less time than those of the same names, and give the same pixels.
 train_pipeline = [
-    dict(type='LoadImageFromFile'),
+    dict(type='mmccd.LoadImageFromFile'),
     # Area from 0.1 and ratio 4:5 to 5:4: the authors' recipe, narrower than the usual 0.08 and 3:4 to 4:3.
-    dict(type='RandomResizedCrop', scale=224, crop_ratio_range=(0.1, 1.0), aspect_ratio_range=(0.8, 1.25)),
-    dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='PackInputs'),
+    dict(type='mmccd.RandomResizedCrop', scale=224, crop_ratio_range=(0.1, 1.0), aspect_ratio_range=(0.8, 1.25)),
+    dict(type='mmccd.RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmccd.PackInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),

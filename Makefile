@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 TEST_REQUIREMENTS ?= $(REQUIREMENTS:.txt=-test.txt)
+GPU_PYTHON ?= 3.12
 WORKERS ?= 2
 FAULTS ?= 150
 SEED ?= 0
@@ -11,7 +12,7 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab bench clean
+.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab bench gpu-wheels clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (ten minutes on 2 cores)'
@@ -25,6 +26,7 @@ help:
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
 	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
+	@echo 'make gpu-wheels      what a GPU machine without internet lacks, for benchmarks/gpu/run.py (GPU_PYTHON=3.12)'
 	@echo 'make env             the virtual environment $(VENV) alone: what runs'
 	@echo 'make env-test        the same with what tests and make lint need'
 	@echo 'make clean           remove the environments, the demo data and what tests leave (not work_dirs)'
@@ -93,6 +95,20 @@ bench: env
 	$(BIN)/python benchmarks/bench_op.py --layout channels_last
 	$(BIN)/python benchmarks/bench_backbone.py
 	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv
+
+# What a machine with PyTorch, Triton and numba lacks, in the versions of requirements.txt, for its Python. The first are
+# pure Python, and some are published as source alone; the last two are compiled.
+gpu-wheels: env
+	rm -rf build/gpu-wheels
+	$(BIN)/python -m pip wheel --disable-pip-version-check -q --no-deps -c requirements.txt -w build/gpu-wheels \
+		addict imagecorruptions-imaug imaug importlib_metadata mat4py model-index modelindex onedl-mmcv \
+		onedl-mmdetection onedl-mmengine onedl-mmpretrain ordered-set platformdirs termcolor terminaltables yapf
+	$(BIN)/python -m pip download --disable-pip-version-check -q --no-deps -c requirements.txt -d build/gpu-wheels \
+		--only-binary=:all: --python-version $(GPU_PYTHON) --implementation cp --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_24_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		pycocotools shapely
+	@test "$$(du -sm build/gpu-wheels | cut -f1)" -le 64 || { echo 'build/gpu-wheels is above 64 MiB'; exit 1; }
+	@du -sh build/gpu-wheels
 
 clean:
 	rm -rf .venv .venv-openmmlab data/digits data/digits.partial data/trees build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -39,6 +39,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def build(
+    attention: dict | None, depth: int, device: torch.device, memory_format: torch.memory_format
+) -> AttentionResNet:
+    """The network, with the same random weights at every call where its tensors are the same."""
+    torch.manual_seed(0)
+    net = AttentionResNet(depth, attention=attention, out_indices=(3,), norm_eval=False)
+    return net.to(device, memory_format=memory_format)
+
+
 def main() -> None:
     args = parse_args()
     use_allocator(args)
@@ -47,10 +56,8 @@ def main() -> None:
     torch.backends.cudnn.benchmark = device.type == 'cuda'  # as in the configs for classification
     networks = {}
     for name in dict.fromkeys(['plain', *args.only]):
-        torch.manual_seed(0)
         attention = None if NETWORKS[name] is None else dict(type=f'mmccd.{NETWORKS[name]}')
-        net = AttentionResNet(args.depth, attention=attention, out_indices=(3,), norm_eval=False)
-        net = net.to(device, memory_format=memory_format)
+        net = build(attention, args.depth, device, memory_format)
         networks[name] = torch.compile(net) if args.compile else net
 
     half = torch.float16 if device.type == 'cuda' else torch.bfloat16

@@ -21,11 +21,10 @@ from pathlib import Path
 import torch
 from common import RESULTS, add_allocator, environment, interleaved, percentiles, use_allocator, write
 
-from mmccd.models import CBAM, GC, GE, SE
 from mmccd.ops import ccd, ccd_reference
 from mmccd.ops.backends import BACKENDS
 
-GATES = dict(SE=SE, GE=GE, CBAM=CBAM, GC=GC)
+GATES = ('SE', 'GE', 'CBAM', 'GC')
 GROUPS = 64
 STAGES = [(256, 4, 3), (512, 8, 4), (1024, 16, 6), (2048, 32, 3)]  # channels, stride, layers of ResNet-50
 SIZES = {'224': (224, 224, 8), '800x1344': (800, 1344, 1)}  # height, width, batch
@@ -50,21 +49,25 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def provider(name: str, channels: int, device: torch.device, dtype: torch.dtype) -> tuple[Callable, list[torch.Tensor]]:
+def provider(
+    name: str, channels: int, device: torch.device, dtype: torch.dtype, groups: int = GROUPS
+) -> tuple[Callable, list[torch.Tensor]]:
     """Function of x, and its parameters."""
     if name == 'copy':
         return torch.clone, []
     if name in GATES:
-        layer = GATES[name](channels).to(device, dtype)
+        from mmccd import models  # here, since it takes seconds and the other providers do without
+
+        layer = getattr(models, name)(channels).to(device, dtype)
         return layer, list(layer.parameters())
-    scale, bias = (torch.randn(GROUPS, device=device, requires_grad=True) for _ in range(2))
+    scale, bias = (torch.randn(groups, device=device, requires_grad=True) for _ in range(2))
     if name == 'reference':
-        return lambda x: ccd_reference(x, scale, bias, GROUPS), [scale, bias]
+        return lambda x: ccd_reference(x, scale, bias, groups), [scale, bias]
     if name == 'compiled':
         torch._dynamo.reset()  # beyond 8 compilations of a function it would run as it is, without a word
         compiled = torch.compile(ccd_reference, dynamic=False)
-        return lambda x: compiled(x, scale, bias, GROUPS), [scale, bias]
-    return lambda x: ccd(x, scale, bias, GROUPS, impl=name), [scale, bias]
+        return lambda x: compiled(x, scale, bias, groups), [scale, bias]
+    return lambda x: ccd(x, scale, bias, groups, impl=name), [scale, bias]
 
 
 def kept_bytes(function: Callable, parameters: list[torch.Tensor], x: torch.Tensor) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import io
 import platform
 import subprocess
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from mmccd.checkpoints.files import write_atomically
 from mmccd.env import keep_freed_memory
 
 RESULTS = Path(__file__).parent / 'results'
@@ -136,10 +138,11 @@ def environment(device: torch.device, args: argparse.Namespace) -> dict[str, obj
 
 
 def write(rows: list[dict], path: Path) -> None:
-    """Write rows as CSV; columns of the first row first, others behind."""
+    """Write rows as CSV, the whole file or nothing; columns of the first row first, others behind."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, columns, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(str(path), text.getvalue().encode())

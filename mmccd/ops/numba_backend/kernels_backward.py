@@ -164,16 +164,17 @@ def wide_gradient(gradient, u, v, row_bounds, row_cells, rows, grid, w, wide, k)
     """gx = gy * gate + product * u[cell of the row] + v[segment of the row]."""
     gy, gy_base, gy_stride, gx, gx_base, gx_stride, gate, product = gradient
     last = w - LANES
-    for r in range(rows):
-        for i in range(row_bounds[r], row_bounds[r + 1]):
-            cell = row_cells[i]
-            for block in range(0, w, LANES):
-                j = min(block, last)
-                o = i * w + j
-                vg, vp = load(gate, o), load(product, o)
-                for c in range(k):
-                    value = fma(vp, load(u, (c * grid + cell) * wide + j), load(v, (c * rows + r) * wide + j))
-                    store(gx, gx_base + c * gx_stride + o, fma(load(gy, gy_base + c * gy_stride + o), vg, value))
+    for first in range(0, k, 2):  # more streams at once are slower
+        for r in range(rows):
+            for i in range(row_bounds[r], row_bounds[r + 1]):
+                cell = row_cells[i]
+                for block in range(0, w, LANES):
+                    j = min(block, last)
+                    o = i * w + j
+                    vg, vp = load(gate, o), load(product, o)
+                    for c in range(first, min(first + 2, k)):
+                        value = fma(vp, load(u, (c * grid + cell) * wide + j), load(v, (c * rows + r) * wide + j))
+                        store(gx, gx_base + c * gx_stride + o, fma(load(gy, gy_base + c * gy_stride + o), vg, value))
 
 
 @loop
@@ -227,7 +228,7 @@ def backward_slabs(address):
     room = np.zeros(k * pad + LANES if narrow else 1, x.dtype)
     v = np.zeros(1 if narrow else k * seg_pad, x.dtype)
     t = np.zeros(1 if narrow else k * grid * w, x.dtype)
-    u_pattern = np.zeros(k * grid * (LANES if narrow else wide) + LANES, x.dtype)
+    u_pattern = np.zeros(1 if narrow else k * grid * wide + LANES, x.dtype)
     v_pattern = np.zeros(1 if narrow else k * rows * wide + LANES, x.dtype)
     blocks = (g_ + block - 1) // block
     while True:
@@ -306,7 +307,7 @@ def backward_slabs(address):
                 add_norms(gu, cell_pad, per_u, context, u_base, cells, k)
             gradient = (gys, gyo, gy_stride, gxs, gxo, gx_stride, gate, by_u)
             if narrow:
-                expand(context, u_base, cells, k, grid, col_edges, row_cells, h, w, u_pattern, room, pad)
+                expand(context, u_base, cells, k, grid, col_edges, row_edges, w, room, pad)
                 narrow_gradient(gradient, room, cells, gu, cell_pad, matrix_t, pad, k, p)
             else:
                 dense_unpool(gu, cell_pad, cells, k, matrix_t, rows * cols, seg_pad, v)

@@ -118,7 +118,7 @@ def forward_slabs(address):
     context, d, stats = numbers(a.context, address), numbers(a.d, address), numbers(a.stats, address)
     matrix = numbers(a.matrix, address)
     row_bounds, col_edges = integers(a.row_bounds), integers(a.col_edges)
-    row_cells, col_cells = integers(a.row_cells), integers(a.col_cells)
+    row_edges, row_cells, col_cells = integers(a.row_edges), integers(a.row_cells), integers(a.col_cells)
     real = x.dtype.type
     one = real(1)
     narrow = w < LANES
@@ -146,7 +146,6 @@ def forward_slabs(address):
     squares = np.zeros(pad + LANES if cosine else 1, x.dtype)
     norms = np.zeros(cells)
     pattern = np.zeros(k * pad + LANES if narrow else k * grid * wide + LANES, x.dtype)
-    rows_pattern = np.zeros(k * grid * LANES + LANES if narrow else 1, x.dtype)
     t = np.zeros(1 if narrow else k * rows * w, x.dtype)
     blocks = (g_ + block - 1) // block
     while True:
@@ -172,7 +171,7 @@ def forward_slabs(address):
                 source, base, stride = z, z_base, z_stride
             if narrow:
                 dense_pool(source, base, stride, k, p, matrix, cell_pad, u)
-                expand(u, 0, cell_pad, k, grid, col_edges, row_cells, h, w, rows_pattern, pattern, pad)
+                expand(u, 0, cell_pad, k, grid, col_edges, row_edges, w, pattern, pad)
                 products(source, base, stride, pattern, 0, pad, k, p, db, cosine, squares)
             else:
                 for c in range(k):

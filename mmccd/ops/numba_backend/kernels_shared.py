@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 
 from .plan import LANES
-from .vectors import add, at, fma, load, put, splat, store
+from .vectors import add, at, fma, from_lane, load, put, splat, store
 
 # Flags that reorder and fuse sums, and no others, so that NaN and Inf pass through as everywhere else.
 SUMS = dict(fastmath={'reassoc', 'contract', 'nsz'}, error_model='numpy')
@@ -122,14 +122,16 @@ def runs(value, first, bounds, count, out, base):
 
 
 @loop
-def expand(u, first, stride, k, grid, edges, row_cell, h, w, pattern, full, pad):
+def expand(u, first, stride, k, grid, col_edges, row_edges, w, full, pad):
     """full[c, pixel] = u[c, cell of the pixel], for rows shorter than a vector."""
     for c in range(k):
         for b in range(grid):
-            runs(u, first + c * stride + b * grid, edges, grid, pattern, (c * grid + b) * LANES)
-    for c in range(k):
-        for i in range(h):
-            store(full, c * pad + i * w, load(pattern, (c * grid + row_cell[i]) * LANES))
+            at_row = first + c * stride + b * grid
+            row = splat(at(u, at_row))
+            for s in range(1, grid):
+                row = from_lane(col_edges[s], row, splat(at(u, at_row + s)))
+            for i in range(row_edges[b], row_edges[b + 1]):
+                store(full, c * pad + i * w, row)
 
 
 @loop

@@ -1,6 +1,6 @@
-"""What the compiled loops are told: one record a call, and tables that depend on the size of the map alone.
+"""What the compiled loops are given: one record a call, and tables that depend on the size of the map alone.
 
-Nothing here needs numba, so that a machine without it can still import the backend and be told why it cannot run.
+Nothing here needs numba, so that a machine without it can still import the backend and learn why it cannot run.
 """
 
 from __future__ import annotations

@@ -162,6 +162,22 @@ def relu(typingctx, v):
 
 
 @intrinsic
+def from_lane(typingctx, first, a, b):
+    """The vector ``b`` from lane ``first`` on, ``a`` before."""
+
+    def generate(context, builder, signature, args):
+        kind = ir.VectorType(ir.IntType(32), LANES)
+        lanes = ir.Constant(kind, list(range(LANES)))
+        start = ir.Constant(kind, ir.Undefined)
+        zero = ir.IntType(32)(0)
+        start = builder.insert_element(start, builder.trunc(args[0], ir.IntType(32)), zero)
+        start = builder.shuffle_vector(start, start, ir.Constant(kind, None))
+        return builder.select(builder.icmp_signed('>=', lanes, start), args[2], args[1])
+
+    return a(types.int64, a, b), generate
+
+
+@intrinsic
 def where_positive(typingctx, y, v):
     """v of vectors, but zero where y is zero or less."""
 

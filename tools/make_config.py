@@ -11,6 +11,7 @@ import os.path as osp
 import shlex
 import sys
 
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.files import write_atomically
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.own_config import BASES, OwnConfig, default_out, make_config, read_base

@@ -2,10 +2,12 @@
 
 import argparse
 
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
+
+# isort: split
 import mmengine
 from mmengine.evaluator import DumpResults
 
-import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.checkpoints.handover import OpenedCheckpoint
 from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, parse_common_arguments, run_tool

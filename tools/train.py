@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-import mmccd  # noqa: F401  before anything of mmdet
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.resume import how_to_continue, set_resume
 from mmccd.cli.arguments import (
     add_common_arguments,

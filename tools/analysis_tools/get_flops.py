@@ -5,9 +5,11 @@ import copy
 import json
 import os.path as osp
 
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
+
+# isort: split
 from mmengine.config import Config
 
-import mmccd  # noqa: F401  before anything of mmdet
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
 from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool
 from mmccd.cli.parser import tool_parser

@@ -11,7 +11,7 @@ import os.path as osp
 import shlex
 import sys
 
-import mmccd  # noqa: F401  before anything of mmdet
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.analysis.report import Options, Report, read_runs, record
 from mmccd.apis import checked_device
 from mmccd.checkpoints.files import write_atomically

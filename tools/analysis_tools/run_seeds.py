@@ -10,7 +10,7 @@ import argparse
 import os.path as osp
 import sys
 
-import mmccd  # noqa: F401  before anything of mmdet
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.analysis.seeds import METRICS, read_results, write_results
 from mmccd.cli.arguments import OptionsAction, run_tool
 from mmccd.cli.parser import tool_parser

@@ -10,7 +10,7 @@ import os
 import os.path as osp
 import sys
 
-import mmccd  # noqa: F401  before anything of mmdet
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.cli.arguments import add_cfg_options, run_tool
 from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.configs import load_config

@@ -9,7 +9,7 @@ import re
 import sys
 from collections import Counter
 
-import mmccd  # noqa: F401
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.analysis.complexity import build_on_meta
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.parser import tool_parser

@@ -10,7 +10,7 @@ import os
 import os.path as osp
 import sys
 
-import mmccd  # before anything of mmdet
+import mmccd.cli  # first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool

@@ -10,10 +10,12 @@ import argparse
 import os
 import os.path as osp
 
+import mmccd.cli  # first: before PyTorch and anything of mmdet
+
+# isort: split
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-import mmccd  # before anything of mmdet
 from mmccd.checkpoints.convert import (
     TASKS,
     Arch,

@@ -5,7 +5,7 @@ import hashlib
 import os
 import os.path as osp
 
-import mmccd  # noqa: F401
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.files import write_with_checksum
 from mmccd.checkpoints.read import check_checkpoint_file, read_checkpoint
 from mmccd.checkpoints.write import checkpoint_bytes

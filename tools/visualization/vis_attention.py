@@ -6,7 +6,7 @@ The image goes through the test pipeline of the config, so that the gates are th
 import argparse
 import os.path as osp
 
-import mmccd  # before anything of mmdet
+import mmccd.cli  # first: before PyTorch and anything of mmdet
 from mmccd.analysis.attention_maps import attention_layers, choose_layers, draw_attention_maps, record_gates
 from mmccd.analysis.inputs import prepare_image
 from mmccd.cli.arguments import run_tool

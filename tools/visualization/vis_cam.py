@@ -8,7 +8,7 @@ import argparse
 import os.path as osp
 import sys
 
-import mmccd  # before anything of mmdet
+import mmccd.cli  # first: before PyTorch and anything of mmdet
 from mmccd.analysis.cam import METHODS, draw_cams, explain, load_cam_class
 from mmccd.analysis.inputs import prepare_image
 from mmccd.cli.arguments import run_tool

@@ -20,7 +20,6 @@ from gpu.task import Task, first_line, note, override
 from mmccd.models import CCD
 from mmccd.ops import ccd_reference
 from mmccd.ops.backends import ENV_VAR
-from mmccd.registry import MODELS
 
 EAGER = ('plain', 'se', 'ge', 'cbam', 'sk', 'gc', 'ccd-triton', 'ccd-torch', 'ccd-textbook')
 COMPILED = ('plain-compiled', 'ccd-triton-compiled', 'ccd-textbook-compiled')
@@ -45,7 +44,6 @@ MODES = (Mode('train', 64, 224), Mode('train', 32, 224), Mode('forward', 1, 224)
 DRY_MODES = (Mode('train', 2, 64), Mode('forward', 1, 64))
 
 
-@MODELS.register_module()
 class TextbookCCD(CCD):
     """CCD as the composition of stock operators that defines it."""
 
@@ -70,7 +68,7 @@ class Network:
         self.impl = words[0] if words and words[0] in ('triton', 'torch') else 'auto'
         attention: dict | None = None
         if base == 'ccd':
-            attention = dict(type='mmccd.TextbookCCD' if 'textbook' in words else 'mmccd.CCD')
+            attention = dict(type=TextbookCCD if 'textbook' in words else CCD)
         elif NETWORKS[base] is not None:
             attention = dict(type=f'mmccd.{NETWORKS[base]}')
         gpu = device.type == 'cuda'

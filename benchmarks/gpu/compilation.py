@@ -46,7 +46,7 @@ def run(task: Task) -> None:
     if task.dry:
         for job in jobs:
             kind, _, failed = compile_job((job, True))
-            done[kind] += 1
+            done[kind] += not failed
             if failed:
                 note(failed)
     else:
@@ -58,7 +58,7 @@ def run(task: Task) -> None:
                     kind, seconds, failed = results.next(timeout=max(0.1, task.left - 1))
                 except multiprocessing.TimeoutError:
                     break
-                done[kind] += 1
+                done[kind] += not failed
                 print(f'{kind} {seconds:.1f} s {failed}', flush=True)
                 if failed:
                     note(failed)

@@ -134,7 +134,7 @@ def _faster(rows: list[Mapping[str, Any]], shapes: set[str]) -> Finding:
     worst, mean = max(ratios), math.exp(sum(map(math.log, ratios)) / len(ratios))
     return Finding(
         worst <= EVERY_SHAPE and mean <= MEAN,
-        f'time at most {worst:.2f} (allowed {EVERY_SHAPE}), mean {mean:.2f} (allowed {MEAN}), {len(ratios)} shapes',
+        f'time at most {worst:.2f} (allowed {EVERY_SHAPE}), mean {mean:.2f} (allowed {MEAN}), {len(ratios)} inputs',
     )
 
 

@@ -62,7 +62,8 @@ def run(task) -> None:  # a gpu.task.Task, which the checked program does not ne
             if done.returncode and not result['errors']:
                 note(f'memcheck ended with exit code {done.returncode}: {(done.stderr or done.stdout)[-200:]}')
         except subprocess.TimeoutExpired as e:
-            result = summary((e.stdout or b'').decode(errors='replace'))
+            seen = e.stdout or b''  # bytes even of a text pipe, in some versions of Python
+            result = summary(seen if isinstance(seen, str) else seen.decode(errors='replace'))
             note(f'memcheck was stopped, no time left, after {len(result["shapes"])} of {len(SHAPES)} shapes')
     path = task.out / 'profile.json'
     content = json.loads(path.read_text()) if path.exists() else {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TIME_IS_UP = 75  # exit code of a step that stopped its own work for lack of time
+NOTES = 6  # of a step in the report, about
 GRACE = 3.0  # seconds that a step may take to notice that its time is up
 MINUTES = 9.5  # what the times below add up to
 
@@ -34,7 +35,7 @@ class Step(NamedTuple):
 
 # Steps of a row run at the same time; only rows of one step measure times.
 ROWS: tuple[tuple[Step, ...], ...] = (
-    (Step('machine', 20, 5, 'env.json'),),
+    (Step('machine', 40, 5, 'env.json'),),
     (Step('compilation', 80, 10, ''), Step('testing', 120, 20, 'tests.xml')),
     (Step('operators', 240, 15, 'op.csv'),),
     (Step('tuning', 330, 15, 'tuning.json'),),
@@ -97,7 +98,8 @@ class Running:
         seconds = time.time() - self.begin
         text = self.log.read_text(errors='replace')
         lines = [line[len('note: ') :] for line in text.splitlines() if line.startswith('note: ')]
-        notes = list(dict.fromkeys(lines))
+        lines = list(dict.fromkeys(lines))
+        notes = lines if len(lines) <= NOTES else [*lines[: NOTES - 1], f'{len(lines) - NOTES} more', lines[-1]]
         if stopped:
             notes.append('stopped, its time was up; what it had written is kept')
         elif self.process.returncode:

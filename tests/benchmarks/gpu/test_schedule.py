@@ -16,6 +16,9 @@ if name == 'good':
     print('something', 'note: twice', 'note: twice', f'note: until {{until}}', sep='\\n')
 elif name == 'bad':
     raise ValueError('scales must be ints')
+elif name == 'talks':
+    for i in range(9):
+        print('note:', i)
 elif name == 'late':
     sys.exit({late})
 else:
@@ -61,6 +64,11 @@ def test_done_and_failed_at_the_same_time(run):
 def test_skipped_when_time_is_short(run):
     [outcome] = run(Step('good', 60, 15, ''), begin=time.time() - 50)
     assert outcome == Outcome('good', 'skipped', 0.0, ('10 s were left, it takes at least 15',))
+
+
+def test_first_and_last_of_many_notes(run):
+    [outcome] = run(Step('talks', 60, 1, ''))
+    assert outcome.notes == ('0', '1', '2', '3', '4', '3 more', '8')
 
 
 def test_a_step_may_stop_itself(run):

@@ -31,11 +31,10 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
 
 def is_eager(*tensors: Tensor | None) -> bool:
     """Whether nothing but autograd listens: no subclass, no mode, no transform, which take note of operators."""
-    return (
-        all(t is None or (type(t) in (Tensor, Parameter) and not t.is_meta) for t in tensors)
-        and not torch._C._len_torch_dispatch_stack()
-        and not torch._C._are_functorch_transforms_active()
-    )
+    for t in tensors:
+        if t is not None and (type(t) not in (Tensor, Parameter) or t.is_meta):
+            return False
+    return not torch._C._len_torch_dispatch_stack() and not torch._C._are_functorch_transforms_active()
 
 
 class Direct(torch.autograd.Function):
@@ -103,7 +102,8 @@ def ccd_forward(x: Tensor, *more: Any) -> tuple[Tensor, ...]:
     options, impl, keep = _split(more[5:])
     with without_autocast(x):
         y, saved = choose(impl, x, options).forward(Inputs(x, *more[:5]), options, keep)
-    return y, *saved
+    # An operator's results must not share memory, as a backend's constants without elements would.
+    return y, *(saved if keep else (torch.empty_like(t) for t in saved))
 
 
 @ccd_forward.register_fake

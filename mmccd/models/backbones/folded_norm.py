@@ -29,12 +29,12 @@ def affine_of_norm(conv: nn.Module, norm: Any, layer: Any, x: Tensor) -> dict[st
             says so.
         x (Tensor): Input of the norm, (N, C, H, W).
     """
+    numbers = _running_norm(norm)
+    if numbers is None or x.dtype not in (numbers.weight.dtype, torch.float16, torch.bfloat16):
+        return {}
     if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return {}
-    numbers = _running_norm(norm)
-    if numbers is None or not is_eager(x, numbers.weight, numbers.bias) or _is_watched(norm, layer):
-        return {}
-    if x.dtype not in (numbers.weight.dtype, torch.float16, torch.bfloat16):
+    if not is_eager(x, numbers.weight, numbers.bias) or _is_watched(norm, layer):
         return {}
     if not getattr(layer, 'takes_affine', lambda _: False)(x):
         return {}
@@ -57,32 +57,28 @@ def _running_norm(norm: Any) -> RunningNorm | None:
         return None
     # Not by attribute: seven times the cost, which counts at batch 1.
     parameters, buffers = norm._parameters, norm._buffers
-    numbers = RunningNorm(
-        parameters.get('weight'), parameters.get('bias'), buffers['running_mean'], buffers['running_var'], norm.eps
-    )
-    return None if any(t is None for t in numbers) else numbers
+    weight, bias = parameters.get('weight'), parameters.get('bias')
+    mean, variance = buffers['running_mean'], buffers['running_var']
+    if weight is None or bias is None or mean is None or variance is None:
+        return None
+    return RunningNorm(weight, bias, mean, variance, norm.eps)
 
 
 def _is_watched(*modules: nn.Module) -> bool:
     """Whether somebody has hooks on these modules, or on all, or calls them in a way of their own."""
-    if any(
-        (
-            torch_module._global_forward_hooks,
-            torch_module._global_forward_pre_hooks,
-            torch_module._global_backward_hooks,
-            torch_module._global_backward_pre_hooks,
-        )
+    if (
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
     ):
         return True
-    return any(
-        m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
-        or m._compiled_call_impl is not None
-        or 'forward' in m.__dict__
-        for m in modules
-    )
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+            return True
+        if m._compiled_call_impl is not None or 'forward' in m.__dict__:
+            return True
+    return False
 
 
 def _affine(norm: RunningNorm) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from torch import Tensor
 from mmccd.ops.backends import Gradients, Inputs, RunningNorm, Saved, add_relu_, compute_dtype, relu_gradient
 from mmccd.ops.options import Options
 
-from .plan import LANES, Arguments, plan
+from .plan import LANES, Arguments, plan, samples_are_contiguous
 
 # The loops normalise a slab while it is in cache.
 fuses_affine = reads_norms = True
@@ -104,13 +104,6 @@ def _run(callback: Any, arguments: Arguments, threads: int) -> None:
             done.result()
 
 
-def _in_place(t: Tensor) -> bool:
-    """Whether every sample of t (N, C, H, W) is contiguous."""
-    _, c, h, w = t.shape
-    _, sc, sh, sw = t.stride()
-    return (sw == 1 or w == 1) and (sh == w or h == 1) and (sc == h * w or c == 1)
-
-
 def _arguments(
     x: Tensor,
     out: Tensor,
@@ -120,7 +113,7 @@ def _arguments(
     options: Options,
 ) -> tuple[Arguments, int]:
     """(record of what forward and backward share, threads); out is the tensor written to."""
-    shared = plan(x.shape, x.stride(), out.stride(), _in_place(x), _in_place(out), options, x.dtype)
+    shared = plan(x.shape, x.stride(), out.stride(), options, x.dtype)
     a = shared.arguments()
     context, d, stats = saved
     a.set(
@@ -135,6 +128,13 @@ def _arguments(
     return a, min(torch.get_num_threads(), shared.threads)
 
 
+@lru_cache(maxsize=2)
+def _nothing(dtype: torch.dtype) -> Saved:
+    """What is saved where nothing is."""
+    nothing = torch.empty(0, dtype=dtype)
+    return nothing, nothing, nothing
+
+
 def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
     """``t`` of this dtype, without a pending negation."""
     t = t if t.dtype == dtype else t.to(dtype)
@@ -143,7 +143,7 @@ def _plain(t: Tensor, dtype: torch.dtype) -> Tensor:
 
 def _in_loops(t: Tensor, dtype: torch.dtype) -> Tensor:
     """A vector of numbers as the loops read it."""
-    return _plain(t, dtype).contiguous()
+    return t if t.dtype == dtype and t.is_contiguous() and not t.is_neg() else _plain(t, dtype).contiguous()
 
 
 def _affine_in_loops(inputs: Inputs, norm: RunningNorm | None, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -178,7 +178,7 @@ def forward(
     if keep:
         saved = (x.new_empty(n, c, grid, grid), x.new_empty(n, g, h, w), x.new_empty(n, g, 2))
     else:
-        saved = (x.new_empty(0), x.new_empty(0), x.new_empty(0))
+        saved = _nothing(compute)
     if x.numel() == 0:
         for s in saved:
             s.zero_()
@@ -222,7 +222,7 @@ def backward(
     a, threads = _arguments(x, grad_x if need_x else x, own_scale, own_bias, (context, d, stats), options)
     a.set(
         grad_y=grad_y.data_ptr(),
-        grad_y_in_place=_in_place(grad_y),
+        grad_y_in_place=samples_are_contiguous(grad_y.shape, grad_y.stride()),
         grad_y_strides=grad_y.stride(),
         grad_scale=sums[0].data_ptr(),
         grad_bias=sums[1].data_ptr(),

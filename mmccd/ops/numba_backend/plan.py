@@ -175,19 +175,25 @@ class Plan(NamedTuple):
         return Arguments(bytearray(self.record))
 
 
+def samples_are_contiguous(shape: torch.Size, strides: tuple[int, ...]) -> bool:
+    """Whether every sample of a tensor (N, C, H, W) is contiguous, so that loops can read or write it in place."""
+    _, c, h, w = shape
+    _, sc, sh, sw = strides
+    return (sw == 1 or w == 1) and (sh == w or h == 1) and (sc == h * w or c == 1)
+
+
 @lru_cache(maxsize=1024)
 def plan(
     shape: torch.Size,
     x_strides: tuple[int, ...],
     out_strides: tuple[int, ...],
-    x_in_place: bool,
-    out_in_place: bool,
     options: Options,
     dtype: torch.dtype,
 ) -> Plan:
     """Plan of a call that reads x of this shape and writes a tensor like it."""
     samples, channels, height, width = shape
     groups = options.groups
+    x_in_place, out_in_place = (samples_are_contiguous(shape, strides) for strides in (x_strides, out_strides))
     sized = tables(height, width, options.scales, dtype)
     a = np.zeros(1, ARGUMENTS)
     for name, table in sized._asdict().items():

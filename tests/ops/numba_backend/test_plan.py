@@ -67,7 +67,7 @@ def test_every_slab_is_taken_once_by_threads_at_once():
 
 def test_a_call_has_a_record_of_its_own():
     x = torch.empty(2, 8, 7, 7)
-    shared = plan(x.shape, x.stride(), x.stride(), True, True, Options(4), x.dtype)
+    shared = plan(x.shape, x.stride(), x.stride(), Options(4), x.dtype)
     first, second = shared.arguments(), shared.arguments()
     first.set(next=9, x=2**40, norm_eps=0.25, keep=True, grad_y_strides=(5, 6, 7, 8))
     written = record(first)
@@ -85,8 +85,8 @@ def test_slabs_are_gathered_by_the_cache_line(layout, per_group, block):
     x = torch.empty(2, 8 * per_group, 7, 7)
     if layout == 'channels_last':
         x = x.to(memory_format=torch.channels_last)
-    in_place = layout == 'contiguous'
-    shared = plan(x.shape, x.stride(), x.stride(), in_place, in_place, Options(8), x.dtype)
+    shared = plan(x.shape, x.stride(), x.stride(), Options(8), x.dtype)
+    assert record(shared.arguments())['x_in_place'] == (layout == 'contiguous')
     assert record(shared.arguments())['block'] == block  # of 64 bytes
 
 

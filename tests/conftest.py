@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +18,12 @@ from PIL import Image
 import mmccd  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches what the tests start, also where the tests run in the background of a script."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -266,7 +266,7 @@ for name in ('CustomDataset', 'ImageNet', 'RandomResizedCrop', 'PackInputs'):
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
-        (None, r'not installed: pip install "onedl-mmpretrain>='),
+        pytest.param(None, r'not installed: pip install "onedl-mmpretrain>=', marks=pytest.mark.long),
         pytest.param(
             'import numpy.of_long_ago',
             r"cannot be imported \(ModuleNotFoundError: No module named 'numpy.of_long_ago'\)",

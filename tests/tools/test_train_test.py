@@ -250,7 +250,7 @@ def test_detector_with_flips(run_tool, root, place, detector):
     assert 'DetTTAModel' in next((place / 'det_flipped').rglob('config.py')).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_detector_resumes(run_tool, root, place, detector):
     run_tool(
         'train.py',

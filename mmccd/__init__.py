@@ -20,6 +20,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .apis import allow_mmengine_checkpoints, config_path, get_config, init_model
     from .configs import list_configs
+    from .models.attach import attach, detach
 
 check_requirements()
 mmcv_ops.install()
@@ -28,13 +29,17 @@ __all__ = [
     'UserError',
     '__version__',
     'allow_mmengine_checkpoints',
+    'attach',
     'config_path',
+    'detach',
     'get_config',
     'init_model',
     'list_configs',
 ]
 _HOMES = {
     'allow_mmengine_checkpoints': 'mmccd.apis',
+    'attach': 'mmccd.models.attach',
+    'detach': 'mmccd.models.attach',
     'config_path': 'mmccd.apis',
     'get_config': 'mmccd.apis',
     'init_model': 'mmccd.apis',

@@ -38,6 +38,7 @@ PAGES = [
             'faq',
             'distributed',
             'reliability',
+            'any_network',
             'write_an_attention',
             'api',
             'cuda',

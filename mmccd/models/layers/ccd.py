@@ -100,7 +100,15 @@ class CCD(AttentionLayer):
         ``x``, and where no gradient is wanted the result may lie in its memory. ``norm`` stands for these two there.
         """
         return ccd_with_options(
-            x, residual, self.scale, self.bias, self.options, 'auto', weight, shift, overwrite, norm
+            x,
+            residual,
+            self.scale,
+            self.bias,
+            self.options,
+            weight=weight,
+            shift=shift,
+            overwrite=overwrite,
+            norm=norm,
         )
 
     def gate(self, x: Tensor) -> Tensor:

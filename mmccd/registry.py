@@ -21,7 +21,7 @@ WEIGHT_INITIALIZERS = Registry(
     'weight initializer', parent=MMENGINE_WEIGHT_INITIALIZERS, scope='mmccd', locations=['mmccd.models']
 )
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
-METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.compat.mmdet_v06_metric'])
+METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.data.coco_metric'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmccd', locations=['mmccd.data.datasets'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmccd', locations=['mmccd.data.transforms'])

@@ -5,7 +5,6 @@ import argparse
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 
 # isort: split
-import mmengine
 from mmengine.evaluator import DumpResults
 
 from mmccd.checkpoints.handover import OpenedCheckpoint
@@ -14,7 +13,7 @@ from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, pa
 from mmccd.cli.checks import check_amp, check_data
 from mmccd.cli.parser import tool_parser
 from mmccd.cli.runner import build_runner
-from mmccd.cli.testing import show_predictions, use_tta
+from mmccd.cli.testing import show_predictions, use_tta, write_metrics
 from mmccd.configs import load_config
 from mmccd.errors import UserError
 from mmccd.models.build import build_model
@@ -73,7 +72,7 @@ def main() -> None:
         runner.test_evaluator.metrics.append(DumpResults_(out_file_path=args.out))
     metrics = runner.test()
     if args.out and args.out_item == 'metrics' and runner.rank == 0:
-        mmengine.dump(metrics, args.out)
+        write_metrics(metrics, args.out)
 
 
 if __name__ == '__main__':

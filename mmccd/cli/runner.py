@@ -8,12 +8,14 @@ import subprocess
 import sys
 
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
-from mmengine.registry import RUNNERS
+from mmengine.registry import METRICS, RUNNERS
 from mmengine.runner import Runner
 
 from mmccd.checkpoints.read import allow_mmengine_checkpoints
+from mmccd.configs import datasets_of
+from mmccd.data.classes import dataset_class
 from mmccd.env import keep_freed_memory, set_ranks
 from mmccd.errors import UserError
 
@@ -69,8 +71,29 @@ def init_cpu_distributed(cfg: Config) -> None:
     )
 
 
+def use_own_readers(cfg: Config) -> None:
+    """Put what reads annotations as everything here does in the place of MMDetection's dataset and metric."""
+    scope = cfg.get('default_scope')
+    for split in ('train', 'val', 'test'):
+        for _, dataset in datasets_of(cfg.get(f'{split}_dataloader') or ConfigDict(), split):
+            if _is_stock(dataset_class(dataset, scope), 'mmdet.datasets.coco.CocoDataset'):
+                dataset.type = 'mmccd.UnguardedCocoDataset'
+        evaluators = cfg.get(f'{split}_evaluator') or []
+        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
+            kind = evaluator.get('type')
+            if isinstance(kind, str):
+                kind = METRICS.get(kind if '.' in kind or not scope else f'{scope}.{kind}')
+            if _is_stock(kind, 'mmdet.evaluation.metrics.coco_metric.CocoMetric'):
+                evaluator.type = 'mmccd.CocoMetric'
+
+
+def _is_stock(kind: type | None, name: str) -> bool:
+    return isinstance(kind, type) and f'{kind.__module__}.{kind.__qualname__}' == name
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
+    use_own_readers(cfg)
     if uses_fsdp(cfg) and cfg.launcher == 'none':
         raise UserError(
             'FSDPStrategy shards over several processes: train with tools/dist_train.sh, and test its '

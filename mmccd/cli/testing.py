@@ -1,12 +1,16 @@
-"""Options of tools/test.py: predictions that are shown, and test-time augmentation."""
+"""Options of tools/test.py: predictions that are shown, metrics in a file, and test-time augmentation."""
 
 from __future__ import annotations
 
+import json
+import math
 import os.path as osp
+from collections.abc import Mapping
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
+from mmccd.checkpoints.files import write_atomically
 from mmccd.errors import UserError
 
 
@@ -33,6 +37,12 @@ def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: f
         else:  # mmpretrain's hook writes into the folder that it is given, mmdet's below WORK_DIR/<time>
             hook.out_dir = osp.join(cfg.work_dir, folder)
             hook.interval = 1
+
+
+def write_metrics(metrics: Mapping[str, float], path: str) -> None:
+    """Write metrics as JSON. What has no value, such as the AP of a class without examples, is null, not NaN."""
+    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
+    write_atomically(path, json.dumps(values, default=float, allow_nan=False).encode())
 
 
 def use_tta(cfg: Config) -> None:

@@ -3,7 +3,7 @@
 In 0.6 a box included its last pixel: its width was x2 - x1 + 1 everywhere, from decoding to the file that COCO's
 evaluation reads. MMDetection 3 has ``LegacyDeltaXYWHBBoxCoder`` for such detectors, but decodes to boxes that do not
 include it, half a pixel larger on every side (its source gives the reason: without the rest of 0.6, that tests
-better). Here is the rest, with the metric in :mod:`mmccd.compat.mmdet_v06_metric`, so that the weights of a detector
+better). Here is the rest, with the metric in :mod:`mmccd.data.coco_metric`, so that the weights of a detector
 give the same numbers as then. It is for testing: for training, MMDetection 3's boxes are better.
 
 Still different from 0.6: overlaps in NMS have no + 1; before NMS RetinaNet keeps the 1,000 best scores of a level, not

@@ -6,6 +6,7 @@ MMPretrain numbers by the sorted folder names. Neither gives a message if the co
 
 from __future__ import annotations
 
+import gc
 import json
 import mmap
 import os
@@ -49,11 +50,19 @@ def read_categories(path: str) -> list[str]:
 
 
 def parse_json(content: bytes | str) -> Any:
-    """``json.loads``, whose ways to fail all become a ValueError."""
+    """``json.loads``, whose ways to fail all become a ValueError.
+
+    Garbage collection waits: it would look at millions of new entries again and again, half of the time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
     try:
         return json.loads(content)
     except RecursionError as e:
         raise ValueError('it is nested too deeply') from e
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _decode_at(content: mmap.mmap, start: int) -> Any:

@@ -16,10 +16,10 @@ from mmccd.errors import UserError
 from mmccd.registry import DATASETS
 
 from . import of_mmpretrain
+from .checks.coco import DOCTOR
+from .coco_api import COCO
 from .image_files import is_inside, looks_cut, why_broken
 from .transforms import LoadImageFromFile
-
-DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
 
 
 class BrokenImageError(UserError):
@@ -32,7 +32,29 @@ class BrokenImageError(UserError):
         super().__init__(message.rsplit(f'{type(self).__name__}: ', 1)[-1].rstrip())
 
 
-class GuardedDataset:
+class FilledDataset:
+    """Mixin before one of mmengine's datasets: one without images is refused before a sampler stumbles over it.
+
+    Raises:
+        UserError: If there are none, or none is left after filtering.
+    """
+
+    def filter_data(self) -> list[dict]:
+        """The samples that ``filter_cfg`` leaves."""
+        kept = super().filter_data()
+        if kept:
+            return kept
+        source = self.ann_file or ', '.join(self.data_prefix.values())
+        if not self.data_list:
+            raise UserError(f'{source} has no images; {DOCTOR}')
+        raise UserError(
+            f'none of the {len(self.data_list):,} images of {source} is left: filter_cfg={self.filter_cfg} leaves out '
+            'those that are too small or have no box of the classes '
+            f'{", ".join(self.metainfo.get("classes", ())[:10])}; {DOCTOR}'
+        )
+
+
+class GuardedDataset(FilledDataset):
     """Mixin before one of mmengine's datasets: what an image or an annotation file can do wrong has a clear end.
 
     An image that is not there, cut short or cannot be decoded is skipped and counted if ``max_broken`` allows any:
@@ -62,6 +84,8 @@ class GuardedDataset:
         source = self.ann_file or ', '.join(self.data_prefix.values())
         try:
             data = super().load_data_list()
+        except UserError:
+            raise
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as e:
             reason = f'{type(e).__name__}: {e}'.rstrip(': ')
             raise UserError(f'the annotations {source} cannot be used ({reason}); {DOCTOR}') from e
@@ -138,7 +162,20 @@ class GuardedDataset:
 
 @DATASETS.register_module()
 class CocoDataset(GuardedDataset, datasets.CocoDataset):
-    """``mmdet.CocoDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
+    """``mmdet.CocoDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`.
+
+    Its annotation file is repaired where what is meant is certain, else refused
+    (:func:`mmccd.data.checks.coco.read_coco`).
+    """
+
+    COCOAPI = COCO
+
+
+@DATASETS.register_module()
+class UnguardedCocoDataset(FilledDataset, datasets.CocoDataset):
+    """``mmdet.CocoDataset`` that reads annotations as :class:`CocoDataset`: the tools put it in its place."""
+
+    COCOAPI = COCO
 
 
 @DATASETS.register_module()

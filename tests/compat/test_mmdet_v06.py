@@ -13,7 +13,7 @@ from mmengine.registry import METRICS, MODELS, TASK_UTILS
 from torch import Tensor
 
 from mmccd.compat.mmdet_v06 import InclusiveBBoxCoder, InclusiveRoIExtractor
-from mmccd.compat.mmdet_v06_metric import InclusiveCocoMetric
+from mmccd.data.coco_metric import InclusiveCocoMetric
 
 
 def test_names_resolve():

@@ -98,7 +98,10 @@ def first(content, what='annotations'):
             lambda c: first(c).update(bbox=[0, 0, 0, 10]),
             {'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in an image of 40 x 30, area 200']},
         ),
-        (lambda c: first(c).update(area=0), {'box-empty': 1}),
+        (
+            lambda c: first(c).update(area=0),
+            {'repaired': ['{}: area of 1 entry missing, null or 0: taken from the box']},
+        ),
         (lambda c: first(c).update(bbox=[41, 0, 5, 5]), {'box-outside': 1}),
         (lambda c: first(c).update(bbox=[30, 0, 20, 5]), {'box-partly-outside': 1}),
         (lambda c: first(c).update(bbox=[20, 0, 21, 5]), {}),  # by one pixel
@@ -115,9 +118,18 @@ def first(content, what='annotations'):
         (lambda c: first(c).update(bbox='x'), {'annotation-entry': 1}),
         (
             lambda c: first(c).pop('area'),
-            {'annotation-entry': ['annotations[0] (id 2): area must be a number, is None']},
+            {'repaired': ['{}: area of 1 entry missing, null or 0: taken from the box']},
         ),
-        (lambda c: first(c).pop('id'), {'annotation-entry': 1}),
+        (
+            lambda c: first(c).update(area='much'),
+            {'annotation-entry': ["annotations[0] (id 2): area must be a number, is 'much'"]},
+        ),
+        (
+            lambda c: first(c).update(iscrowd=2),
+            {'annotation-entry': ['annotations[0] (id 2): iscrowd must be 0 or 1, is 2']},
+        ),
+        (lambda c: first(c).update(ignore='maybe'), {'annotation-entry': 1}),
+        (lambda c: first(c).pop('id'), {'repaired': 1}),
         (lambda c: first(c).update(image_id=[1]), {'annotation-entry': 1}),
         (
             lambda c: first(c).update(image_id=99),
@@ -132,7 +144,7 @@ def first(content, what='annotations'):
             {'annotation-id-double': ['annotations[1] (id 3): an earlier one has the same id']},
         ),
         (lambda c: c['annotations'].__setitem__(0, None), {'annotation-entry': 1}),
-        (lambda c: first(c).pop('iscrowd'), {}),  # in training nobody reads it
+        (lambda c: first(c).pop('iscrowd'), {'repaired': ['{}: iscrowd of 1 entry missing or null: taken as 0']}),
         (
             lambda c: first(c, 'images').update(id=2),
             {
@@ -184,12 +196,9 @@ def test_annotations(toy_coco, change, expected):
     expected = {k: v for k, v in expected.items() if v}
     assert set(got) == set(expected)
     for kind, what in expected.items():
+        if not isinstance(what, int):
+            what = [w.replace('{}', f'{toy_coco}/train.json') for w in what]
         assert (len(got[kind]) if isinstance(what, int) else got[kind]) == what
-
-
-def test_missing_iscrowd_matters_in_evaluation(toy_coco):
-    edit(toy_coco, 'val', lambda c: first(c).pop('iscrowd'))
-    assert check(toy_coco) == {'iscrowd-missing': ['annotations[0] (id 2)']}
 
 
 @pytest.mark.parametrize(
@@ -205,6 +214,10 @@ def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
     assert len(got.pop('image-small', ())) == (9 if not images else 0)
     assert not got
     train = config(toy_coco, **options).train_dataloader.dataset
+    if not images:
+        with pytest.raises(UserError, match=r"none of the 6 images of .*: filter_cfg=\{'min_size': 31\} .* cat, dog;"):
+            DATASETS.build(dict(train, _scope_='mmdet', serialize_data=False))
+        return
     built = DATASETS.build(dict(train, _scope_='mmdet', serialize_data=False))
     assert len(built) == images
     assert sum(len(built.get_data_info(i)['instances']) for i in range(images)) == boxes
@@ -460,9 +473,7 @@ def places(value, path=()):
 def doctor(content) -> dict[str, list[str]]:
     """The findings; what is left after cleaning has to be clean."""
     report = Report()
-    file = CocoFile(
-        content, lambda kind, what: report.add('x', kind, what), classes=['cat', 'dog'], min_size=1, evaluated=True
-    )
+    file = CocoFile(content, lambda kind, what: report.add('x', kind, what), classes=['cat', 'dog'], min_size=1)
     assert report.text().isprintable() or '\n' in report.text()
     report.text().encode()
     json.dumps(report.as_dict())

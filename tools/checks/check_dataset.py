@@ -49,7 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--write-clean',
         metavar='OUT.json',
-        help='write the COCO annotation file of the one split in --splits without its broken images and boxes',
+        help='write the COCO annotation file of the one split in --splits, repaired, without broken images and boxes',
     )
     add_cfg_options(parser)
     return parser.parse_args()

@@ -16,6 +16,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmccd.data.checks.coco import read_coco
+
 from .predict import batches
 from .run import Run, annotation_file
 
@@ -101,19 +103,13 @@ class Truth:
 
     def __init__(self, path: str, image_folder: str, classes: Sequence[str] | None = None) -> None:
         self.path, self.image_folder = path, image_folder
+        self.coco = COCO()
+        self.coco.dataset = read_coco(path)
         with contextlib.redirect_stdout(io.StringIO()):
-            try:
-                self.coco = COCO(path)
-                self.categories = {
-                    c['id']: str(c['name'])
-                    for c in self.coco.loadCats(self.coco.getCatIds())
-                    if classes is None or c['name'] in classes
-                }
-                for annotation in self.coco.anns.values():
-                    annotation.setdefault('iscrowd', 0)
-                    annotation.setdefault('area', annotation['bbox'][2] * annotation['bbox'][3])
-            except (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError, RecursionError) as e:
-                raise ValueError(f'annotation file {path} cannot be used: {type(e).__name__}: {e}') from e
+            self.coco.createIndex()
+        self.categories = {
+            c['id']: c['name'] for c in self.coco.dataset['categories'] if classes is None or c['name'] in classes
+        }
         if not self.categories:
             raise ValueError(f'annotation file {path} has none of the classes of the config')
 
@@ -252,10 +248,11 @@ def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] 
         e.summarize()
     precision = e.eval['precision'][:, :, :, 0, -1]  # (IoUs, recalls, classes)
     classes = {}
-    for k, name in enumerate(truth.categories.values()):
+    for k, id_ in enumerate(sorted(truth.categories)):  # COCO's evaluation sorts them
         known = precision[:, :, k][precision[:, :, k] > -1]
-        classes[name] = float(known.mean()) if known.size else None
+        classes[id_] = float(known.mean()) if known.size else None
     metrics = {name: float(e.stats[i]) if e.stats[i] > -1 else None for name, i in METRICS.items()}
+    classes = {name: classes[id_] for id_, name in truth.categories.items()}
     return Evaluation(metrics, classes, _images(truth, found, e, image_ids))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import math
 import platform
 import statistics
@@ -18,6 +17,7 @@ from torch import nn
 
 from mmccd.analysis.complexity import Complexity, measure, run_once
 from mmccd.configs import datasets_of
+from mmccd.data.classes import parse_json
 
 from .run import annotation_file
 
@@ -67,7 +67,7 @@ def _largest_annotated(cfg: Config) -> tuple[int, int]:
         path = annotation_file(cfg, split)
         if path and path.endswith('.json') and Path(path).is_file():
             try:
-                images = json.loads(Path(path).read_text(encoding='utf-8'))['images']
+                images = parse_json(Path(path).read_bytes())['images']
                 return max(((int(i['height']), int(i['width'])) for i in images), key=math.prod)
             except (ValueError, KeyError, TypeError, RecursionError) as e:
                 raise ValueError(

@@ -60,7 +60,7 @@ def check_config(
         if dataset.get('backend_args') or not is_local(dataset.get('data_root') or ''):
             report.add(split.name, 'not-checked', f'{dataset.get("data_root")} is not on a disk of this machine')
         elif reads_coco(cls):
-            check_coco(split, dataset, cls, report, evaluated='train' not in names)
+            check_coco(split, dataset, cls, report)
         else:
             check_built(split, dataset, cls, cfg.get('default_scope'), report)
         checked.append(split)

@@ -1,34 +1,53 @@
-"""What is wrong with a COCO annotation file.
+"""What is wrong with a COCO annotation file, and the one reader of such files, which refuses them.
 
 The file may contain anything: all that is wrong with it becomes findings.
 """
 
 from __future__ import annotations
 
+import codecs
+import logging
 import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from mmengine.logging import print_log
+
+from mmccd.data.annotations import LARGEST_FLOAT, LARGEST_ID, is_plain, repair
 from mmccd.data.classes import category_problems, class_names, is_a, parse_json
 from mmccd.data.image_files import is_inside
+from mmccd.errors import UserError
 
 from .report import SLACK, Add, CheckedSplit, Report, readable, short
 
 UNREADABLE = object()  # None is a JSON file's content too
+# Findings that training or evaluation would read wrongly, or stop at: read_coco refuses files with them.
+REFUSED = (
+    'annotation-file',
+    'image-entry',
+    'image-id-double',
+    'category-entry',
+    'annotation-entry',
+    'annotation-id-double',
+    'not-finite',
+    'ids',
+)
+DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
+CLEAN = 'python tools/checks/check_dataset.py CONFIG --splits SPLIT --write-clean OUT.json writes a clean copy'
+_said: set[tuple[str, str]] = set()  # what was repaired in which file, once a process
 
 
 class CocoFile:
     """The content of a COCO annotation file, nothing in it taken for granted.
 
     Args:
-        content (Any): As JSON gave it.
+        content (Any): As JSON gave it; what is certain is repaired in place.
         add (Callable[[str, str], None]): Takes each finding: a kind of ``KINDS``, and what.
         locate (Callable[[str], str | None]): The path of an image by its ``file_name``; None if it leaves the root.
         classes (list[str] | None): The config's.
         min_size (float): Images with a shorter side are left out: ``filter_cfg.min_size`` of the training split.
-        evaluated (bool): Whether COCO's evaluation will read the file.
         name (str): How messages call the file.
 
     Attributes:
@@ -43,7 +62,6 @@ class CocoFile:
         locate: Callable[[str], str | None] = lambda name: name,
         classes: list[str] | None = None,
         min_size: float = 0,
-        evaluated: bool = False,
         name: str = 'the file',
     ) -> None:
         self.content, self.add, self.name = content, add, name
@@ -62,9 +80,16 @@ class CocoFile:
             kind = 'a JSON object' if isinstance(content, dict) else f'{type(content).__name__} and no JSON object'
             add('annotation-file', f'{name} is {kind} without the lists {", ".join(missing)}')
             return
+        for what in repair(content):
+            add('repaired', f'{name}: {what}')
         categories = self._check_categories(classes)
         self._check_images(locate, min_size)
-        self._check_annotations(categories, classes, evaluated)
+        # Ids that a clean copy has to number again.
+        self._unfit = {key: unfit_ids(ids) for key, ids in (('image_id', self.images), ('category_id', categories))}
+        for key, what in self._unfit.items():
+            if what:
+                add('ids', f'{key.replace("_", " ")}s: {what}')
+        self._check_annotations(categories, classes)
 
     def _check_categories(self, classes: list[str] | None) -> dict[Any, str]:
         categories: dict[Any, str] = {}
@@ -124,8 +149,8 @@ class CocoFile:
         if not self.content['images']:
             self.add('empty-split', f'{self.name} has no images')
 
-    def _check_annotations(self, categories: Mapping, classes: list[str] | None, evaluated: bool) -> None:
-        ids, with_boxes, examples = set(), set(), Counter()
+    def _check_annotations(self, categories: Mapping, classes: list[str] | None) -> None:
+        ids, with_boxes, examples, objects = set(), set(), Counter(), False
         for i, annotation in enumerate(self.content['annotations']):
             kind, what = self._annotation_problem(annotation, ids, categories)
             where = f'annotations[{i}]'
@@ -136,8 +161,6 @@ class CocoFile:
                 self._bad_annotations.add(i)
                 self.add(kind, f'{where}: {what}')
                 continue
-            if evaluated and 'iscrowd' not in annotation:
-                self.add('iscrowd-missing', where)
             image = self.images[annotation['image_id']]
             kind, what = box_problem(annotation['bbox'], annotation['area'], image['width'], image['height'])
             if kind:
@@ -146,9 +169,11 @@ class CocoFile:
                 self._bad_annotations.add(i)
                 continue
             with_boxes.add(image['id'])
-            examples[categories[annotation['category_id']]] += 1
-        if self.content['images'] and not with_boxes:
-            self.add('empty-split', f'{self.name} has no usable annotation')
+            category = categories[annotation['category_id']]
+            examples[category] += 1
+            objects |= not annotation['iscrowd'] and (classes is None or category in classes)
+        if self.content['images'] and not objects:
+            self.add('empty-split', f'{self.name} has no usable annotation' + ' but crowds' * bool(with_boxes))
         for image_id, image in self.images.items():
             if image_id not in with_boxes:
                 self.add('image-without-boxes', f'{readable(image["file_name"])} (id {short(image_id)})')
@@ -167,6 +192,9 @@ class CocoFile:
             return 'annotation-entry', f'bbox must be four numbers, is {short(box)}'
         if not is_number(area):
             return 'annotation-entry', f'area must be a number, is {short(area)}'
+        for key in ('iscrowd', 'ignore'):
+            if annotation.get(key) not in (None, 0, 1):
+                return 'annotation-entry', f'{key} must be 0 or 1, is {short(annotation[key])}'
         if not all(map(is_finite, (*box, area))):
             return 'not-finite', f'bbox {short(box)}, area {short(area)}'
         for key, kind, known in (
@@ -195,7 +223,34 @@ class CocoFile:
             for i, a in enumerate(self.content['annotations'])
             if i not in self._bad_annotations and a['image_id'] in self.images
         ]
-        return dict(self.content, images=images, annotations=annotations)
+        content = dict(self.content, images=images, annotations=annotations)
+        for owners, key in (('images', 'image_id'), ('categories', 'category_id')):
+            if self._unfit[key]:
+                content.update(_numbered(content, owners, key))
+        return content
+
+
+def _numbered(content: dict, owners: str, key: str) -> dict:
+    """Images or categories, and annotations, with ids from 1; each owner keeps its old id as ``original_id``."""
+    usable = [e for e in content[owners] if isinstance(e, dict) and is_id(e.get('id'))]
+    numbers = {entry['id']: i for i, entry in reversed(list(enumerate(usable, 1)))}
+    return {
+        owners: [dict(e, id=numbers[e['id']], original_id=e['id']) for e in usable],
+        'annotations': [dict(a, **{key: numbers[a[key]]}) for a in content['annotations']],
+    }
+
+
+def unfit_ids(ids: Mapping) -> str:
+    """Why COCO's evaluation, which sorts the ids of images and categories in an array, cannot tell them apart."""
+    kinds = {isinstance(i, str) for i in ids}
+    if len(kinds) > 1:
+        example = short(next(i for i in ids if isinstance(i, str)))
+        return f'texts beside numbers, which evaluation cannot tell apart, e.g. {example}'
+    large = next((i for i in ids if not isinstance(i, str) and not -LARGEST_ID < i < LARGEST_ID), None)
+    if large is not None:
+        return f'beyond 64 bits, where evaluation cannot tell them apart, e.g. {short(large)}'
+    ended = next((i for i in ids if isinstance(i, str) and (i.endswith('\0') or not i)), None)
+    return '' if ended is None else f'a text that evaluation takes for another one, {short(ended)}'
 
 
 def is_id(value: Any) -> bool:
@@ -212,7 +267,7 @@ def is_number(value: Any) -> bool:
 
 def is_finite(value: float) -> bool:
     """Whether a number is one that a float32 can hold."""
-    return -1e38 < value < 1e38
+    return -LARGEST_FLOAT < value < LARGEST_FLOAT
 
 
 def box_problem(box: list[float], area: float, width: float, height: float) -> tuple[str, str]:
@@ -238,7 +293,53 @@ def read_json(path: str, add: Add) -> Any:
         return UNREADABLE
 
 
-def check_coco(split: CheckedSplit, dataset: Mapping, cls: type, report: Report, evaluated: bool) -> None:
+def read_coco(path: str) -> dict:
+    """The content of a COCO annotation file as training, evaluation and report take it.
+
+    What is certain is repaired (:func:`mmccd.data.annotations.repair`), and said in the log once a process. Only files
+    with something odd are looked at entry by entry. Without ``annotations``, as COCO's test split, the list is empty.
+
+    Raises:
+        OSError: If the file cannot be read.
+        UserError: If it would be read wrongly, or cannot be used at all.
+    """
+    with open(path, 'rb') as f:
+        raw = f.read()
+    try:
+        content = parse_json(raw)
+    except ValueError as e:
+        raise UserError(f'the annotations {path} cannot be used: {e}; {DOCTOR}') from e
+    if raw.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)):
+        _say(path, 'the byte-order mark at its beginning is skipped')
+    del raw
+    if isinstance(content, dict):
+        content.setdefault('annotations', [])
+    if is_plain(content):
+        return content
+    refused: list[str] = []
+
+    def add(kind: str, what: str) -> None:
+        if kind == 'repaired':
+            _say(path, what.removeprefix('it: '))
+        elif kind in REFUSED:
+            refused.append(what)
+
+    file = CocoFile(content, add, name='it')
+    if refused and not file.usable:
+        raise UserError(f'the annotations {path} cannot be used: {refused[0]}; {DOCTOR}')
+    if refused:
+        more = f', and {len(refused) - 1:,} more' if len(refused) > 1 else ''
+        raise UserError(f'the annotations {path} cannot be used: {refused[0]}{more}; {CLEAN}')
+    return content
+
+
+def _say(path: str, what: str) -> None:
+    if (path, what) not in _said:
+        _said.add((path, what))
+        print_log(f'annotations {path}: repaired on reading: {what}', 'current', logging.WARNING)
+
+
+def check_coco(split: CheckedSplit, dataset: Mapping, cls: type, report: Report) -> None:
     """The annotation file of a COCO dataset of MMDetection."""
     add = partial(report.add, split.name)
     root = dataset.get('data_root') or ''
@@ -259,7 +360,7 @@ def check_coco(split: CheckedSplit, dataset: Mapping, cls: type, report: Report,
         classes = None
     filters = {} if dataset.get('test_mode') else dataset.get('filter_cfg') or {}  # mmdet filters no other split
     min_size = filters.get('min_size', 0)
-    file = CocoFile(content, add, locate, classes, min_size, evaluated, path)
+    file = CocoFile(content, add, locate, classes, min_size, path)
     if file.usable:
         split.paths.update(file.paths)
         split.drop = file.drop

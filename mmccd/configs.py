@@ -11,6 +11,7 @@ import os
 import os.path as osp
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from .errors import UserError, suggest
 
 # Files in a wheel, links to the checkout's folders in a checkout: the place where mim searches, too.
 CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+_OWN = 'mmccd::'
 _RENAMED_PART = ('_24e_', '_2x_')  # Cascade R-CNN's schedule; the old files stay, and read the new ones
 
 
@@ -82,7 +84,8 @@ def load_config(path: str, options: dict | None = None) -> Config:
     if is_old_name(stem) and folder == osp.realpath(CONFIGS):
         warn_renamed(stem, stem.replace(*_RENAMED_PART))
     try:
-        cfg = Config.fromfile(path)
+        with _own_bases():
+            cfg = Config.fromfile(path)
     except (SyntaxError, FileNotFoundError) as e:  # the latter: a base
         raise UserError(f'config {path!r} cannot be read: {e}') from e
     _rename(cfg._cfg_dict)
@@ -91,7 +94,53 @@ def load_config(path: str, options: dict | None = None) -> Config:
         cfg.merge_from_dict(options or {})
     except (TypeError, KeyError, ValueError, IndexError) as e:
         raise UserError(f'--cfg-options does not fit {path}: {e.args[0]}') from e
+    for change in _fit_loaders(cfg):
+        if is_first_on_machine():
+            print(f'note: {change}', file=sys.stderr)
     return cfg
+
+
+@contextmanager
+def _own_bases() -> Iterator[None]:
+    """``_base_ = 'mmccd::NAME.py'``, as mmengine has it for a fixed list of packages, while a config is read.
+
+    Unlike there, what is read stays in its own default scope.
+    """
+    original = Config._get_cfg_path
+
+    def get_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        if not cfg_path.startswith(_OWN):
+            return original(cfg_path, filename)
+        name = cfg_path.removeprefix(_OWN)
+        path = CONFIGS / (name if name.endswith('.py') else f'{name}.py')
+        if not path.is_file():
+            names = [f'{n}.py' for n in list_configs()]
+            raise UserError(
+                f'config {filename!r}: _base_ {cfg_path!r} is none of the configs that come with mmccd'
+                f'{suggest(path.name, names, prefix=_OWN)}'
+            )
+        return str(path), None
+
+    Config._get_cfg_path = staticmethod(get_path)  # configs are read by static methods: there is no other way in
+    try:
+        yield
+    finally:
+        Config._get_cfg_path = staticmethod(original)
+
+
+def _fit_loaders(cfg: Config) -> Iterator[str]:
+    """Take out of loaders without worker processes what PyTorch refuses there, and say what."""
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(key)
+        if not isinstance(loader, dict) or loader.get('num_workers', 0) != 0:
+            continue
+        odd = [
+            name for name in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context') if loader.get(name)
+        ]
+        for name in odd:
+            loader.pop(name)
+        if odd:
+            yield f'{key}.num_workers is 0: left out {", ".join(odd)}, which PyTorch refuses without workers'
 
 
 def _rename(value: Any) -> Any:

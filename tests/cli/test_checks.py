@@ -12,6 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+import mmccd.configs
 from mmccd.cli import checks, runner
 from mmccd.configs import load_config
 from mmccd.errors import UserError
@@ -307,3 +308,33 @@ def test_end_of_a_process(tmp_path, group, expected):
         timeout=300,
     )
     assert (done.returncode, done.stdout.split()) == (0, expected.split()), done.stderr
+
+
+def test_no_workers(tmp_path, capsys):
+    """What PyTorch refuses in a loader without workers goes, and it is said; the other loaders stay as they are."""
+    path = tmp_path / 'mine.py'
+    loader = 'dict(num_workers=2, persistent_workers=True, prefetch_factor=4, batch_size=2)'
+    path.write_text(f'train_dataloader = {loader}\nval_dataloader = {loader}')
+    cfg = load_config(str(path), {'train_dataloader.num_workers': 0})
+    assert cfg.train_dataloader == dict(num_workers=0, batch_size=2)
+    assert cfg.val_dataloader == dict(num_workers=2, persistent_workers=True, prefetch_factor=4, batch_size=2)
+    assert capsys.readouterr().err == (
+        'note: train_dataloader.num_workers is 0: left out persistent_workers, prefetch_factor, which PyTorch refuses '
+        'without workers\n'
+    )
+
+
+@pytest.mark.parametrize('name', ['retinanet_ccd_r18_fpn_digits', '_base_/datasets/digits_det'])
+@pytest.mark.parametrize('end', ['', '.py'])
+def test_own_configs_as_bases(tmp_path, name, end):
+    """As mmdet::... of MMDetection; what is read is the same as by the path."""
+    paths = [tmp_path / 'by_name.py', tmp_path / 'by_path.py']
+    paths[0].write_text(f"_base_ = ['mmccd::{name}{end}']\nextra = 1")
+    paths[1].write_text(f"_base_ = ['{mmccd.configs.CONFIGS / name}.py']\nextra = 1")
+    by_name, by_path = (load_config(str(p)) for p in paths)
+    assert by_name.to_dict() == by_path.to_dict()
+    before = Config._get_cfg_path
+    paths[0].write_text(f"_base_ = 'mmccd::{name.replace('di', 'id')}{end}'")
+    with pytest.raises(UserError, match=r"_base_ 'mmccd::\S+' is none of the configs that come with mmccd"):
+        load_config(str(paths[0]))
+    assert Config._get_cfg_path is before

@@ -1,6 +1,6 @@
 """C callbacks of the loops, for one dtype each, from numba's cache on disk where that has them.
 
-A callback takes slabs from a shared counter until none is left, so any number of threads of any pool can share the
+A callback takes slabs until none is left, so any number of threads of any pool can share the
 work: ``launch`` runs it in PyTorch's own OpenMP threads.
 """
 

@@ -12,6 +12,7 @@ from .kernels_shared import (
     expand,
     gather,
     loop,
+    next_unit,
     normalise,
     norms_of_context,
     products,
@@ -231,9 +232,11 @@ def backward_slabs(address):
     u_pattern = np.zeros(1 if narrow else k * grid * wide + LANES, x.dtype)
     v_pattern = np.zeros(1 if narrow else k * rows * wide + LANES, x.dtype)
     blocks = (g_ + block - 1) // block
+    taken, me = integers(a.taken), take_next(a) % a.threads
+    owner = me
     while True:
-        unit = take_next(a)
-        if unit >= n_ * blocks:
+        unit, owner = next_unit(taken, n_ * blocks, a.threads, me, owner)
+        if unit < 0:
             return
         n, g0 = unit // blocks, unit % blocks * block
         many = min(block, g_ - g0)

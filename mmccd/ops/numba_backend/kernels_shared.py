@@ -16,8 +16,8 @@ import math
 import numpy as np
 from numba import njit
 
-from .plan import LANES
-from .vectors import add, at, fma, from_lane, load, put, splat, store
+from .plan import CACHE_LINE, LANES
+from .vectors import add, at, fma, from_lane, load, put, splat, store, take
 
 # Flags that reorder and fuse sums, and no others, so that NaN and Inf pass through as everywhere else.
 SUMS = dict(fastmath={'reassoc', 'contract', 'nsz'}, error_model='numpy')
@@ -29,6 +29,23 @@ sum_loop = njit(**SUMS, forceinline=True)
 # Those that only assign, and keep the order that is written.
 EXACT = dict(fastmath={'contract'}, error_model='numpy')
 exact_loop = njit(**EXACT)
+
+
+@njit
+def next_unit(taken, total, threads, me, owner):
+    """(unit of work, whose share it is of), or (-1, -1) where all ``total`` are taken.
+
+    Every thread has a share of neighbouring units, which it may find in its cache, since PyTorch divides its loops in
+    the same way; who has finished helps the next. ``me`` is the thread's number, ``owner`` whose share it works on.
+    """
+    while True:
+        first, last = owner * total // threads, (owner + 1) * total // threads
+        unit = first + take(taken, owner * (CACHE_LINE // 8))
+        if unit < last:
+            return unit, owner
+        owner = (owner + 1) % threads
+        if owner == me:
+            return -1, -1
 
 
 @loop

@@ -11,9 +11,9 @@ are less than a cache line; no copy of a whole tensor is made. Half precision is
 **Threads.** The loops run in PyTorch's own OpenMP threads, as many as ``torch.get_num_threads()`` says: a second pool
 would compete with the first one's threads, which keep spinning for a while after each operator. OpenMP's entry point
 is looked up among the libraries that PyTorch itself is linked to; where there is none (macOS, Windows), Python threads
-call the loops, which hold no lock. Slabs are handed out one by one from a shared counter. Calls may come from several
-threads at once: a call shares nothing with another one but the tables, which are only read. Results do not depend on
-the number of threads: statistics and the gradients of scale and bias are sums in float64, in a fixed order.
+call the loops, which hold no lock. Each thread has a share of the slabs, and then helps the others. Calls may come
+from several threads at once: a call shares nothing with another one but the tables, which are only read. Results do not
+depend on the number of threads: statistics and the gradients of scale and bias are sums in float64, in a fixed order.
 """
 
 from __future__ import annotations
@@ -125,7 +125,9 @@ def _arguments(
         d=d.data_ptr(),
         stats=stats.data_ptr(),
     )
-    return a, min(torch.get_num_threads(), shared.threads)
+    threads = min(torch.get_num_threads(), shared.threads)
+    a.share(threads)
+    return a, threads
 
 
 @lru_cache(maxsize=2)

@@ -25,7 +25,9 @@ _ADDRESS, _INT, _FLOAT = np.int64, np.int64, np.float64
 # The loops read these fields by name. Addresses are those of an array's first element, 0 where there is no such array.
 ARGUMENTS = np.dtype(
     [
-        ('next', _INT),  # the slab, or block of slabs, that nobody has taken yet; threads count it up
+        ('next', _INT),  # the number of the next thread that comes
+        ('threads', _INT),
+        ('taken', _ADDRESS),  # (threads, CACHE_LINE) bytes: how many slabs, or blocks, of each thread's share are taken
         # Tensors; context, d and stats are described in mmccd.ops.backends
         ('x', _ADDRESS),
         ('out', _ADDRESS),  # written: y in forward, grad_x in backward
@@ -149,6 +151,11 @@ class Arguments:
     def __init__(self, record: bytearray) -> None:
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(record))
         self._integers, self._floats = memoryview(record).cast('q'), memoryview(record).cast('d')
+
+    def share(self, threads: int) -> None:
+        """Make so many shares of the slabs."""
+        self._taken = (ctypes.c_int64 * (threads * (CACHE_LINE // 8)))()
+        self.set(threads=threads, taken=ctypes.addressof(self._taken))
 
     def set(self, **values: float | tuple[int, ...]) -> None:
         """Write fields: floats, integers, or four strides."""

@@ -262,3 +262,14 @@ def take_next(typingctx, record):
         return builder.atomic_rmw('add', counter, ir.Constant(ir.IntType(64), 1), 'monotonic')
 
     return types.int64(record), generate
+
+
+@intrinsic
+def take(typingctx, array, index):
+    """Add one to ``array[index]``, an int64, as one indivisible step; the value before."""
+
+    def generate(context, builder, signature, args):
+        counter = _element(context, builder, signature.args[0], *args)
+        return builder.atomic_rmw('add', counter, ir.Constant(ir.IntType(64), 1), 'monotonic')
+
+    return types.int64(array, types.intp), generate

@@ -14,7 +14,13 @@ from mmccd.ops.options import Options
 pytest.importorskip('numba')
 import numba
 
-from mmccd.ops.numba_backend.vectors import arguments_at, take_next
+from mmccd.ops.numba_backend.kernels_shared import next_unit
+from mmccd.ops.numba_backend.vectors import arguments_at, integers, take_next
+
+
+@numba.njit
+def by_address(address):
+    return integers(address)
 
 
 @numba.njit
@@ -63,6 +69,48 @@ def test_every_slab_is_taken_once_by_threads_at_once():
         t.join()
     assert a['next'] == count * times
     assert sum(totals) == sum(range(count * times))
+
+
+@numba.njit(nogil=True)
+def work_off(address, total, seen):
+    a = arguments_at(address)
+    taken, me = integers(a.taken), take_next(a) % a.threads
+    owner = me
+    while True:
+        unit, owner = next_unit(taken, total, a.threads, me, owner)
+        if unit < 0:
+            return me
+        seen[unit, me] += 1
+
+
+@pytest.mark.parametrize(('shares', 'come'), [(1, 1), (2, 2), (3, 1), (5, 3), (2, 4)])
+@pytest.mark.parametrize('total', [0, 1, 7, 1000])
+def test_each_unit_is_taken_once_however_many_come(shares, come, total):
+    x = torch.empty(2, 8, 7, 7)
+    arguments = plan(x.shape, x.stride(), x.stride(), Options(4), x.dtype).arguments()
+    arguments.share(shares)
+    seen = np.zeros((max(total, 1), shares), np.int64)
+    threads = [threading.Thread(target=work_off, args=(arguments.address, total, seen)) for _ in range(come)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert seen.sum(1).tolist() == [1] * total + [0] * (len(seen) - total)
+
+
+def test_a_thread_alone_begins_with_its_own_share():
+    x = torch.empty(2, 8, 7, 7)
+    arguments = plan(x.shape, x.stride(), x.stride(), Options(4), x.dtype).arguments()
+    arguments.share(3)
+    arguments.set(next=1)
+    order = []
+    owner = 1
+    while True:
+        unit, owner = next_unit(by_address(record(arguments)['taken']), 7, 3, 1, owner)
+        if unit < 0:
+            break
+        order.append(unit)
+    assert order == [2, 3, 4, 5, 6, 0, 1]
 
 
 def test_a_call_has_a_record_of_its_own():

@@ -16,7 +16,7 @@ from mmccd.cli.arguments import (
 )
 from mmccd.cli.checks import check_amp, check_data, check_init_checkpoint, check_init_download, check_sync_bn
 from mmccd.cli.parser import tool_parser
-from mmccd.cli.runner import build_runner, log_scaling
+from mmccd.cli.runner import build_runner, check_iterations, log_scaling
 from mmccd.configs import load_config
 from mmccd.engine.hooks.interrupt import Interrupted
 from mmccd.models.build import build_model
@@ -56,6 +56,7 @@ def main() -> None:
     try:
         runner = build_runner(cfg)
         log_scaling(runner)
+        check_iterations(runner)
         runner.train()
     except Interrupted as e:
         # At once: the launcher kills the processes that are left when the first ends, and reports their exit code.

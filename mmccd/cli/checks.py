@@ -95,6 +95,13 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
             )
         )
         raise UserError(f'data not found from the folder {os.getcwd()}:\n  ' + '\n  '.join(missing) + hint)
+    for loader in loaders:
+        found = cfg.get(f'{loader}_dataloader') or {}
+        batches = found.get('batch_sampler') or {}
+        if loader != 'train' and (found.get('drop_last') or batches.get('drop_last')):
+            raise UserError(
+                f'{loader}_dataloader: drop_last=True would leave the last images out of the metrics: set it to False'
+            )
     problems = class_problems(cfg, loaders)
     if problems:
         raise UserError('the classes do not fit, and no later step would report it:\n  ' + '\n  '.join(problems))

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from mmccd.data.checks.coco import UNREADABLE, CocoFile, is_id, read_json
-from mmccd.data.classes import class_folders, read_categories
+from mmccd.data.classes import class_folders, is_left_behind, read_categories
 from mmccd.errors import UserError
 
 # Of MMPretrain's CustomDataset.
@@ -113,7 +113,12 @@ def read_folders(argument: str, folder: str) -> Split:
     paths, counts = [], Counter()
     for name in classes:
         for root, _, files in sorted(os.walk(osp.join(folder, name), followlinks=True)):
-            found = [osp.join(root, f) for f in sorted(files) if f.lower().endswith(IMAGES)]
+            below = osp.relpath(root, folder)
+            found = [
+                osp.join(root, f)
+                for f in sorted(files)
+                if f.lower().endswith(IMAGES) and not is_left_behind(osp.join(below, f))
+            ]
             counts[name] += len(found)
             paths += found
     if not paths:

@@ -11,7 +11,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.registry import METRICS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmccd.checkpoints.read import allow_mmengine_checkpoints
 from mmccd.configs import datasets_of
@@ -109,6 +109,17 @@ def build_runner(cfg: Config) -> Runner:
         keep_freed_memory()
     allow_mmengine_checkpoints()  # what the runner reads itself: initial weights, checkpoints that it publishes
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
+
+
+def check_iterations(runner: Runner) -> None:
+    """An epoch without an iteration is an error: ``drop_last`` with a batch above the images of a process."""
+    loop = getattr(runner, 'train_loop', None)  # built here, as the first thing that training does; FSDP's has none
+    if not isinstance(loop, EpochBasedTrainLoop) or len(loop.dataloader):
+        return
+    raise UserError(
+        f'train_dataloader has no iteration: the {len(loop.dataloader.sampler):,} images of a process are less than '
+        'a batch, which drop_last leaves out: set train_dataloader.batch_size to fewer, or drop_last=False'
+    )
 
 
 def log_scaling(runner: Runner) -> None:

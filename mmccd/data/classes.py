@@ -24,6 +24,22 @@ from mmccd.errors import UserError, suggest
 
 _KEY = re.compile(rb'"categories"\s*:\s*(?=\[)')
 _WINDOW = 1 << 16
+# Beside what begins with a dot: of network drives, Windows, macOS and Python.
+_LEFT_BEHIND = {
+    '@eadir',
+    '#recycle',
+    '#snapshot',
+    '@recycle',
+    '@recently-snapshot',
+    '$recycle.bin',
+    'system volume information',
+    'recycler',
+    'lost+found',
+    '__macosx',
+    '__pycache__',
+    'thumbs.db',
+    'desktop.ini',
+}
 
 
 def read_categories(path: str) -> list[str]:
@@ -136,8 +152,11 @@ def category_problems(classes: Sequence[str], categories: Sequence[str], ann_fil
     return []
 
 
-def class_folders(dataset: Mapping) -> list[str] | None:
-    """Names of the class folders of one of MMPretrain's datasets without an annotation file, in label order."""
+def class_folders(dataset: Mapping, everything: bool = False) -> list[str] | None:
+    """Names of the class folders of one of MMPretrain's datasets without an annotation file, in label order.
+
+    Without those that systems leave behind, which MMPretrain's own datasets take for classes; ``everything``: with.
+    """
     root = dataset.get('data_root') or ''
     prefix = dataset.get('data_prefix') or dataset.get('split') or ''
     prefix = prefix.get('img_path', '') if isinstance(prefix, Mapping) else prefix
@@ -148,7 +167,22 @@ def class_folders(dataset: Mapping) -> list[str] | None:
     ):
         return None
     folder = osp.join(root, prefix)
-    return sorted(e.name for e in os.scandir(folder) if e.is_dir()) if osp.isdir(folder) else None
+    if not osp.isdir(folder):
+        return None
+    return sorted(e.name for e in os.scandir(folder) if e.is_dir() and (everything or not is_left_behind(e.name)))
+
+
+def is_left_behind(path: str) -> bool:
+    """Whether a relative path is, or is below, what systems and editors leave in folders: thumbnails, copies, caches.
+
+    Example:
+        >>> is_left_behind('cat/.ipynb_checkpoints/1-checkpoint.jpg'), is_left_behind('cat/1.jpg')
+        (True, False)
+    """
+    return any(
+        (part.startswith('.') and part not in ('.', '..')) or part.lower() in _LEFT_BEHIND
+        for part in path.replace(os.sep, '/').split('/')
+    )
 
 
 def folder_problems(classes: Sequence[str] | None, folders: Sequence[str], where: str) -> list[str]:
@@ -206,6 +240,12 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
             elif is_a(cls, 'CustomDataset'):
                 folders = class_folders(dataset)
                 if folders is not None:
+                    odd = sorted({*(class_folders(dataset, everything=True) or ())} - {*folders})
+                    if odd and not is_a(cls, 'GuardedDataset'):
+                        problems.append(
+                            f'{key}: {cls.__name__} of MMPretrain takes {_shown(odd)} in {root} for classes, which a '
+                            f"system left behind: remove them, or set type='mmccd.{cls.__name__}'"
+                        )
                     problems += [f'{key}.metainfo.classes: {p}' for p in folder_problems(classes, folders, root)]
                     folders_of[key] = folders
                     classes = classes or folders

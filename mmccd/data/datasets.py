@@ -17,6 +17,7 @@ from mmccd.registry import DATASETS
 
 from . import of_mmpretrain
 from .checks.coco import DOCTOR
+from .classes import is_left_behind
 from .coco_api import COCO
 from .image_files import is_inside, looks_cut, why_broken
 from .transforms import LoadImageFromFile
@@ -178,11 +179,40 @@ class UnguardedCocoDataset(FilledDataset, datasets.CocoDataset):
     COCOAPI = COCO
 
 
-@DATASETS.register_module()
-class CustomDataset(GuardedDataset, of_mmpretrain.CustomDataset):
-    """``mmpretrain.CustomDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
+class ClassFolders:
+    """Mixin before MMPretrain's CustomDataset: what systems leave behind in class folders is no class and no image."""
+
+    def is_valid_file(self, filename: str) -> bool:
+        """Whether a file below a class folder, or below the root, is a sample."""
+        return super().is_valid_file(filename) and not is_left_behind(filename)
+
+    def _find_samples(self) -> list:
+        """MMPretrain's, without the folders that are no classes."""
+        if not self.with_label:
+            return super()._find_samples()
+        found = of_mmpretrain.find_folders(self.img_prefix)[0]
+        classes = [name for name in found if not is_left_behind(name)]
+        if len(classes) == len(found):
+            return super()._find_samples()
+        left_out = ', '.join(name for name in found if name not in classes)
+        print_log(f'{self.img_prefix}: {left_out} are taken for no classes', 'current', logging.WARNING)
+        self.folder_to_idx = {name: i for i, name in enumerate(classes)}
+        samples, _ = of_mmpretrain.get_samples(self.img_prefix, self.folder_to_idx, self.is_valid_file)
+        if self.CLASSES is None:
+            self._metainfo['classes'] = tuple(classes)
+        elif len(self.CLASSES) != len(classes):
+            raise UserError(f'there are {len(self.CLASSES)} classes, and {len(classes)} folders in {self.img_prefix}')
+        return samples
 
 
 @DATASETS.register_module()
-class ImageNet(GuardedDataset, of_mmpretrain.ImageNet):
-    """``mmpretrain.ImageNet`` with the argument ``max_broken`` of :class:`GuardedDataset`."""
+class CustomDataset(ClassFolders, GuardedDataset, of_mmpretrain.CustomDataset):
+    """``mmpretrain.CustomDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`.
+
+    Folders and files that systems leave behind (``.ipynb_checkpoints``, ``@eaDir``, ``Thumbs.db``) are left out.
+    """
+
+
+@DATASETS.register_module()
+class ImageNet(ClassFolders, GuardedDataset, of_mmpretrain.ImageNet):
+    """``mmpretrain.ImageNet`` with ``max_broken``; leaves out what :class:`CustomDataset` does."""

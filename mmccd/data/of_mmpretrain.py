@@ -7,10 +7,11 @@ from typing import Any
 from mmccd.env import OPTIONAL
 from mmccd.errors import UserError
 
-__all__ = ['CustomDataset', 'ImageNet', 'PackInputs', 'RandomResizedCrop']
+__all__ = ['CustomDataset', 'ImageNet', 'PackInputs', 'RandomResizedCrop', 'find_folders', 'get_samples']
 
 try:
     from mmpretrain import datasets
+    from mmpretrain.datasets.custom import find_folders, get_samples
 except Exception as error:  # a broken installation raises anything; detection does without
     _reason = f'it cannot be imported ({type(error).__name__}: {error})'
     if isinstance(error, ModuleNotFoundError) and error.name == 'mmpretrain':
@@ -25,6 +26,7 @@ except Exception as error:  # a broken installation raises anything; detection d
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             raise UserError(f'{type(self).__name__} needs MMPretrain, and {self.reason}')
 
+    find_folders = get_samples = None  # of the datasets, which there are none of
     CustomDataset = ImageNet = PackInputs = RandomResizedCrop = _NotAvailable
 else:
     CustomDataset, ImageNet = datasets.CustomDataset, datasets.ImageNet

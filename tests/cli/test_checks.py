@@ -338,3 +338,25 @@ def test_own_configs_as_bases(tmp_path, name, end):
     with pytest.raises(UserError, match=r"_base_ 'mmccd::\S+' is none of the configs that come with mmccd"):
         load_config(str(paths[0]))
     assert Config._get_cfg_path is before
+
+
+@pytest.mark.parametrize('loader', ['val', 'test'])
+@pytest.mark.parametrize('options', [dict(drop_last=True), dict(batch_sampler=dict(type='X', drop_last=True))])
+def test_evaluation_drops_nothing(loader, options):
+    cfg = Config({f'{loader}_dataloader': dict(dataset=dict(type='X'), **options)})
+    with pytest.raises(UserError, match=rf'^{loader}_dataloader: drop_last=True would leave the last images out'):
+        checks.check_data(cfg, (loader,))
+
+
+@pytest.mark.parametrize(('batch', 'drop', 'iterations'), [(4, True, 1), (5, True, 0), (5, False, 1)])
+def test_training_without_an_iteration(batch, drop, iterations):
+    data = torch.utils.data.TensorDataset(torch.zeros(4, 1))
+    loader = torch.utils.data.DataLoader(data, batch, drop_last=drop)
+    loop = object.__new__(runner.EpochBasedTrainLoop)
+    loop.dataloader = loader
+    trained = SimpleNamespace(train_loop=loop)
+    if iterations:
+        runner.check_iterations(trained)
+        return
+    with pytest.raises(UserError, match='the 4 images of a process are less than a batch, which drop_last leaves out'):
+        runner.check_iterations(trained)

@@ -15,6 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmccd.cli.own_data import read_folders
 from mmccd.data.checks import Report, check_config, write_clean
 from mmccd.data.checks.coco import UNREADABLE, CocoFile, box_problem, read_json
 from mmccd.data.checks.report import KINDS
@@ -355,6 +356,39 @@ def test_folders(toy_folders):
         'class-without-examples': ["'c'"],
         'image-broken': [f'{toy_folders}/train/b/1.png: it is no image'],
     }
+
+
+LEFT_BEHIND = ('.ipynb_checkpoints', '@eaDir', '__MACOSX', '$RECYCLE.BIN', '.git')
+
+
+@pytest.mark.parametrize('name', LEFT_BEHIND)
+@pytest.mark.parametrize('classes', [('a', 'b'), None])
+def test_folders_that_systems_leave_behind(toy_folders, name, classes):
+    """Beside the class folders and in them: neither classes nor images, for dataset, check and make_config alike."""
+    train = toy_folders / 'train'
+    for folder in (train / name, train / 'a' / name):
+        folder.mkdir()
+        Image.new('RGB', (8, 8), (7, 7, 7)).save(folder / '0.png')
+    (train / 'Thumbs.db').write_bytes(b'x')
+    cfg = folders(toy_folders, data_prefix='train', metainfo=dict(classes=classes) if classes else {})
+    dataset = cfg.train_dataloader.dataset
+    dataset.type = 'mmccd.CustomDataset'
+    built = DATASETS.build(dict(dataset, pipeline=[]))
+    assert built.metainfo['classes'] == ('a', 'b')
+    assert [built.get_data_info(i)['img_path'].removeprefix(f'{train}/') for i in range(len(built))] == [
+        'a/0.png',
+        'a/1.png',
+        'b/0.png',
+        'b/1.png',
+    ]
+    assert [built.get_data_info(i)['gt_label'] for i in range(len(built))] == [0, 0, 1, 1]
+    assert found(check_config(cfg)) == {}
+    split = read_folders('--train', str(train))
+    assert (split.classes, dict(split.counts)) == (('a', 'b'), {'a': 2, 'b': 2})
+    dataset.type = 'CustomDataset'  # MMPretrain's own
+    assert found(check_config(cfg))['classes'][0].startswith(
+        f'train_dataloader.dataset: CustomDataset of MMPretrain takes {name} in {toy_folders} for classes'
+    )
 
 
 def test_list(toy_folders):

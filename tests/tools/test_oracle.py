@@ -65,6 +65,8 @@ def oracle():
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, inputs, data_samples=None, mode='predict'):
+            if mode == 'loss':
+                return dict(loss=self.weight.sum())
             seen = [name for name in BOXES if name in self.sees]
             for sample in data_samples:
                 boxes = torch.tensor([BOXES[n] for n in seen], dtype=torch.float32).reshape(-1, 4)
@@ -355,3 +357,51 @@ def test_class_without_examples(toy_coco, run):
     edit(lambda c: c[A].__delitem__(slice(1, None, 2)), toy_coco / 'val.json')  # the dogs
     metrics, _ = run()
     assert (metrics['coco/cat_precision'], metrics['coco/dog_precision']) == (1, None)
+
+
+TRAINING = """
+train_dataloader = dict(
+    batch_size=2,
+    num_workers=0,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(test_dataloader['dataset'], ann_file='train.json', data_prefix=dict(img='train/'), test_mode=False),
+)
+val_dataloader, val_evaluator, val_cfg = test_dataloader, test_evaluator, dict(type='ValLoop')
+train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.0))
+default_hooks = dict(checkpoint=dict(type='mmccd.CheckpointHook', interval=1, save_best='coco/bbox_mAP'))
+work_dir = '{root}/work'
+"""
+
+
+@pytest.mark.parametrize('dataset', ['mmccd.CocoDataset', 'CocoDataset'])
+@pytest.mark.parametrize(
+    ('split', 'change', 'message'),
+    [
+        ('val', several(REPAIRED['ids from 0'], REPAIRED['iscrowd null']), None),
+        ('train', several(REPAIRED['area missing'], REPAIRED['iscrowd "0"'], REPAIRED['box as texts']), None),
+        ('val', *REFUSED['no box']),
+        ('val', *REFUSED['image ids 1 and "1"']),
+        ('train', *REFUSED['two images of one id']),
+        ('train', *REFUSED['iscrowd 2']),
+        ('train', lambda c: c['images'].clear(), 'train.json has no images'),
+    ],
+)
+def test_training(toy_coco, call_tool, monkeypatch, dataset, split, change, message):
+    """AP 1 after the epoch, or refused before the first iteration."""
+    monkeypatch.chdir(toy_coco)
+    edit(change, toy_coco / f'{split}.json')
+    text = CONFIG.format(root=toy_coco, dataset=dataset, classes=('cat', 'dog')) + TRAINING.format(root=toy_coco)
+    (toy_coco / 'training.py').write_text(text)
+    code, err = call_tool('train.py', toy_coco / 'training.py')
+    logs = list((toy_coco / 'work').glob('*/vis_data/scalars.json'))
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    if message is None:
+        assert code == 0, err
+        assert [line['coco/bbox_mAP'] for line in lines if 'coco/bbox_mAP' in line] == [1]
+        assert list((toy_coco / 'work').glob('best_*.pth'))
+    else:
+        assert code == 2
+        assert err.startswith('error: ')
+        assert re.search(message, err), err
+        assert not lines

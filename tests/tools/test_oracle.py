@@ -262,7 +262,14 @@ def check(root: Path):
     return check_config(Config.fromfile(str(root / 'oracle.py')), ('test',))
 
 
-@pytest.mark.parametrize('change', REPAIRED.values(), ids=list(REPAIRED))
+# Every sixth kind in make test, the others in make test-long.
+EACH_TIME = [
+    pytest.param(change, id=name, marks=() if i % 6 == 0 else pytest.mark.long)
+    for i, (name, change) in enumerate(REPAIRED.items())
+]
+
+
+@pytest.mark.parametrize('change', EACH_TIME)
 def test_right(toy_coco, run, change):
     """AP 1 in test.py and in the report, and nothing to repair in a clean copy."""
     edit(change, toy_coco / 'val.json')
@@ -279,7 +286,7 @@ def test_right(toy_coco, run, change):
     assert set(check(toy_coco).findings) <= {'image-without-boxes'}
 
 
-@pytest.mark.parametrize(('change', 'message'), REFUSED.values(), ids=list(REFUSED))
+@pytest.mark.parametrize(('change', 'message'), [pytest.param(*case, id=name) for name, case in REFUSED.items()])
 def test_refused(toy_coco, run, change, message):
     """One message, before anything is evaluated; the dataset check calls it an error, too."""
     edit(change, toy_coco / 'val.json')

@@ -21,7 +21,7 @@ PLAN = 'mmccd.ops.triton_backend.plan'
 PRODUCTS: tuple[dict[str, tuple[int, ...]], ...] = (
     dict(WHOLE_LIMIT=(8192, 16384, 32768), FORWARD_PER_THREAD=(16, 32, 64)),
     dict(BACKWARD_PER_THREAD=(16, 32, 64)),
-    dict(TILE_ELEMENTS=(2048, 4096, 8192), TILE_COLUMNS=(16, 32, 64)),
+    dict(TILE_ELEMENTS=(2048, 4096, 8192), CELL_ELEMENTS=(1024, 2048, 4096)),
 )
 
 

@@ -87,7 +87,8 @@ class Backend(Protocol):
             the computing dtype (:func:`compute_dtype`), without elements if not ``keep``:
 
             - context (N, C, S, S): mean of the poolings on the finest grid, S = max(scales);
-            - d (N, G, H, W): the similarity before normalisation (of the cosine: after the division by the norms);
+            - d (N, G, H, W): the similarity before normalisation (of the cosine: after the division by the norms); (0,)
+              from a backend whose backward computes it again;
             - stats (N, G, 2): z-score: mean and deviation of d; min-max: minimum and range; none: not read. The second
               number is exactly 0 where the map is flat: the decision is taken once, and backward reads it here.
         """
@@ -109,16 +110,19 @@ class Row(NamedTuple):
     Attributes:
         module (str): Where the functions are, a dotted path.
         preferred_on (tuple[str, ...]): Device types whose tensors ``impl='auto'`` gives to it.
+        self_test (bool): Whether ``'auto'`` tests it first; see :mod:`mmccd.ops.self_test` for what it has besides.
     """
 
     module: str
     preferred_on: tuple[str, ...] = ()
+    self_test: bool = False
 
 
 BACKENDS = {
     'cpu': Row('mmccd.ops.numba_backend.launch', preferred_on=('cpu',)),
     'torch': Row('mmccd.ops.torch_backend'),  # stock operators, everywhere: what 'auto' falls back to
-    'triton': Row('mmccd.ops.triton_backend.launch'),  # not preferred: it has run in Triton's interpreter alone
+    # So far it has run in Triton's interpreter alone.
+    'triton': Row('mmccd.ops.triton_backend.launch', preferred_on=('cuda',), self_test=True),
 }
 # A name of the table in this environment variable is what impl='auto' stands for.
 ENV_VAR = 'MMCCD_CCD_IMPL'
@@ -179,6 +183,21 @@ def automatic(x: Tensor, options: Options) -> str:
     return impl if impl != 'auto' else _automatic(x, options)[0]
 
 
+@cache
+def _self_tested(name: str) -> Backend:
+    """A backend that is tested before it is taken, once in a process."""
+    from .self_test import self_tested
+
+    return self_tested(name, load(name), load('torch'))
+
+
+def report_once(key: str, problem: str) -> None:
+    """Log a warning that stock operators run, the first time with this key in a process."""
+    if key not in _reported:
+        _reported.add(key)
+        _logger.warning("ccd: impl='auto' runs stock operators, since %s", problem)
+
+
 def fuses_affine(x: Tensor, options: Options) -> bool:
     """Whether the backend that ``impl='auto'`` takes normalises in its own pass."""
     return getattr(load(automatic(x, options)), 'fuses_affine', False)
@@ -187,13 +206,11 @@ def fuses_affine(x: Tensor, options: Options) -> bool:
 def _automatic(x: Tensor, options: Options) -> tuple[str, Backend]:
     for name, row in BACKENDS.items():
         if x.device.type in row.preferred_on:
-            backend = load(name)
+            backend = _self_tested(name) if row.self_test else load(name)
             reason = backend.unavailable(x, options)
             if reason is None:
                 return name, backend
-            if name not in _reported:
-                _reported.add(name)
-                _logger.warning("ccd: impl='auto' runs stock operators, since %r cannot run: %s", name, reason)
+            report_once(name, f'{name!r} cannot run: {reason}')
     return 'torch', load('torch')
 
 

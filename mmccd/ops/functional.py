@@ -47,12 +47,12 @@ def ccd(
             ``'zscore'``.
         eps (float): Added to the deviation, above 0. Default: 1e-7, the original's.
         gain (float): Factor of the gate. Default: 1, the original's.
-        impl (str): ``'auto'`` takes compiled loops on the CPU and stock operators elsewhere; if the loops cannot run,
-            it takes stock operators and logs why, once. ``'cpu'``, ``'torch'`` and ``'triton'`` (CUDA; so far run in
-            Triton's interpreter alone) name one, which runs or raises. The environment variable ``MMCCD_CCD_IMPL``
-            names one for every ``'auto'``. Default: ``'auto'``.
+        impl (str): ``'auto'`` takes compiled loops on the CPU, on CUDA the Triton kernels if they pass a self-test, and
+            stock operators elsewhere, or where those cannot run, and logs why, once. ``'cpu'``, ``'torch'`` and
+            ``'triton'`` (so far run in Triton's interpreter alone) name one, which runs or raises. The environment
+            variable ``MMCCD_CCD_IMPL`` names one for every ``'auto'``. Default: ``'auto'``.
         residual (Tensor | None): Makes it ``relu(ccd(x, ...) + residual)``, the end of a residual block, of the shape
-            of ``x``; the compiled loops do it in one pass, with the same numbers to the last bit. Default: None.
+            of ``x``; loops and kernels do it in one pass, with the same numbers to the last bit. Default: None.
         weight (Tensor | None), shift (Tensor | None): Both or neither, (C,), any floating dtype: ``x * weight + shift``
             is gated instead of ``x``, which is what a norm with running statistics does to its input. The compiled
             loops do it in the same pass. Default: None.

@@ -102,6 +102,9 @@ def ccd_forward(x: Tensor, *more: Any) -> tuple[Tensor, ...]:
     options, impl, keep = _split(more[5:])
     with without_autocast(x):
         y, saved = choose(impl, x, options).forward(Inputs(x, *more[:5]), options, keep)
+    if keep and saved[1].dim() != 4:  # not every backend keeps d, and an operator's results have one shape
+        d = x.new_zeros((x.shape[0], options.groups, *x.shape[2:]), dtype=saved[1].dtype)
+        saved = saved[0], d, saved[2]
     # An operator's results must not share memory, as a backend's constants without elements would.
     return y, *(saved if keep else (torch.empty_like(t) for t in saved))
 

@@ -967,9 +967,12 @@ def test_interface(impl):
     x, scale, bias, grad_y = make((2, 8, 9, 6), 4, impl=impl)
     options, inputs = make_options(4, (1, 4)), Inputs(x, None, scale, bias)
     y, (context, d, stats) = backend.forward(inputs, options, True)
-    assert (y.shape, context.shape, d.shape, stats.shape) == ((2, 8, 9, 6), (2, 8, 4, 4), (2, 4, 9, 6), (2, 4, 2))
+    assert (y.shape, context.shape, stats.shape) == ((2, 8, 9, 6), (2, 8, 4, 4), (2, 4, 2))
     expected = load('torch').forward(inputs, options, True)
     assert torch.allclose(context, expected[1][0], atol=1e-6)
+    if d.numel() == 0:  # it computes it again
+        d = expected[1][1]
+    assert d.shape == (2, 4, 9, 6)
     assert torch.allclose(d, expected[1][1], atol=1e-5)
     assert torch.allclose(stats, torch.stack([d.mean((2, 3)), d.std((2, 3))], -1), atol=1e-5)
     y, saved = backend.forward(inputs, options, False)

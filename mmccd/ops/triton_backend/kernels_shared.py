@@ -1,7 +1,6 @@
-"""What kernels of both directions are made of: positions in tiles, sums over cells, the mixing of scales.
+"""What kernels of both ways and directions are made of: the geometry, loads with the affine, the maths of a pixel.
 
-The header of the package says what cells and tiles are. In shapes, LB and A are cells of a tile in a row and a column,
-BH and BW rows and columns of a cell in a tile, CB channels; L is the number of cells of a side, S = max(SCALES).
+In shapes, CB is a group's channels rounded up to a power of two.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from mmccd.ops import geometry
 from . import plan
 
 # Triton wants constants that kernels see to be of this type.
-WHOLE, POOL, MEASURE, SUMS, APPLY = (tl.constexpr(stage) for stage in plan.STAGES)
 UNIT_CHANNEL, UNIT_COLUMN = tl.constexpr(plan.UNIT_CHANNEL), tl.constexpr(plan.UNIT_COLUMN)
 ZSCORE, MINMAX, NO_NORM = (tl.constexpr(plan.NORMALIZE[name]) for name in ('zscore', 'minmax', None))
 
@@ -33,249 +31,133 @@ bin_start, bin_end = _for_kernels(geometry.bin_start), _for_kernels(geometry.bin
 
 
 @triton.jit
-def positions(
-    t,
-    tiles_h,
-    tiles_w,
-    height,
-    width,
-    cell_w,
-    A: tl.constexpr,
-    BH: tl.constexpr,
-    BW: tl.constexpr,
-    L: tl.constexpr,
-    LB: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """Tile t's rows of cells (A,), rows (BH, A), columns (LB, BW), and which of the last two are in their cells."""
-    a, b = t // (tiles_h * tiles_w) + tl.arange(0, A), tl.arange(0, LB)
-    i = t // tiles_w % tiles_h * BH + tl.arange(0, BH)
-    j = t % tiles_w * BW + tl.arange(0, BW)
-    if EVEN:
-        cell_h = height // L
-        h, w = (a * cell_h)[None, :] + i[:, None], (b * cell_w)[:, None] + j[None, :]
-        return a, h, w, (a < L)[None, :] & (i < cell_h)[:, None], (b < L)[:, None] & (j < cell_w)[None, :]
-    else:
-        first, last = cell_start(a, height, L), cell_start(a + 1, height, L)
-        h = first[None, :] + i[:, None]
-        rows = (a < L)[None, :] & (h < last[None, :])
-        first, last = cell_start(b, width, L), cell_start(b + 1, width, L)
-        w = first[:, None] + j[None, :]
-        return a, h, w, rows, (b < L)[:, None] & (w < last[:, None])
+def in_elements(n, c, h, w, UNIT: tl.constexpr, P: tl.constexpr):
+    """Strides of sample, channel, row and column, that the compiler knows to be 1 or multiples of ALIGN."""
+    c = 1 if UNIT == UNIT_CHANNEL else c * P.ALIGN
+    w = 1 if UNIT == UNIT_COLUMN else w * P.ALIGN
+    return tl.cast(n, tl.int64) * P.SAMPLE_ALIGN, c, h * P.ALIGN, w
 
 
 @triton.jit
-def tile(c, h, w, s_c, s_h, s_w):
-    """Offsets (LB, BH, A, CB, BW) in a slab."""
-    return (c * s_c)[None, None, None, :, None] + (h * s_h)[None, :, :, None, None] + (w * s_w)[:, None, None, None, :]
+def affine(v, inside, weight, factor, offset, ACC: tl.constexpr):
+    """v * factor + offset, rounded once, then as PyTorch's norm does to the dtype of v; 0 outside. In ACC.
 
-
-@triton.jit
-def cell_sums(v):
-    """(LB, BH, A, CB, BW) to (CB, A, LB): columns first, which is within a warp."""
-    return tl.permute(tl.sum(tl.sum(v, 4), 1), (2, 1, 0))
-
-
-@triton.jit
-def over_pixels(cells):
-    """(CB, A, LB) to what broadcasts to a tile: (LB, 1, A, CB, 1)."""
-    return tl.permute(cells, (2, 1, 0))[:, None, :, :, None]
-
-
-@triton.jit
-def over_channels(d):
-    """(LB, BH, A, BW) to what broadcasts to a tile: (LB, BH, A, 1, BW)."""
-    return d[:, :, :, None, :]
-
-
-@triton.jit
-def edges(
-    x,
-    c,
-    a,
-    h,
-    w,
-    rows,
-    columns,
-    height,
-    width,
-    s_c,
-    s_h,
-    s_w,
-    CG: tl.constexpr,
-    L: tl.constexpr,
-    LB: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """Sums of x over what bins have besides their cells: a row, a column, a corner; each (CB, A, LB).
-
-    Read once more, for these lines are few, and in a cache.
+    Without a weight it is v, and the next two may be anything.
     """
-    b = tl.arange(0, LB)
-    r, q = bin_start(a, height, L), bin_start(b, width, L)
-    shared_r, shared_q = (a < L) & (a * height % L != 0), (b < L) & (b * width % L != 0)
-    row = tl.load(
-        x + (c * s_c)[:, None, None, None] + (r * s_h)[None, :, None, None] + (w * s_w)[None, None, :, :],
-        (c < CG)[:, None, None, None] & shared_r[None, :, None, None] & columns[None, None, :, :],
-        0.0,
-    )
-    column = tl.load(
-        x + (c * s_c)[:, None, None, None] + (h * s_h)[None, :, :, None] + (q * s_w)[None, None, None, :],
-        (c < CG)[:, None, None, None] & rows[None, :, :, None] & shared_q[None, None, None, :],
-        0.0,
-    )
-    corner = tl.load(
-        x + (c * s_c)[:, None, None] + (r * s_h)[None, :, None] + (q * s_w)[None, None, :],
-        (c < CG)[:, None, None] & shared_r[None, :, None] & shared_q[None, None, :],
-        0.0,
-    )
-    return tl.sum(row.to(ACC), 3), tl.sum(column.to(ACC), 1), corner.to(ACC)
-
-
-@triton.jit
-def _gather_rows(v, member):
-    """Sums of v (CB, LB, LB) over the rows that are members (row, row of v) of each row."""
-    return tl.sum(tl.where(member[None, :, :, None], v[:, None, :, :], 0), 2)
-
-
-@triton.jit
-def _gather_columns(v, member):
-    return tl.sum(tl.where(member[None, None, :, :], v[:, :, None, :], 0), 3)
-
-
-@triton.jit
-def _blocks(v, s: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr, BACK: tl.constexpr):
-    """For every cell the sum of v (CB, LB, LB) over the cells of the s x s bin that it reads; BACK: the transpose."""
-    if S == LB and s == S:
-        return v
-    elif S == LB and L == LB:  # powers of two that divide each other: blocks, and their own transpose
-        r: tl.constexpr = S // s
-        sums = tl.sum(tl.sum(tl.reshape(v, (v.shape[0], s, r, s, r)), 4), 2)  # (CB, s, s)
-        return tl.reshape(tl.broadcast_to(sums[:, :, None, :, None], (v.shape[0], s, r, s, r)), v.shape)
+    if weight is None:
+        return v.to(ACC)
     else:
-        i = tl.arange(0, LB)
-        reads, has = cell_of(cell_of(i, L, S), S, s), cell_of(i, L, s)
-        if BACK:
-            member = has[:, None] == reads[None, :]
-        else:
-            member = reads[:, None] == has[None, :]
-        member = member & (i < L)[None, :]
-        return _gather_columns(_gather_rows(v, member), member)
+        return tl.where(inside, tl.fma(v.to(ACC), factor, offset).to(v.dtype).to(ACC), 0)
 
 
 @triton.jit
-def _per_area(
-    v,
-    height,
-    width,
-    s: tl.constexpr,
-    S: tl.constexpr,
-    L: tl.constexpr,
-    LB: tl.constexpr,
-    EVEN: tl.constexpr,
-    BACK: tl.constexpr,
-):
-    """v (CB, LB, LB) over the pixels of the s x s bin that a cell reads; BACK: that it belongs to."""
-    if EVEN:
-        return v * (s * s / (height * width).to(v.dtype))
+def per_channel(values, c, some, ACC: tl.constexpr):
+    """Weight or shift of channels c, of which there are some; without one, 0."""
+    if values is None:
+        return tl.zeros(c.shape, ACC)
     else:
-        i = tl.arange(0, LB)
-        if BACK:
-            i = cell_of(i, L, s)
-        else:
-            i = cell_of(cell_of(i, L, S), S, s)
-        top, bottom = bin_start(i, height, s), bin_end(i, height, s)
-        left, right = bin_start(i, width, s), bin_end(i, width, s)
-        return v / ((bottom - top)[:, None] * (right - left)[None, :]).to(v.dtype)[None, :, :]
+        return tl.load(values + c, some, 0.0).to(ACC)
 
 
 @triton.jit
-def mix(
-    cells,
-    row,
-    column,
-    corner,
-    height,
-    width,
-    SCALES: tl.constexpr,
-    S: tl.constexpr,
-    L: tl.constexpr,
-    LB: tl.constexpr,
-    EVEN: tl.constexpr,
-):
-    """Context of every cell, (CB, LB, LB), from the four sums of every cell; where EVEN, the last three are unused."""
-    i = tl.arange(0, LB)
-    context = tl.zeros_like(cells)
-    for k in tl.static_range(len(SCALES)):
-        v = cells
-        if not EVEN:
-            border = i % (L // SCALES[k]) == 0  # the first cell of a bin of this scale
-            v += tl.where(border[None, :, None], row, 0) + tl.where(border[None, None, :], column, 0)
-            v += tl.where((border[:, None] & border[None, :])[None, :, :], corner, 0)
-        context += _per_area(_blocks(v, SCALES[k], S, L, LB, False), height, width, SCALES[k], S, L, LB, EVEN, False)
-    return context / len(SCALES)
+def add_relu(result, residual, inside, ACC: tl.constexpr):
+    """relu(result + residual), as PyTorch adds in place: in the wider dtype, rounded to that of result, NaN kept."""
+    r = tl.load(residual, inside, 0.0)
+    if r.dtype == tl.float64:
+        total = result.to(tl.float64) + r
+    else:
+        total = result.to(ACC) + r.to(ACC)
+    return tl.where(total <= 0, 0, total).to(result.dtype)
 
 
 @triton.jit
-def mix_back(
-    grad, height, width, SCALES: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr, EVEN: tl.constexpr
-):
-    """Transpose of mix and edges: what the pixels of a cell get, and besides its last row, column and corner."""
-    i = tl.arange(0, LB)
-    cells = tl.zeros_like(grad)
-    row, column, corner = cells, cells, cells
-    for k in tl.static_range(len(SCALES)):
-        v = _per_area(_blocks(grad, SCALES[k], S, L, LB, True), height, width, SCALES[k], S, L, LB, EVEN, True)
-        cells += v
-        if not EVEN:
-            border = i % (L // SCALES[k]) == 0
-            row += tl.where(border[None, :, None], v, 0)
-            column += tl.where(border[None, None, :], v, 0)
-            corner += tl.where((border[:, None] & border[None, :])[None, :, :], v, 0)
-    if not EVEN:
-        # From the bin that takes a line of another cell, to that cell: the one before, farther if those between are
-        # empty, as they are on maps with fewer pixels than cells.
-        member = (cell_of(bin_start(i, height, L), height, L)[None, :] == i[:, None]) & (
-            (i < L) & (i * height % L != 0)
-        )[None, :]
-        row, corner = _gather_rows(row, member), _gather_rows(corner, member)
-        member = (cell_of(bin_start(i, width, L), width, L)[None, :] == i[:, None]) & ((i < L) & (i * width % L != 0))[
-            None, :
-        ]
-        column, corner = _gather_columns(column, member), _gather_columns(corner, member)
-    return cells / len(SCALES), row / len(SCALES), column / len(SCALES), corner / len(SCALES)
-
-
-@triton.jit
-def at_cells(c, a, CG: tl.constexpr, L: tl.constexpr, LB: tl.constexpr):
-    """Offsets and mask (CB, A, LB) of cells in contiguous (CG, L, L)."""
-    b = tl.arange(0, LB)
-    offsets = c[:, None, None] * (L * L) + a[None, :, None] * L + b[None, None, :]
-    return offsets, (c < CG)[:, None, None] & (a < L)[None, :, None] & (b < L)[None, None, :]
-
-
-@triton.jit
-def at_context(c, a, CG: tl.constexpr, S: tl.constexpr, L: tl.constexpr, LB: tl.constexpr):
-    """Offsets (CB, A, LB) of what cells read in a slab's context, contiguous (CG, S, S); which cells are, and write."""
-    b = tl.arange(0, LB)
-    offsets = c[:, None, None] * (S * S) + cell_of(a, L, S)[None, :, None] * S + cell_of(b, L, S)[None, None, :]
-    reads = (c < CG)[:, None, None] & (a < L)[None, :, None] & (b < L)[None, None, :]
-    return offsets, reads, reads & (a % (L // S) == 0)[None, :, None] & (b % (L // S) == 0)[None, None, :]
-
-
-@triton.jit
-def similarity(v, u, COSINE: tl.constexpr, MIN: tl.constexpr):
-    """d, (LB, BH, A, BW), of v (LB, BH, A, CB, BW) and u (LB, 1, A, CB, 1)."""
-    d = tl.sum(v * u, 3)
-    if COSINE:
-        d = d / (tl.maximum(tl.sqrt(tl.sum(v * v, 3)), MIN) * tl.maximum(tl.sqrt(tl.sum(u * u, 3)), MIN))
+def similarity(v, u, AXIS: tl.constexpr, P: tl.constexpr):
+    """d of v and the u that it reads, whose channels are along AXIS."""
+    d = tl.sum(v * u, AXIS)
+    if P.COSINE:
+        norm_v, norm_u = tl.sqrt(tl.sum(v * v, AXIS)), tl.sqrt(tl.sum(u * u, AXIS))
+        d = d / (tl.maximum(norm_v, P.MIN) * tl.maximum(norm_u, P.MIN))
     return d
 
 
 @triton.jit
-def factor(std_or_range, NORM: tl.constexpr, EPS: tl.constexpr):
-    """From a deviation or range, which is 0 where the map is flat."""
+def derivatives(v, u, d, AXIS: tl.constexpr, P: tl.constexpr):
+    """Derivatives of d by v and by u, of the shape of v, or what broadcasts to it."""
+    if P.COSINE:
+        norm_v, norm_u = tl.sqrt(tl.sum(v * v, AXIS)), tl.sqrt(tl.sum(u * u, AXIS))
+        # A norm below MIN was replaced by a constant.
+        long_v, long_u = norm_v >= P.MIN, norm_u >= P.MIN
+        norm_v, norm_u = tl.maximum(norm_v, P.MIN), tl.maximum(norm_u, P.MIN)
+        product = tl.expand_dims(norm_v * norm_u, AXIS)
+        by_v = u / product - v * tl.expand_dims(tl.where(long_v, d / (norm_v * norm_v), 0), AXIS)
+        by_u = v / product - u * tl.expand_dims(tl.where(long_u, d / (norm_u * norm_u), 0), AXIS)
+        return by_v, by_u
+    else:
+        return u, v
+
+
+@triton.jit
+def conclude(count, first, second, NORM: tl.constexpr, FLAT: tl.constexpr):
+    """Mean and deviation or minimum and range of a slab, the second 0 where it is flat.
+
+    From mean and sum of squares about it (zscore), or minimum and maximum.
+    """
     if NORM == ZSCORE:
-        return tl.where(std_or_range == 0, 0, 1 / (std_or_range + EPS))
+        std_or_range = tl.sqrt(second / tl.maximum(count - 1, 1))
+        size = tl.abs(first)
+    else:
+        std_or_range = second - first
+        size = tl.maximum(tl.abs(first), tl.abs(second))
+    return first, tl.where((count == 1) | (std_or_range <= FLAT * size), 0, std_or_range)
+
+
+@triton.jit
+def factor(std_or_range, P: tl.constexpr):
+    """From a deviation or range, which is 0 where the map is flat."""
+    if P.NORM == ZSCORE:
+        return tl.where(std_or_range == 0, 0, 1 / (std_or_range + P.EPS))
     else:
         return tl.where(std_or_range == 0, 0, 1 / tl.where(std_or_range == 0, 1, std_or_range))
+
+
+@triton.jit
+def slopes(products, d, pixels, scale, bias, shift, std_or_range, P: tl.constexpr):
+    """Of every pixel, in the shape of d: the gate, a, d^, m and m' (None: anything).
+
+    ``products`` are sums of grad_y * x over a group's channels, 0 outside the map; the next four broadcast to d.
+    """
+    if P.NORM == NO_NORM:
+        normalized, one, two = d, d, d
+    else:
+        normalized = (d - shift) * factor(std_or_range, P)
+        if P.NORM == ZSCORE:
+            one, two = pixels.to(d.dtype), tl.where(pixels, normalized, 0)
+        else:
+            one, two = (pixels & (d == shift)).to(d.dtype), (pixels & (d - shift == std_or_range)).to(d.dtype)
+    gate = tl.sigmoid(scale * normalized + bias)
+    return P.GAIN * gate, P.GAIN * gate * (1 - gate) * products, normalized, one, two
+
+
+@triton.jit
+def coefficients(total, total_d, ones, twos, scale, std_or_range, count, P: tl.constexpr):
+    """alpha * scale, beta and gamma of slabs."""
+    if P.NORM == NO_NORM:
+        return scale, scale * 0, scale * 0
+    else:
+        alpha = scale * factor(std_or_range, P)
+        if P.NORM == ZSCORE:
+            gamma = scale * total_d / (tl.where(std_or_range == 0, 1, std_or_range) * tl.maximum(count - 1, 1))
+            return alpha, alpha * total / count, tl.where(std_or_range == 0, 0, gamma)
+        else:
+            return alpha, alpha * (total - total_d) / tl.maximum(ones, 1), alpha * total_d / tl.maximum(twos, 1)
+
+
+@triton.jit
+def rectified(grad_y, start, offsets, out, grad_residual, inside, ACC: tl.constexpr):
+    """Gradient of what leads to y: grad_y, or where there was a residual its gradient, which is stored."""
+    gy = tl.load(grad_y, inside, 0.0)
+    if out is not None:
+        gy = tl.where(tl.load(out + start + offsets, inside, 0.0).to(ACC) <= 0, 0, gy)
+        if grad_residual is not None:
+            tl.store(grad_residual + start + offsets, gy, inside)
+    return gy.to(ACC)

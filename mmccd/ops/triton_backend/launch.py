@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmccd.env import c_compiler
-from mmccd.ops.backends import Inputs, Saved, add_relu_, affine, compute_dtype, with_affine_and_residual
-from mmccd.ops.options import FLATNESS, Options
+from mmccd.ops.backends import Gradients, Inputs, Saved, add_relu_, compute_dtype, relu_gradient
+from mmccd.ops.options import Options
 
 from . import plan as planning
-from .plan import APPLY, G_STRIDES, MEASURE, POOL, SUMS, WHOLE, X_STRIDES, Y_STRIDES, Plan, launch_plan
+from .launches import backward_of, facts_of, forward_of, interpreting
+
+# The kernels normalise, add and rectify what they hold in registers.
+fuses_affine = True
+_HERE: AbstractContextManager = nullcontext()
 
 
 @cache
 def _has_compiler() -> bool:
     return c_compiler() is not None
-
-
-def interpreting() -> bool:
-    """Whether Triton was told to interpret when the kernels were imported."""
-    import triton
-
-    from .kernels_forward import forward_kernel
-
-    return not isinstance(forward_kernel, triton.JITFunction)
 
 
 def unavailable(x: Tensor, options: Options) -> str | None:
@@ -49,162 +44,72 @@ def unavailable(x: Tensor, options: Options) -> str | None:
     return planning.too_fine(x.shape[1], options)
 
 
-def _switches(plan: Plan, x: Tensor, options: Options) -> dict[str, Any]:
-    """What both directions are compiled for."""
-    import triton.language as tl
+def kind(x: Tensor, options: Options) -> str:
+    """Which kernels x takes: ``'whole'`` where a program holds a slab, else ``'split'``."""
+    return 'whole' if planning.launch_plan((x,), options).whole else 'split'
 
-    sums = tl.float64 if x.dtype == torch.float64 else tl.float32
-    return dict(planning.compile_time(plan, x.shape[1], options), ACC=sums)
+
+def errors() -> tuple[type[Exception], ...]:
+    """What Triton raises where it cannot compile a kernel, or the kernel takes more than the card has."""
+    from triton.errors import TritonError
+
+    return (TritonError,)
+
+
+def _on(device: torch.device) -> AbstractContextManager:
+    """Where Triton launches on this device."""
+    if device.type != 'cuda' or device.index == torch.cuda.current_device():
+        return _HERE
+    return torch.cuda.device(device)
 
 
 def forward(inputs: Inputs, options: Options, keep: bool, overwrite: bool = False) -> tuple[Tensor, Saved]:
-    """See :class:`mmccd.ops.backends.Backend`."""
-    x, residual, scale, bias, weight, shift = inputs
-    x = affine(x, weight, shift)
-    samples, channels, height, width = x.shape
-    groups, grid = options.groups, max(options.scales)
-    compute = compute_dtype(x.dtype)
+    """See :class:`mmccd.ops.backends.Backend`; of the similarity, only min-max keeps anything."""
+    x, residual = inputs[:2]
     y = torch.empty_like(x)
-    plan = launch_plan((x, y), options)
-    # A kernel a stage hands context and statistics on through memory, kept or not.
-    through_memory = keep or not plan.whole
-    context = x.new_empty((samples, channels, grid, grid) if through_memory else 0, dtype=compute)
-    stats = x.new_empty((samples, groups, 2) if through_memory else 0, dtype=compute)
-    d = x.new_empty((samples, groups, height, width) if keep else 0, dtype=compute)
-    saved = context, d, stats
-    if not keep:
-        saved = x.new_empty(0, dtype=compute), x.new_empty(0, dtype=compute), x.new_empty(0, dtype=compute)
-    if options.normalize is None:
-        stats.zero_()
-    if x.numel() > 0:
-        with torch.cuda.device_of(x):
-            _launch_forward(plan, x, y, scale.contiguous(), bias.contiguous(), context, d, stats, options, keep)
-    return add_relu_(y, residual), saved
+    if x.numel() == 0:
+        samples, channels, dtype = *x.shape[:2], compute_dtype(x.dtype)
+        shapes = (samples, channels, max(options.scales), max(options.scales)), (0,), (samples, options.groups, 2)
+        context, d, stats = (x.new_zeros(shape if keep else 0, dtype=dtype) for shape in shapes)
+        return y, (context, d, stats)
+    # In the same pass where it lies in memory as y does.
+    fused = residual if residual is not None and residual.stride() == y.stride() else None
+    vectors = [None if t is None else t.contiguous() for t in inputs[2:]]
+    launch = forward_of(x.shape, x.stride(), x.device, options, keep, facts_of((x, fused, *vectors)))
+    with _on(x.device):
+        saved = launch(x, fused, y, vectors)
+    return y if fused is residual else add_relu_(y, residual), saved
 
 
-def _launch_forward(
-    plan: Plan,
-    x: Tensor,
-    y: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    context: Tensor,
-    d: Tensor,
-    stats: Tensor,
-    options: Options,
-    keep: bool,
-) -> None:
-    """Write y, and what is kept."""
-    from .kernels_forward import conclude_kernel, forward_kernel, mix_kernel
-
-    switches, sizes = _switches(plan, x, options), planning.run_time(plan, x, options)
-    compute = compute_dtype(x.dtype)
-    flat = FLATNESS * torch.finfo(compute).eps
-    slabs, tiles = x.shape[0] * options.groups, sizes['tiles']
-    arguments: dict[str, Any] = dict(
-        x=x,
-        y=y,
-        scale=scale,
-        bias=bias,
-        context=context,
-        d_out=d,
-        stats=stats,
-        partial=stats,
-        KEEP=keep,
-        X_UNIT=plan.units[0],
-        Y_UNIT=plan.units[1],
-        FLAT=flat,
-        num_warps=planning.warps(switches, 32),
-        **sizes,
-        **switches,
-        **planning.run_time_strides(plan, X_STRIDES, x, 0),
-        **planning.run_time_strides(plan, Y_STRIDES, y, 1),
-    )
-    launch = forward_kernel[(slabs * tiles,)]
-    if plan.whole:
-        launch(STAGE=WHOLE, **arguments)
-        return
-    parts, lines = sizes['tiles_h'] * sizes['tiles_w'], 1 if plan.even else 4
-    partial = x.new_empty((parts, slabs, lines, switches['CG'] * switches['L'] ** 2), dtype=compute)
-    launch(STAGE=POOL, **{**arguments, 'partial': partial})
-    grid, mix_switches = planning.sum_launch(switches, slabs)
-    samples, groups, height, width = (sizes[name] for name in ('samples', 'groups', 'height', 'width'))
-    mix_kernel[grid](partial, context, samples, groups, parts, height, width, **mix_switches)
-    if options.normalize is not None or keep:
-        partial = x.new_empty((slabs, tiles, 3), dtype=compute)
-        launch(STAGE=MEASURE, **{**arguments, 'partial': partial})
-    if options.normalize is not None:
-        norm, acc = switches['NORM'], switches['ACC']
-        conclude_kernel[(slabs,)](
-            partial, stats, tiles, height, width, NORM=norm, FLAT=flat, ACC=acc, BLOCK=128, num_warps=1
-        )
-    launch(STAGE=APPLY, **arguments)
-
-
-@with_affine_and_residual
 def backward(
-    grad_y: Tensor, x: Tensor, scale: Tensor, bias: Tensor, saved: Saved, options: Options, need_x: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_y: Tensor, y: Tensor | None, inputs: Inputs, saved: Saved, options: Options, need_x: bool
+) -> Gradients:
+    """See :class:`mmccd.ops.backends.Backend`."""
+    x, _, scale, bias, weight, shift = inputs
     grad_x = torch.empty_like(x)
-    totals = saved[0].new_empty((x.shape[0], options.groups, 4))
-    with torch.cuda.device_of(x):
-        _launch_backward(grad_y, x, grad_x, scale.contiguous(), bias.contiguous(), saved, totals, options, need_x)
-    # Two sums: a custom operator's results must not share memory.
-    grad_scale, grad_bias = totals[..., 1].sum(0).to(scale.dtype), totals[..., 0].sum(0).to(bias.dtype)
-    return grad_x, grad_scale, grad_bias
+    grad_residual = None
+    if y is not None:
+        if y.stride() == grad_x.stride() and y.dtype == grad_y.dtype and y.numel() > 0:
+            grad_residual = torch.empty_like(y)
+        else:
+            grad_y = grad_residual = relu_gradient(grad_y, y)
+            y = None
+    if x.numel() == 0:
+        no_weight, no_shift = (None if t is None else torch.zeros_like(t) for t in (weight, shift))
+        return grad_x, grad_residual, torch.zeros_like(scale), torch.zeros_like(bias), no_weight, no_shift
+    vectors = [None if t is None else t.contiguous() for t in inputs[2:]]
+    facts = facts_of((x, grad_y, y, *vectors, *saved))
+    launch = backward_of(x.shape, x.stride(), grad_y.stride(), x.device, options, facts)
+    with _on(x.device):
+        written = None if y is None else grad_residual
+        totals, affine = launch(x, grad_y, y, grad_x, written, vectors, saved, need_x)
+    sums = _sum(totals[0], scale), _sum(totals[1], bias)
+    if weight is None or shift is None or affine is None:
+        return grad_x, grad_residual, *sums, None, None
+    return grad_x, grad_residual, *sums, _sum(affine[0], weight), _sum(affine[1], shift)
 
 
-def _launch_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    grad_x: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    saved: Saved,
-    totals: Tensor,
-    options: Options,
-    need_x: bool,
-) -> None:
-    """Write grad_x and the totals, (N, G, 4): sums of a slab's shares in the gradients of bias and scale come first."""
-    from .kernels_backward import backward_kernel, collect_kernel
-
-    context, d, stats = saved
-    plan = launch_plan((x, grad_x, grad_y), options)
-    switches, sizes = _switches(plan, x, options), planning.run_time(plan, x, options)
-    slabs, tiles = x.shape[0] * options.groups, sizes['tiles']
-    arguments: dict[str, Any] = dict(
-        x=x,
-        grad_y=grad_y,
-        grad_x=grad_x,
-        scale=scale,
-        bias=bias,
-        context=context,
-        d_in=d,
-        stats=stats,
-        totals=totals,
-        spread_out=totals,
-        X_UNIT=plan.units[0],
-        Y_UNIT=plan.units[1],
-        G_UNIT=plan.units[2],
-        num_warps=planning.warps(switches, 16),
-        **sizes,
-        **switches,
-        **planning.run_time_strides(plan, X_STRIDES, x, 0),
-        **planning.run_time_strides(plan, Y_STRIDES, grad_x, 1),
-        **planning.run_time_strides(plan, G_STRIDES, grad_y, 2),
-    )
-    launch = backward_kernel[(slabs * tiles,)]
-    if plan.whole:
-        launch(STAGE=WHOLE, **arguments)
-        return
-    parts, size = sizes['tiles_h'] * sizes['tiles_w'], switches['CG'] * switches['L'] ** 2
-    shares, sums = context.new_empty((tiles, slabs, 4)), context.new_empty((parts, slabs, 3, size))
-    std_or_range = context.new_empty((slabs, 1 if plan.even else 4, size))
-    launch(STAGE=SUMS, **{**arguments, 'totals': shares, 'spread_out': sums})
-    grid, sum_switches = planning.sum_launch(switches, slabs, 'NORM', 'EPS')
-    samples, groups, height, width = (sizes[name] for name in ('samples', 'groups', 'height', 'width'))
-    collect_kernel[grid](
-        sums, shares, scale, stats, totals, std_or_range, samples, groups, parts, tiles, height, width, **sum_switches
-    )
-    if need_x:
-        launch(STAGE=APPLY, **{**arguments, 'spread_out': std_or_range})
+def _sum(shares: Tensor, like: Tensor) -> Tensor:
+    """Sum of shares in a gradient; one at a time, for a custom operator's results must not share memory."""
+    total = shares.sum(0)
+    return total if total.dtype == like.dtype else total.to(like.dtype)

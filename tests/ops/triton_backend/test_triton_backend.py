@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from mmccd.ops import ccd, ccd_reference, torch_backend
-from mmccd.ops.backends import Inputs
+from mmccd.ops.backends import Inputs, affine
 from mmccd.ops.options import Options
-from mmccd.ops.triton_backend import launch, plan
+from mmccd.ops.triton_backend import launch, launches, plan
 
 pytest.importorskip('triton', reason='Triton is not installed')
 
-INTERPRETING = launch.interpreting()
+INTERPRETING = launches.interpreting()
 DEVICE = 'cpu' if INTERPRETING else 'cuda'
 runs = pytest.mark.skipif(
     not (INTERPRETING or torch.cuda.is_available()),
@@ -28,8 +28,11 @@ runs = pytest.mark.skipif(
 )
 on_cuda = pytest.mark.skipif(INTERPRETING or not torch.cuda.is_available(), reason='needs a CUDA device')
 
-# Limits that make every image here go one way; small tiles, so that there are several.
-WAYS = {'whole': dict(WHOLE_LIMIT=1 << 30), 'split': dict(WHOLE_LIMIT=0, TILE_ELEMENTS=1024)}
+# Limits that make every image here go one way; small tiles and parts of cells, so that there are several.
+WAYS = {
+    'whole': dict(WHOLE_LIMIT=1 << 30),
+    'split': dict(WHOLE_LIMIT=0, TILE_ELEMENTS=256, CELL_ELEMENTS=64, CELL_COLUMNS=4),
+}
 LAYOUTS = {
     'contiguous': lambda x: x.contiguous(),
     'channels_last': lambda x: x.contiguous(memory_format=torch.channels_last),
@@ -42,7 +45,9 @@ LAYOUTS = {
 def way(request, monkeypatch):
     for name, value in WAYS[request.param].items():
         monkeypatch.setattr(plan, name, value)
-    return request.param
+    launches.forget()
+    yield request.param
+    launches.forget()
 
 
 def arguments(shape, groups, dtype=torch.float32, layout='contiguous'):
@@ -82,6 +87,18 @@ def check(x, scale, bias, grad_y, options):
         assert error <= allowed, f'{name}: error {error:.2e}, allowed {allowed:.2e}, size {size:.2e}'
 
 
+def in_the_interpreter(file, chosen):
+    """Tests of a file in a process where Triton interprets, by pytest's -k."""
+    env = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    env['PYTHONPATH'] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [env.get('PYTHONPATH')])])
+    command = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '-p', 'interpreter', '-k', chosen]
+    done = subprocess.run(
+        [*command, str(file.resolve())], env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert ' passed' in done.stdout
+
+
 @pytest.mark.skipif(INTERPRETING, reason='this is that process')
 @pytest.mark.parametrize(
     'chosen',
@@ -91,25 +108,28 @@ def check(x, scale, bias, grad_y, options):
             ' or (residual and split) or (dtypes and whole) or (flat and split)',
             id='some',
         ),
-        pytest.param('test', id='all', marks=pytest.mark.long),  # a minute
+        pytest.param('test', id='all', marks=pytest.mark.long),  # two minutes
     ],
 )
 def test_in_the_interpreter(chosen):
-    env = {**os.environ, 'TRITON_INTERPRET': '1', 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    command = [
-        sys.executable,
-        '-m',
-        'pytest',
-        '-q',
-        '-p',
-        'no:cacheprovider',
-        '-k',
-        chosen,
-        str(Path(__file__).resolve()),
-    ]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    assert ' passed' in done.stdout
+    in_the_interpreter(Path(__file__), chosen)
+
+
+# Of the grid of all backends, what is fused: the bits of the parts one after the other, memory layouts, all gradients.
+FUSED = 'triton and (in_other_layouts or asked_for_gradients_of_the_affine or interface or of_nothing)'
+
+
+@pytest.mark.long  # a minute
+@pytest.mark.skipif(INTERPRETING, reason='this is that process')
+@pytest.mark.parametrize(
+    'chosen',
+    [
+        FUSED,
+        'test_affine_against_the_definition and triton and affine-residual and (13 or 14)',
+    ],
+)
+def test_grid_of_all_backends_in_the_interpreter(chosen):
+    in_the_interpreter(Path(__file__).parents[1] / 'test_backends.py', chosen)
 
 
 @runs
@@ -170,7 +190,7 @@ def test_gradient_in_a_layout_of_its_own(way):
 def test_a_map_too_large_for_one_tile():
     options = Options(1)
     inputs = arguments((1, 2, 100, 168), 1)
-    assert not plan.launch_plan(inputs[:1], options).whole
+    assert launch.kind(inputs[0], options) == 'split'
     check(*inputs, options)
 
 
@@ -216,10 +236,11 @@ def test_results_repeat_to_the_bit(way):
 @runs
 def test_nothing_is_kept_where_nothing_is_asked(way):
     x, scale, bias, _ = arguments((1, 4, 7, 6), 2)
-    kept, left = (launch.forward(Inputs(x, None, scale, bias), Options(2), keep) for keep in (True, False))
+    options = Options(2, normalize='minmax')
+    kept, left = (launch.forward(Inputs(x, None, scale, bias), options, keep) for keep in (True, False))
     assert torch.equal(kept[0], left[0])
     assert [t.numel() for t in left[1]] == [0, 0, 0]
-    expected = torch_backend.forward(Inputs(x, None, scale, bias), Options(2), True)[1]
+    expected = torch_backend.forward(Inputs(x, None, scale, bias), options, True)[1]
     for a, b in zip(kept[1], expected):
         assert a.shape == b.shape and a.dtype == b.dtype
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -258,17 +279,82 @@ def test_scales_with_too_many_common_cells_are_refused():
 
 
 @runs
-def test_residual(way):
-    x, scale, bias, grad_y = arguments((2, 4, 7, 6), 2)
-    residual = torch.randn(x.shape, device=DEVICE).to(memory_format=torch.channels_last)
-    y, saved = launch.forward(Inputs(x, residual, scale, bias), Options(2), True)
-    alone, _ = launch.forward(Inputs(x, None, scale, bias), Options(2), True)
-    assert torch.equal(y, torch.relu(alone + residual))
-    got = launch.backward(grad_y, y, Inputs(x, None, scale, bias), saved, Options(2), True)
+@pytest.mark.parametrize('layout', ['of y', 'another'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16], ids=str)
+def test_residual(dtype, layout, way):
+    """In the same pass where its strides are those of y, and to the bit what an addition and a ReLU behind give."""
+    x, scale, bias, grad_y = arguments((1, 4, 7, 6), 2, dtype)
+    for other in (dtype, torch.float64):
+        residual = torch.randn(x.shape, device=DEVICE).to(other)
+        if layout == 'another':
+            residual = residual.to(memory_format=torch.channels_last)
+        y, saved = launch.forward(Inputs(x, residual, scale, bias), Options(2), True)
+        alone, _ = launch.forward(Inputs(x, None, scale, bias), Options(2), True)
+        assert torch.equal(y, torch.relu(alone + residual).to(dtype))
+    out = y if layout == 'of y' else y.contiguous(memory_format=torch.channels_last)
+    got = launch.backward(grad_y, out, Inputs(x, None, scale, bias), saved, Options(2), True)
     through = torch.where(y > 0, grad_y, 0)
     expected = launch.backward(through, None, Inputs(x, None, scale, bias), saved, Options(2), True)
+    assert got[1].stride() == out.stride()
     assert torch.equal(got[1], through) and expected[1] is None
     assert all(torch.equal(got[i], expected[i]) for i in (0, 2, 3))
+
+
+@runs
+def test_residual_that_is_not_a_number(way):
+    x, scale, bias, grad_y = arguments((1, 4, 7, 6), 2)
+    y, saved = launch.forward(Inputs(x, torch.full_like(x, math.nan), scale, bias), Options(2), True)
+    assert y.isnan().all()
+    assert torch.equal(launch.backward(grad_y, y, Inputs(x, None, scale, bias), saved, Options(2), True)[1], grad_y)
+
+
+@pytest.mark.skipif(not INTERPRETING, reason='a card need not round as the CPU')
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=str)
+def test_affine_to_the_bit(dtype, layout, way):
+    """What the affine and then the kernels alone give; gradients of weight and shift are sums in float64."""
+    x, scale, bias, grad_y = arguments((1, 3, 7, 5), 1, dtype, layout)
+    weight, shift = torch.randn(2, 3, dtype=dtype).unbind()
+    y, saved = launch.forward(Inputs(x, None, scale, bias, weight, shift), Options(1), True)
+    z = affine(x, weight, shift)
+    alone, kept = launch.forward(Inputs(z, None, scale, bias), Options(1), True)
+    assert torch.equal(y, alone) and all(map(torch.equal, saved, kept))
+    got = launch.backward(grad_y, None, Inputs(x, None, scale, bias, weight, shift), saved, Options(1), True)
+    grad_z, _, *wanted = launch.backward(grad_y, None, Inputs(z, None, scale, bias), kept, Options(1), True)
+    assert torch.equal(got[0], grad_z * weight.view(1, -1, 1, 1))
+    assert torch.equal(got[2], wanted[0]) and torch.equal(got[3], wanted[1])
+    for sums, terms in ((got[4], grad_z.double() * x), (got[5], grad_z.double())):
+        error = (sums - terms.sum((0, 2, 3))).abs()
+        assert (error <= torch.finfo(dtype).eps * sums.abs() + 1e-13 * terms.abs().sum((0, 2, 3))).all()
+
+
+@runs
+@pytest.mark.parametrize('size', [(7, 7), (8, 8), (5, 9)])
+def test_affine_in_half_precision(size, way):
+    """All six gradients, where sums are in float32: the grid of every backend has the wider dtypes."""
+    x, scale, bias, grad_y = arguments((2, 6, *size), 2, torch.float16, 'channels_last')
+    weight, shift = torch.rand(6, device=DEVICE) + 0.5, torch.randn(6, device=DEVICE)
+    residual = torch.randn_like(x) + 20  # far from the ReLU's corner
+    y, saved = launch.forward(Inputs(x, residual, scale, bias, weight, shift), Options(2), True)
+    got = launch.backward(grad_y, y, Inputs(x, None, scale, bias, weight, shift), saved, Options(2), True)
+    a = [t.detach().double().requires_grad_() for t in (x, residual, scale, bias, weight, shift)]
+    z = a[0] * a[4].view(1, -1, 1, 1) + a[5].view(1, -1, 1, 1)
+    expected = torch.relu(ccd_reference(z, *a[2:4], 2) + a[1])
+    for g, t, e in zip(
+        (y, *got), (x, residual, residual, *a[2:]), (expected, *torch.autograd.grad(expected, a, grad_y))
+    ):
+        assert g.shape == t.shape or t is residual
+        assert (g.double() - e).abs().max() <= 30 * torch.finfo(x.dtype).eps * e.abs().max()
+    assert got[4].dtype == got[5].dtype == torch.float32
+
+
+@runs
+def test_what_is_kept():
+    """The similarity is kept where backward must meet its extremes, and nowhere else."""
+    x, scale, bias, _ = arguments((1, 4, 7, 6), 2)
+    for normalize, elements in (('zscore', 0), ('minmax', 2 * 7 * 6), (None, 0)):
+        _, (context, d, stats) = launch.forward(Inputs(x, None, scale, bias), Options(2, normalize=normalize), True)
+        assert (context.numel(), d.numel(), stats.numel()) == (4 * 16, elements, 4)
 
 
 @runs
@@ -287,49 +373,6 @@ def test_through_the_operator():
     expected = by_reference(x, scale, bias, grad_y, Options(2), torch.float64)
     for got, value in zip((y, x.grad, scale.grad, bias.grad), expected):
         assert torch.allclose(got.double(), value, rtol=1e-4, atol=1e-5)
-
-
-def coco_sizes():
-    """Padded images of 800 x 1333 training, as every stage of the backbone sees them."""
-    images = [(h, w) for h in range(480, 1345, 96) for w in range(480, 1345, 32)]
-    return [[(-(-h // d), -(-w // d)) for h, w in images] for d in (4, 8, 16, 32)]
-
-
-@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
-def test_kernels_are_not_compiled_for_every_size(layout):
-    options = Options(64)
-    memory_format = torch.channels_last if layout == 'channels_last' else torch.contiguous_format
-
-    def plans(channels, sizes):
-        shapes = ((2, channels, h, w) for h, w in sizes)
-        empty = (torch.empty(s, dtype=torch.float16, device='meta', memory_format=memory_format) for s in shapes)
-        return {plan.launch_plan((x, x, x), options) for x in empty}
-
-    for channels, sizes in zip((256, 512, 1024, 2048), coco_sizes()):
-        assert len(set(sizes)) > 100
-        assert len(plans(channels, sizes)) <= 12
-        # A third of the sizes brings nothing new.
-        assert plans(channels, sizes[::3] + sizes[1::3]) == plans(channels, sizes)
-
-
-@on_cuda
-def test_compilations_on_cuda():
-    from mmccd.ops.triton_backend.kernels_backward import backward_kernel
-    from mmccd.ops.triton_backend.kernels_forward import forward_kernel
-
-    def compiled():
-        return sum(
-            len(kernel.device_caches[torch.cuda.current_device()][0]) for kernel in (forward_kernel, backward_kernel)
-        )
-
-    def run(sizes):
-        for height, width in sizes:
-            by_triton(*arguments((2, 16, height, width), 2, torch.float16), Options(2))
-        return compiled()
-
-    # The second series has the first one's facts (what divides the width and height) in other sizes.
-    first = run([(40 + 4 * i, 100 + 1 * i) for i in range(8)] + [(41 + 2 * i, 96 + 8 * i) for i in range(8)])
-    assert run([(80 + 4 * i, 140 + 1 * i) for i in range(15)] + [(81 + 2 * i, 168 + 8 * i) for i in range(15)]) == first
 
 
 @runs

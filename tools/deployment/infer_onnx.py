@@ -10,15 +10,68 @@ import json
 import os
 import os.path as osp
 import sys
+import warnings
+from collections import Counter
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 EXAMPLES = """examples:
   python infer_onnx.py MODEL.onnx image.jpg
   python infer_onnx.py MODEL.onnx images/ --out-dir found --json found.json --score-thr 0.5
 """
-FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP')
+try:
+    from PIL import AvifImagePlugin  # registers itself; since Pillow 11.3
+
+    AVIF = {'AVIF': '.avif .avifs'} if AvifImagePlugin.SUPPORTED else {}
+except ImportError:
+    AVIF = {}
+# Which images are read, which files in folders are some, and which are none: as in mmccd.data.image_files.
+FORMATS = {
+    'JPEG': '.jpg .jpeg .jpe .jfif',
+    'PNG': '.png .apng',
+    'BMP': '.bmp',
+    'PPM': '.ppm .pgm .pbm .pnm',
+    'TIFF': '.tif .tiff',
+    'WEBP': '.webp',
+    'GIF': '.gif',
+    'JPEG2000': '.jp2 .j2k .j2c .jpc .jpf .jpx',
+    **AVIF,
+}
+SUFFIXES = tuple(' '.join(FORMATS.values()).split())
+LEFT_BEHIND = {
+    '@eadir',
+    '@tmp',
+    '#recycle',
+    '#snapshot',
+    '@recycle',
+    '@recently-snapshot',
+    '$recycle.bin',
+    'system volume information',
+    'recycler',
+    'found.000',
+    'lost+found',
+    '__macosx',
+    'icon\r',
+    'network trash folder',
+    'temporary items',
+    '__pycache__',
+    'thumbs.db',
+    'ehthumbs.db',
+    'ehthumbs_vista.db',
+    'desktop.ini',
+    'picasa.ini',
+}
+ORIENTATION = 0x0112  # EXIF's and TIFF's tag
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 METADATA = 'mmccd'  # key in the file
 MIN_EDGE = 480  # pixels of a drawing's longer edge: smaller images are enlarged, so that labels are readable
 
@@ -77,31 +130,69 @@ def load_model(path: str) -> 'tuple[onnxruntime.InferenceSession, dict]':  # noq
 def list_images(path: str) -> 'list[str]':
     paths = [path]
     if osp.isdir(path):
-        Image.init()
-        suffixes = tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS))
-        paths = sorted(
-            osp.join(root, n)
-            for root, _, names in os.walk(path, followlinks=True)
-            for n in names
-            if n.lower().endswith(suffixes)
-        )
+        paths, others = [], Counter()
+        for root, folders, names in os.walk(path, followlinks=True):
+            folders[:] = [n for n in folders if not is_left_behind(n)]
+            for name in names:
+                if name.lower().endswith(SUFFIXES):
+                    paths += [] if is_left_behind(name) else [osp.join(root, name)]
+                elif not is_left_behind(name):
+                    others[osp.splitext(name)[1].lower() or 'no suffix'] += 1
+        paths.sort()
+        has = ', '.join(f'{n:,} of {suffix}' for suffix, n in others.most_common())
         if not paths:
-            raise UserError(f'folder {path!r} has no image in it (a file named {", ".join(suffixes)})')
+            has = f'; it has files: {has}' if has else ''
+            raise UserError(f'folder {path!r} has no image in it (a file named {", ".join(SUFFIXES)}){has}')
+        if has:
+            print(f'note: {path}: left out, no images by their names: {has}', file=sys.stderr)
     for p in paths:
         read_image(p)  # so that an error comes before the first drawing
     return paths
 
 
+def is_left_behind(name: str) -> bool:
+    """Whether systems and editors leave a file or folder of this name."""
+    return name.startswith('.') or name.lower() in LEFT_BEHIND
+
+
 def read_image(path: str) -> np.ndarray:
-    """RGB image (H, W, 3), uint8, turned upright."""
+    """RGB image (H, W, 3), uint8, upright: what the model was trained on (mmccd.data.decode)."""
     if not osp.isfile(path):
         raise UserError(f'image {path!r} cannot be used: there is no such file')
     try:
-        return np.asarray(ImageOps.exif_transpose(Image.open(path, formats=FORMATS)).convert('RGB'))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            image = Image.open(path, formats=tuple(FORMATS))
+            image.load()
+            turn = TURNS.get(orientation(image))
+            image = of_8_bits(image).convert('RGB')
+        return np.asarray(image if turn is None else image.transpose(turn))
     except Image.UnidentifiedImageError as e:
         raise UserError(f'image {path!r} cannot be used: it is no image') from e
     except Exception as e:  # damaged files raise nearly anything
         raise UserError(f'image {path!r} cannot be used: {str(e) or type(e).__name__}') from e
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation, as far as it is still to be followed: Pillow's newer versions do so for TIFF."""
+    try:
+        if image.format == 'TIFF':
+            return image.tag_v2.get(ORIENTATION)
+        exif = Image.Exif()
+        exif.load(image.info.get('exif') or b'')
+        return exif.get(ORIENTATION)
+    except Exception:  # damaged entries
+        return 1
+
+
+def of_8_bits(image: Image.Image) -> Image.Image:
+    """Of 16 bits the upper 8. Floats and 32-bit numbers have no range."""
+    if image.mode.startswith('I;16') or (image.mode == 'I' and image.format in ('PNG', 'PPM')):
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+    if image.mode in ('I', 'F'):
+        kind = 'floats' if image.mode == 'F' else 'whole numbers of 32 bits or with a sign'
+        raise ValueError(f'its pixels are {kind}, which have no range: convert it to 8 bits')
+    return image
 
 
 def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -263,7 +354,8 @@ def output_names(images: 'list[str]', path: str) -> 'list[str]':
     folder = path if osp.isdir(path) else osp.dirname(path) or '.'
     names = [osp.relpath(p, folder) for p in images]
     stems = [osp.splitext(n)[0] for n in names]
-    return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
+    taken = Counter([*stems, *set(names)])  # a.jpg.png without its suffix is another one's whole name
+    return [s if taken[s] == 1 else n for n, s in zip(names, stems)]
 
 
 def main() -> None:

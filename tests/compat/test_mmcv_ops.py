@@ -208,24 +208,28 @@ def test_found_by_the_import_system():
 
 
 def test_supported():
+    """What MMDetection's models and configs call; psamask, nms_quadri and others have the clear error."""
+    both = ('forward', 'backward')
+    pairs = ('roi_align', 'roi_pool', 'deform_roi_pool', 'carafe', 'carafe_naive', 'modulated_deform_conv')
+    pairs += ('sigmoid_focal_loss', 'softmax_focal_loss', 'ms_deform_attn')
     assert set(mmcv_ops.SUPPORTED) == {
-        'nms',
-        'roi_align_forward',
-        'roi_align_backward',
-        'sigmoid_focal_loss_forward',
-        'sigmoid_focal_loss_backward',
-        'get_compiler_version',
-        'get_compiling_cuda_version',
+        *('nms', 'softnms', 'nms_match', 'nms_rotated', 'box_iou_rotated', 'line_nms_forward'),
+        *(f'{name}_{way}' for name in pairs for way in both),
+        *('deform_conv_forward', 'deform_conv_backward_input', 'deform_conv_backward_parameters'),
+        *('masked_im2col_forward', 'masked_col2im_forward'),
+        *('sync_bn_forward_mean', 'sync_bn_forward_var', 'sync_bn_forward_output'),
+        *('sync_bn_backward_param', 'sync_bn_backward_data'),
+        *('get_compiler_version', 'get_compiling_cuda_version'),
     }
 
 
 def test_unknown_operator_tells_what_to_do(ext, monkeypatch):
     monkeypatch.setattr(importlib.metadata, 'version', {'onedl-mmcv': '2.3.6'}.__getitem__)
-    assert hasattr(ext, 'deform_conv_forward')  # as mmcv's load_ext asks at import
+    assert hasattr(ext, 'psamask_forward')  # as mmcv's load_ext asks at import
     with pytest.raises(RuntimeError) as error:
-        ext.deform_conv_forward(torch.rand(1), kW=3)
+        ext.psamask_forward(torch.rand(1), psa_type=0)
     text = str(error.value)
-    assert "mmcv operator 'deform_conv_forward' is not available" in text
+    assert "mmcv operator 'psamask_forward' is not available" in text
     assert 'onedl-mmcv 2.3.6 was installed without its compiled operators' in text
     assert text.endswith(
         'pip install "setuptools>=80,<82" wheel packaging\n'

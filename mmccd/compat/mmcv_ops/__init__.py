@@ -9,27 +9,38 @@ Operators that mmcv did compile are never replaced, not even broken ones: mmcv's
 
 Operators and what computes them (signatures as in mmcv's ``ops/csrc/pytorch/pybind.cpp``):
 
-===============================  ===================================================================
-``nms``                          ``torchvision.ops.nms``; ``offset=0`` only
-``roi_align_forward``            ``torch.ops.torchvision.roi_align``; ``pool_mode='avg'`` only
-``roi_align_backward``           ``torch.ops.torchvision._roi_align_backward``; likewise
-``sigmoid_focal_loss_forward``   plain PyTorch, as mmcv's ``sigmoid_focal_loss_cuda_kernel.cuh``
-``sigmoid_focal_loss_backward``  likewise
-``get_compiler_version``         a text for environment reports
-``get_compiling_cuda_version``   likewise
-any other                        exists, and raises ``RuntimeError`` when called
-===============================  ===================================================================
+==============================================  ==================================================================
+``nms``                                         ``torchvision.ops.nms``; ``offset=0`` only
+``softnms``, ``nms_match``                      numpy, on the CPU as mmcv's
+``nms_rotated``, ``box_iou_rotated``            PyTorch
+``line_nms_forward``                            PyTorch
+``roi_align_*``                                 ``torch.ops.torchvision``'s; ``pool_mode='avg'`` only
+``roi_pool_*``, ``deform_roi_pool_*``           PyTorch
+``deform_conv_*``, ``modulated_deform_conv_*``  ``torch.ops.torchvision``'s
+``ms_deform_attn_*``                            ``torch.nn.functional.grid_sample``
+``carafe_*``, ``carafe_naive_*``                PyTorch
+``masked_im2col_forward``, ``masked_col2im_*``  PyTorch
+``sigmoid_focal_loss_*``                        PyTorch
+``softmax_focal_loss_*``                        PyTorch
+``sync_bn_*``                                   PyTorch
+``get_compiler_version``                        a text for environment reports
+``get_compiling_cuda_version``                  likewise
+any other                                       exists, and raises ``RuntimeError`` when called
+==============================================  ==================================================================
 
-Deviations from the compiled operators: boxes of equal score keep their order in NMS (stable sort);
-scores may have another dtype than the boxes; RoIAlign takes inputs of any memory layout and boxes
-of negative size; the focal loss also runs on CPU tensors, computes half precision in float32, and
-refuses a class weight with background targets, for which the compiled kernel reads past the end of
-the weights. Under ``torch.use_deterministic_algorithms(True)`` RoIAlign's backward on CUDA raises,
-as torchvision's does, where mmcv's is silently not deterministic.
+These are all that MMDetection's models and configs run. Each runs on the CPU and on GPUs, also where mmcv has a kernel
+for one of them alone, and computes half precision in float32.
+
+Deviations from the compiled operators: boxes of equal score keep their order in NMS (stable sort); scores may have
+another dtype than the boxes; RoIAlign takes inputs of any memory layout, and on the CPU boxes that are no boxes; the
+sigmoid focal loss refuses a class weight with background targets, and the softmax focal loss background targets, for
+which the compiled kernels read past the end; ``nms_rotated`` heeds labels on the CPU too. Under
+``torch.use_deterministic_algorithms(True)`` the backward of RoIAlign and of deformable convolutions on CUDA raises, as
+torchvision's does, where mmcv's is silently not deterministic.
 
 The environment variable ``MMCCD_MMCV_OPS`` switches it: ``auto`` (default), or ``off``, which
-leaves mmcv alone. ``tests/compat/test_mmcv_ops.py`` compares with the compiled operators wherever
-they exist.
+leaves mmcv alone. ``tests/compat`` compares with numbers of the compiled operators, and with themselves wherever they
+exist.
 """
 
 from __future__ import annotations
@@ -44,7 +55,19 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from . import focal_loss, nms, roi_align, versions  # noqa: F401  they register themselves
+from . import (  # noqa: F401  they register themselves
+    carafe,
+    deform_conv,
+    focal_loss,
+    masked_conv,
+    ms_deform_attn,
+    nms,
+    roi_align,
+    roi_pool,
+    rotated,
+    sync_bn,
+    versions,
+)
 from .operators import ENV_VAR, MESSAGE, OPERATORS, build_commands, unsupported
 
 __all__ = ['ENV_VAR', 'MODES', 'SUPPORTED', 'build_commands', 'in_use', 'install', 'make_replacement']

@@ -1,10 +1,10 @@
-"""Sigmoid focal loss in plain PyTorch, as mmcv's ``sigmoid_focal_loss_cuda_kernel.cuh`` computes it."""
+"""Sigmoid and softmax focal loss in plain PyTorch, as mmcv's ``*_focal_loss_cuda_kernel.cuh`` compute them."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .operators import c_float, operator
+from .operators import c_float, in_float32, operator
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,9 +75,7 @@ def _focal_loss(
     rows = max(1, CHUNK // max(1, num_classes))
     for start in range(0, input.size(0), rows):
         chunk = slice(start, start + rows)
-        x = input[chunk]  # (n, C)
-        if x.dtype in (torch.float16, torch.bfloat16):
-            x = x.float()
+        x = in_float32(input[chunk])  # (n, C)
         hit = target[chunk, None] == classes  # (n, C)
         p = x.sigmoid()
         q = 1 - p  # not 1 - v below: that would round twice
@@ -91,3 +89,48 @@ def _focal_loss(
         if row_weight is not None:
             value *= row_weight[chunk, None]
         output[chunk] = value
+
+
+@operator
+def softmax_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Focal loss of probabilities (N, C) for labels target (N, ), written to output (N, ).
+
+    With p the probability of the target's class it is ``-alpha (1 - p)^gamma log p``, where p is at least FLT_MIN in
+    the logarithm, and 0 for a negative label. weight: empty, or (C, ), whose element at the target is a factor. For
+    label C mmcv's kernel reads the next row's first element; here it is an error.
+    """
+    p, hit = _probability(input, target)
+    gamma, alpha = c_float(gamma), c_float(alpha)
+    loss = p.clamp(min=_FLT_MIN).log_().mul_((1 - p).pow_(gamma)).mul_(-alpha)
+    output.copy_(_weighted(loss, target, weight).masked_fill_(~hit, 0))
+
+
+@operator
+def softmax_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, buff: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Derivative for the logits, written to grad_input (N, C), through that for log p, written to buff (N, )."""
+    import torch
+
+    p, hit = _probability(input, target)
+    gamma, alpha = c_float(gamma), c_float(alpha)
+    q = 1 - p
+    factor = (gamma * q.pow(gamma - 1) * p * p.clamp(min=_FLT_MIN).log() - q.pow(gamma)) * alpha
+    factor = _weighted(factor, target, weight).masked_fill_(~hit, 0)
+    buff.copy_(factor)
+    truth = target[:, None] == torch.arange(input.size(1), device=target.device)
+    grad_input.copy_(factor[:, None] * (truth.to(factor.dtype) - in_float32(input)))
+
+
+def _probability(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """The probability (N, ) of each target, and whether there is one: its label is not negative."""
+    num_classes = input.size(1)
+    _check(target, target < num_classes, f'target must be less than the number of classes, {num_classes}')
+    return in_float32(input).gather(1, target.clamp(min=0)[:, None])[:, 0], target >= 0
+
+
+def _weighted(values: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Values (N, ) times the weight of each target, if there is one."""
+    return values * weight[target.clamp(min=0)] if weight.numel() else values

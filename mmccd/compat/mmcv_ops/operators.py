@@ -12,12 +12,15 @@ import importlib.metadata
 import logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ENV_VAR = 'MMCCD_MMCV_OPS'
 OPERATORS: dict[str, Callable] = {}
 MESSAGE = (
-    "mmcv has no compiled operators: nms and roi_align run on torchvision's, sigmoid_focal_loss on "
+    "mmcv has no compiled operators: those that MMDetection needs run on torchvision's and on "
     f'plain PyTorch (mmccd.compat.mmcv_ops; {ENV_VAR}=off switches this off)'
 )
 
@@ -49,6 +52,13 @@ def operator(function: Callable) -> Callable:
 def c_float(value: float) -> float:
     """Round as mmcv's C++ does: an overlap of 0.3f is not above its 0.3, but is above Python's."""
     return ctypes.c_float(value).value
+
+
+def in_float32(t: Tensor) -> Tensor:
+    """The tensor itself, or a float32 copy of one in half precision, for which kernels are missing or inexact."""
+    import torch
+
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
 def _mmcv_distribution() -> tuple[str, str] | None:
@@ -91,8 +101,8 @@ def unsupported(operator: str, argument: str | None = None) -> RuntimeError:
     installed = ' '.join(_mmcv_distribution() or ('mmcv',))
     return RuntimeError(
         f'{what} is not available: {installed} was installed without its compiled operators, and '
-        f"mmccd's replacement for them, on torchvision's operators, does not have this one. To build "
-        f'the real ones (needs a C++ compiler and some minutes; for a GPU also nvcc, and '
+        f"mmccd's replacement for them, which has what MMDetection's configs need, does not have this one. "
+        f'To build the real ones (needs a C++ compiler and some minutes; for a GPU also nvcc, and '
         f'FORCE_CUDA=1 in the environment where the build cannot see the GPU):\n'
         f'{build_commands()}'
     )

@@ -18,6 +18,7 @@ ROWS = (
     ('apis',),
     ('engine', 'deployment', 'analysis'),
     ('cli',),
+    ('tools',),  # MMDetection's, by `python -m mmccd.tools`
 )
 ROW_OF = {name: i for i, row in enumerate(ROWS) for name in row}
 # Beyond the rows: the only siblings that may meet.

@@ -23,7 +23,8 @@ from mmccd.configs import datasets_of
 from mmccd.data.classes import is_a
 from mmccd.version import __version__
 
-from .networks import KINDS, Network, build_network
+from .build import KINDS, build_network
+from .networks import Network
 from .parity import SHAPES
 
 # Read by onnxruntime from 1.12 on.
@@ -34,10 +35,10 @@ METADATA = 'mmccd'
 _NOT_OF_IMAGES = ('LoadImageFromFile', 'LoadAnnotations', 'PackInputs', 'PackDetInputs')
 
 
-def check_packages() -> None:
-    """Raise ImportError, with the command that fixes it, if onnx or onnxruntime is missing."""
+def check_packages(*more: str) -> None:
+    """Raise ImportError, with the command that fixes it, if onnx, onnxruntime or one of ``more`` is missing."""
     missing = []
-    for name in ('onnx', 'onnxruntime'):
+    for name in ('onnx', 'onnxruntime', *more):
         try:
             __import__(name)
         except ImportError:
@@ -55,7 +56,7 @@ def export_onnx(model: nn.Module, kind: str = 'end2end', shape: tuple[int, int] 
 
     Args:
         model (nn.Module): Classifier or detector on the CPU, with ``cfg`` and ``dataset_meta``.
-        kind (str): ``'end2end'``: logits and scores of classifiers, boxes of RetinaNet after its NMS. ``'raw'``:
+        kind (str): ``'end2end'``: logits and scores of classifiers, boxes of detectors after their NMS. ``'raw'``:
             outputs of the heads. Default: ``'end2end'``.
         shape (tuple[int, int] | None): Height and width of the images, and one image at a time. Default: None,
             any size and number.

@@ -19,12 +19,16 @@ from mmccd.configs import load_config
 from mmccd.data.image_files import list_images
 from mmccd.deployment import (
     KINDS,
+    RUNTIMES,
     SHAPES,
     check_packages,
     compare,
     export_onnx,
     markdown_table,
+    onnxruntime_run,
+    openvino_run,
     parity_images,
+    quantize,
     resize_steps,
 )
 from mmccd.errors import UserError
@@ -32,10 +36,11 @@ from mmccd.errors import UserError
 EXAMPLES = """examples:
   python tools/deployment/export_onnx.py CONFIG CKPT
   python tools/deployment/export_onnx.py CONFIG CKPT --shape 800 1344 --images data/coco/val2017/000000000139.jpg
+  python tools/deployment/export_onnx.py CONFIG CKPT --images data/coco/val2017 --also int8
   python tools/deployment/infer_onnx.py MODEL.onnx images/
 kinds:
-  end2end  classifiers: logits and scores; RetinaNet: boxes, scores and labels after the NMS of the config's test_cfg,
-           one image at a time
+  end2end  classifiers: logits and scores; RetinaNet, Faster, Mask and Cascade R-CNN: boxes, scores and labels after
+           the NMS of the config's test_cfg, one image at a time
   raw      classifiers: logits; RetinaNet: class logits and box deltas by level; two-stage detectors: features and the
            RPN's logits and deltas by level
 """
@@ -55,6 +60,14 @@ def parse_args() -> argparse.Namespace:
         metavar='IMG|DIR',
         help='compare on these images, resized, instead of noise',
     )
+    parser.add_argument(
+        '--also',
+        nargs='+',
+        choices=RUNTIMES,
+        default=[],
+        help='more rows of the table: the file in OpenVINO (pip install openvino); an 8-bit file, <out>_int8.onnx, '
+        'calibrated on --images, which is kept as well',
+    )
     add_cfg_options(parser)
     return parser.parse_args()
 
@@ -62,7 +75,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
-        check_packages()
+        check_packages(*({'openvino'} & set(args.also)))
     except ImportError as e:
         raise UserError(str(e)) from e
     shape = checked_shape(args.shape, 1)
@@ -81,9 +94,13 @@ def main() -> None:
         images = parity_images([shape] if shape else SHAPES, list_images(args.images) if args.images else ())
         model = mmccd.init_model(cfg, args.checkpoint, device='cpu')
         network, content = export_onnx(model, args.kind, shape)
+        small = quantize(content, images) if 'int8' in args.also else b''
+        also = dict(int8=onnxruntime_run(small, network.outputs)) if small else {}
+        if 'openvino' in args.also:
+            also['openvino'] = openvino_run(content, network.outputs)
     except (ValueError, RuntimeError, ImportError) as e:
         raise UserError(str(e)) from e
-    rows = compare(network, content, images)
+    rows = compare(network, content, images, also)
 
     size = f'{shape[0]} x {shape[1]}' if shape else 'any height and width'
     print(f'{name}, {args.kind}, {size}, {len(content) / 1e6:.1f} MB; deviations from PyTorch:\n{markdown_table(rows)}')
@@ -98,6 +115,10 @@ def main() -> None:
     os.makedirs(osp.dirname(path) or '.', exist_ok=True)
     write_atomically(path, content)
     print(path)
+    if ok and small:
+        path = f'{osp.splitext(out)[0]}_int8.onnx'
+        write_atomically(path, small)
+        print(f'{path}, {len(small) / 1e6:.1f} MB')
     for step in resize_steps(cfg) if args.kind == 'end2end' else ():
         if step['step'] == 'unknown':
             print(

@@ -1,5 +1,10 @@
 # Everything starts from a bare checkout: each target makes what it needs, and does nothing twice.
-PYTHON ?= python3
+# PYTHON=... names one; otherwise the first of these that fits, those that the tests run with most often first.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
+	$$p -c '$(FITS)' >/dev/null 2>&1 && echo $$p && break; done)
+NO_PYTHON = error: no Python 3.10 to 3.13 with venv found: install one (Debian, Ubuntu: apt-get install python3-venv; \
+	macOS: brew install python@3.12; all: https://www.python.org/downloads), or name it: make PYTHON=/path/to/python
+FITS = import ensurepip, sys, venv; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))
 VENV ?= .venv
 REQUIREMENTS ?= requirements.txt
 TEST_REQUIREMENTS ?= $(REQUIREMENTS:.txt=-test.txt)
@@ -12,7 +17,7 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab bench gpu-wheels clean
+.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab matrix bench gpu-wheels clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (ten minutes on 2 cores)'
@@ -25,9 +30,10 @@ help:
 	@echo 'make docs            the documentation, into docs/_build/html'
 	@echo 'make smoke           the shortest way through everything'
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
+	@echo 'make matrix          make smoke in each Python from 3.10 to 3.13, both stacks, oldest and newest PyTorch (an hour)'
 	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
 	@echo 'make gpu-wheels      what a GPU machine without internet lacks, for benchmarks/gpu/run.py (GPU_PYTHON=3.12)'
-	@echo 'make env             the virtual environment $(VENV) alone: what runs'
+	@echo 'make env             the virtual environment $(VENV) alone: what runs (CPU=1: PyTorch without CUDA, a third)'
 	@echo 'make env-test        the same with what tests and make lint need'
 	@echo 'make clean           remove the environments, the demo data and what tests leave (not work_dirs)'
 
@@ -35,9 +41,16 @@ env: $(READY)
 
 env-test: $(TEST_READY)
 
+# CPU=1 takes PyTorch without CUDA, from PyTorch's own index. The other requirements then find torch installed.
 # opencv-python wants libGL, which a bare machine lacks; the headless build is the same without windows.
 $(READY): $(REQUIREMENTS) pyproject.toml
+	@test -n '$(PYTHON)' || { echo '$(NO_PYTHON)' >&2; exit 1; }
+	@$(PYTHON) -c '$(FITS)' || { echo 'error: $(PYTHON) is not Python 3.10 to 3.13 with venv and ensurepip' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+ifdef CPU
+	$(BIN)/python -m pip install --disable-pip-version-check -q --index-url https://download.pytorch.org/whl/cpu \
+		$$(grep -E '^torch(vision)?==' $(REQUIREMENTS))
+endif
 	$(BIN)/python -m pip install --disable-pip-version-check -q -r $(REQUIREMENTS)
 	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -e .
 	@$(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/python -m pip install --disable-pip-version-check -q \
@@ -89,6 +102,10 @@ smoke: env-test
 smoke-openmmlab:
 	$(MAKE) smoke VENV=.venv-openmmlab REQUIREMENTS=requirements-openmmlab.txt
 
+# One environment at a time, in .venv-matrix, removed after it: 6 GB each. MATRIX='3.10 newest' runs these rows alone.
+matrix:
+	$(PYTHON) tests/matrix/matrix.py $(MATRIX)
+
 bench: env
 	$(BIN)/python benchmarks/bench_op.py
 	$(BIN)/python benchmarks/bench_op.py --allocator default --providers reference torch cpu
@@ -111,5 +128,5 @@ gpu-wheels: env
 	@du -sh build/gpu-wheels
 
 clean:
-	rm -rf .venv .venv-openmmlab data/digits data/digits.partial data/trees build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-openmmlab .venv-matrix data/digits data/digits.partial data/trees build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 import mmccd
 
@@ -68,11 +69,62 @@ def test_metrics_are_the_authors_as_in_the_readme(root, entries):
 
 
 def pins(root, name):
-    """Distribution -> version of a requirements file, without the file that it starts from."""
+    """Distribution -> version of a requirements file, without the file that it starts from, for this Python."""
+    return pins_of(root, name, f'{sys.version_info[0]}.{sys.version_info[1]}')
+
+
+def pins_of(root, name, python):
+    """The same for any Python."""
     lines = [line for line in (root / name).read_text().splitlines() if line and not line.startswith(('#', '-r '))]
-    found = dict(line.split('==') for line in lines)
-    assert len(found) == len(lines)
+    environment = dict(python_version=python, python_full_version=f'{python}.0')
+    wanted = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate(environment)]
+    found = {r.name: str(r.specifier).removeprefix('==') for r in wanted}
+    assert len(found) == len(wanted)
     return found
+
+
+@pytest.mark.parametrize('name', ['requirements.txt', 'requirements-test.txt'])
+def test_every_python_gets_the_same_packages(root, name):
+    """One pin of each; what differs are versions that older Pythons lack, and packages that they need besides."""
+    newest = pins_of(root, name, '3.13')
+    assert all(re.fullmatch(r'[\w.]+', version) for version in newest.values())
+    assert pins_of(root, name, '3.11') == pins_of(root, name, '3.12') == newest
+    oldest = pins_of(root, name, '3.10')
+    assert set(newest) - set(oldest) <= {'lazy-importer'}
+    assert set(oldest) - set(newest) <= {'coloredlogs', 'exceptiongroup', 'humanfriendly', 'pytz', 'tomli'}
+    for package in ('torch', 'torchvision', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmdetection', 'onedl-mmpretrain'):
+        assert oldest.get(package) == newest.get(package)
+
+
+def test_pythons_that_are_supported(root):
+    """requires-python, the Makefile and the classifiers say the same."""
+    tomllib = pytest.importorskip('tomllib')  # Python 3.11
+    project = tomllib.loads((root / 'pyproject.toml').read_text())['project']
+    assert project['requires-python'] == '>=3.10'
+    minors = {c.rpartition(':: ')[2] for c in project['classifiers'] if 'Python :: 3.' in c}
+    assert minors == {'3.10', '3.11', '3.12', '3.13'}
+    assert '(3, 10) <= sys.version_info[:2] <= (3, 13)' in (root / 'Makefile').read_text()
+
+
+def test_make_finds_a_python(root, tmp_path):
+    """The first that fits; none is one line that says what to install; PYTHON names one."""
+    if shutil.which('make') is None:
+        pytest.skip('no make here')
+    for name, script in (('python3.11', 'exit 1'), ('python3.12', f'exec {sys.executable} "$@"')):
+        (tmp_path / name).write_text(f'#!/bin/sh\n{script}\n')
+        (tmp_path / name).chmod(0o755)
+    env = dict(PATH=f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
+    target = ('env', f'VENV={tmp_path}/venv')
+    assert 'python3.12 -m venv' in run('make', '-n', *target, cwd=root, **env)
+    assert 'python3.7 -m venv' in run('make', '-n', *target, 'PYTHON=python3.7', cwd=root, **env)
+    for python, message in (('', 'error: no Python 3.10 to 3.13 with venv found: install'), ('false', 'false is not')):
+        done = subprocess.run(
+            ['make', *target, f'PYTHON={python}'], cwd=root, capture_output=True, text=True, env={**os.environ, **env}
+        )
+        assert done.returncode == 2
+        [line] = [line for line in done.stderr.splitlines() if not line.startswith('make')]
+        assert message in line
+    assert not (tmp_path / 'venv').exists()
 
 
 @pytest.mark.parametrize('name', ['requirements', 'requirements-openmmlab'])

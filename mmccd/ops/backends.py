@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from functools import cache, wraps
 from importlib import import_module
-from typing import NamedTuple, Optional, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .options import Options
 
 Saved = tuple[Tensor, Tensor, Tensor]
 # Of x, residual, scale, bias, weight and shift.
-Gradients = tuple[Tensor, Optional[Tensor], Tensor, Tensor, Optional[Tensor], Optional[Tensor]]
+Gradients = tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor | None, Tensor | None]
 
 
 class RunningNorm(NamedTuple):

@@ -6,11 +6,13 @@ manifest, a JSON file in it, names the tool that made it; it has the key ``sha25
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,29 @@ from mmccd.errors import UserError
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write JSON, the keys in the order in which they were set."""
     path.write_text(json.dumps(content, indent=indent) + '\n')
+
+
+# Name: default, lowest, highest, help.
+Options = Mapping[str, tuple[Any, Any, Any, str]]
+
+
+def add_options(parser: argparse.ArgumentParser, out: str, options: Options) -> None:
+    """Add ``--out``, a number for each of ``options``, and ``--overwrite``."""
+    parser.add_argument('--out', default=out, help=f'folder to make (default {out})')
+    for name, (default, low, high, text) in options.items():
+        text += f', {low} to {high} (default {default})'
+        parser.add_argument(f'--{name}', type=type(default), default=default, metavar='N', help=text)
+    parser.add_argument('--overwrite', action='store_true', help='replace what this tool made')
+
+
+def check_options(parser: argparse.ArgumentParser, args: argparse.Namespace, options: Options) -> None:
+    """End the program with status 2 if an option of :func:`add_options` is out of its range."""
+    for name, (_, low, high, _) in options.items():
+        value = getattr(args, name.replace('-', '_'))
+        if not low <= value <= high:
+            parser.error(f'argument --{name}: must be from {low} to {high}, got {value}')
+    if not args.out or not Path(args.out).resolve().name:
+        parser.error(f'argument --out: must name a folder, got {args.out!r}')
 
 
 def run_converter(tool: str, make: Callable[[], str], packages: str = '') -> int:
@@ -43,6 +68,27 @@ def run_converter(tool: str, make: Callable[[], str], packages: str = '') -> int
         print(f'{tool}: {e}: run pip install {packages}', file=sys.stderr)
         return 1
     return 0
+
+
+def download_wheel(requirement: str, folder: Path) -> Path:
+    """The wheel of ``name==version`` in ``folder``, by pip from the package index, without what it needs.
+
+    Nothing is installed, and a wheel that is there is not downloaded again.
+
+    Raises:
+        UserError: If there is none afterwards.
+    """
+    name, version = requirement.split('==')
+    path = folder / f'{name.replace("-", "_")}-{version}-py3-none-any.whl'
+    if not path.is_file():
+        command = [sys.executable, '-m', 'pip', 'download', requirement, '--no-deps', '--only-binary', ':all:', '-d']
+        command.append(str(folder))
+        print('$ ' + ' '.join(command), flush=True)
+        if subprocess.run(command).returncode or not path.is_file():
+            raise UserError(
+                f'{requirement} could not be downloaded: fetch the wheel elsewhere and name it with --wheel'
+            )
+    return path
 
 
 @dataclass(frozen=True)
@@ -83,6 +129,33 @@ class DataFolder:
     def complete(self, **entries: Any) -> dict[str, Any]:
         """Write the manifest of a complete folder, with the hash of its files; returns it."""
         return self.write_manifest(**entries, sha256=self.hash())
+
+    def make(
+        self, parameters: dict[str, Any], overwrite: bool, build: Callable[[DataFolder, dict[str, Any]], dict[str, Any]]
+    ) -> str:
+        """Make the dataset unless it exists with these parameters; returns what was done.
+
+        Args:
+            parameters (dict): What the files depend on.
+            overwrite (bool): Whether to replace what this tool made with other parameters.
+            build (Callable): Writes the files into a new folder, and returns its manifest.
+
+        Raises:
+            UserError: If something else is in its place.
+        """
+        found = self.read_manifest()
+        if found and not overwrite:
+            complete, version = found.get('sha256'), found.get('version')
+            if complete and (version, found.get('parameters')) == (self.version, parameters):
+                return f'{self.path} exists already, made with these parameters'
+            state = 'has' if complete else 'is incomplete, of'
+            state += f' version {version} with {found.get("parameters")}'
+            raise UserError(f'{self.path} {state}: pass --overwrite or choose another --out')
+        self.check_own()
+        self.partial.remove()
+        manifest = build(self.partial, parameters)
+        self.publish()
+        return f'made {self.path}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}'
 
     def hash(self) -> str:
         """SHA-256 over the name and content of every file but the manifest, in sorted order."""

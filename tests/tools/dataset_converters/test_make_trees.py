@@ -9,12 +9,15 @@ import hashlib
 import io
 import json
 import os
+import subprocess
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from mmccd.cli import made_data
 
 # Width, height and trees (left, top, right, bottom, label) of each scene. The large one: 600 x 1300, of which the rows
 # 788 to 1300 are val and 0 to 660 train.
@@ -192,15 +195,15 @@ def test_download_is_asked_of_pip(tool, content, tmp_path, monkeypatch, capsys):
     def pip(command: list[str]) -> object:
         calls.append(command[1:])
         pack(tool, content, tmp_path / 'deepforest-2.1.0-py3-none-any.whl')
-        return tool.subprocess.CompletedProcess(command, 0)
+        return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(tool.subprocess, 'run', pip)
+    monkeypatch.setattr(made_data.subprocess, 'run', pip)
     assert tool.main(['--out', str(tmp_path / 'trees')]) == 0
     assert tool.main(['--out', str(tmp_path / 'trees2')]) == 0
     assert calls == [
         ['-m', 'pip', 'download', 'deepforest==2.1.0', '--no-deps', '--only-binary', ':all:', '-d', str(tmp_path)]
     ]
-    monkeypatch.setattr(tool.subprocess, 'run', lambda command: tool.subprocess.CompletedProcess(command, 1))
+    monkeypatch.setattr(made_data.subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 1))
     (tmp_path / 'elsewhere').mkdir()
     assert tool.main(['--out', str(tmp_path / 'elsewhere' / 'trees')]) == 2
     assert 'deepforest==2.1.0 could not be downloaded: fetch the wheel elsewhere and name it with --wheel' in (

@@ -5,24 +5,27 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import nbformat
-from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec
-from nbclient import NotebookClient
+# What docs/requirements.txt installs is imported where it is used: --help needs none of it.
 
 
-class ThisPython(AsyncKernelManager):
-    """A kernel of the running interpreter, whether or not one is installed for Jupyter; it opens no port."""
+def this_python() -> type:
+    """A class of kernels of the running interpreter, whether or not one is installed for Jupyter; they open no port."""
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpec
 
-    transport = 'ipc'
+    class ThisPython(AsyncKernelManager):
+        transport = 'ipc'
 
-    @property
-    def kernel_spec(self) -> KernelSpec:
-        return KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'])
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            return KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}'])
+
+    return ThisPython
 
 
-def execute(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
+def execute(path: Path, timeout: int = 300) -> Any:
     """The notebook with new outputs.
 
     Args:
@@ -32,11 +35,14 @@ def execute(path: Path, timeout: int = 300) -> nbformat.NotebookNode:
     Raises:
         nbclient.exceptions.CellExecutionError: If a cell raises.
     """
+    import nbformat
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
         notebook,
         timeout=timeout,
-        kernel_manager_class=ThisPython,
+        kernel_manager_class=this_python(),
         record_timing=False,
         coalesce_streams=True,
         resources=dict(metadata=dict(path=str(path.parents[2]))),
@@ -55,6 +61,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--write', action='store_true', help='store the new outputs')
     args = parser.parse_args()
+    import nbformat
+
     for path in sorted(Path(__file__).parent.glob('*.ipynb')):
         start = time.time()
         notebook = execute(path)

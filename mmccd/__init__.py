@@ -18,6 +18,7 @@ from .errors import UserError
 from .version import __version__
 
 if TYPE_CHECKING:
+    from .analysis.judge import check_attention
     from .apis import allow_mmengine_checkpoints, config_path, get_config, init_model
     from .configs import list_configs
     from .models.attach import attach, detach
@@ -30,6 +31,7 @@ __all__ = [
     '__version__',
     'allow_mmengine_checkpoints',
     'attach',
+    'check_attention',
     'config_path',
     'detach',
     'get_config',
@@ -39,6 +41,7 @@ __all__ = [
 _HOMES = {
     'allow_mmengine_checkpoints': 'mmccd.apis',
     'attach': 'mmccd.models.attach',
+    'check_attention': 'mmccd.analysis.judge',
     'detach': 'mmccd.models.attach',
     'config_path': 'mmccd.apis',
     'get_config': 'mmccd.apis',

@@ -67,13 +67,23 @@ def golden() -> Path:
     return ROOT / 'tests' / 'data' / 'golden'
 
 
-@pytest.fixture(scope='session')
-def made_up() -> ModuleType:
-    """tests/data/made_up_runs.py: work folders for reports."""
-    spec = importlib.util.spec_from_file_location('made_up_runs', ROOT / 'tests' / 'data' / 'made_up_runs.py')
+def _module_of_tests(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tests' / 'data' / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope='session')
+def made_up() -> ModuleType:
+    """tests/data/made_up_runs.py: work folders for reports."""
+    return _module_of_tests('made_up_runs')
+
+
+@pytest.fixture(scope='session')
+def label_folders() -> ModuleType:
+    """tests/data/label_folders.py: datasets as labelling tools write them."""
+    return _module_of_tests('label_folders')
 
 
 @pytest.fixture

@@ -1,0 +1,155 @@
+"""Where the images of labels are, and how large: by the files themselves, as the pipelines will see them."""
+
+from __future__ import annotations
+
+import os
+import os.path as osp
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import PurePosixPath
+
+from PIL import Image
+
+from mmccd.data.classes import is_left_behind
+from mmccd.data.image_files import FORMATS, read_file
+
+from .labelled import Findings
+
+
+@cache
+def image_suffixes() -> tuple[str, ...]:
+    """Suffixes of image files, in lower case, with their dots."""
+    Image.init()
+    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS))
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name is that of an image."""
+    return name.lower().endswith(image_suffixes())
+
+
+def image_of(stem: str) -> str | None:
+    """The image of a path without its suffix; None if there is none."""
+    names = (stem + s for suffix in image_suffixes() for s in (suffix, suffix.upper()))
+    return next(filter(osp.isfile, names), None)
+
+
+def walk(folder: str) -> Iterator[str]:
+    """All files in a folder and below it, sorted, without what systems leave behind; links are followed."""
+    for root, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        below = osp.relpath(root, folder)
+        for name in sorted(names):
+            if not is_left_behind(osp.normpath(osp.join(below, name))):
+                yield osp.normpath(osp.join(root, name))
+
+
+class Images:
+    """The images in a folder.
+
+    Args:
+        folder (str): Looked through once, when first needed.
+        findings (Findings): Gets what is wrong.
+    """
+
+    def __init__(self, folder: str, findings: Findings) -> None:
+        self.folder, self.findings = folder, findings
+        self.used: dict[str, tuple[str, tuple[int, int] | None]] = {}  # what labelled an image first, and its size
+        self._by_name: dict[str, list[str]] | None = None
+        self._by_stem: dict[str, list[str]] | None = None
+
+    def by_name(self) -> dict[str, list[str]]:
+        """Paths by the file's name."""
+        if self._by_name is None:
+            self._by_name = defaultdict(list)
+            for path in walk(self.folder):
+                if is_image(path):
+                    self._by_name[osp.basename(path)].append(path)
+        return self._by_name
+
+    def by_stem(self) -> dict[str, list[str]]:
+        """Paths by the file's name without its suffix."""
+        if self._by_stem is None:
+            self._by_stem = defaultdict(list)
+            for name, paths in self.by_name().items():
+                self._by_stem[osp.splitext(name)[0]] += paths
+        return self._by_stem
+
+    def find(self, name: str, where: str, folders: Sequence[str] = ()) -> str | None:
+        """The path of an image by the name that labels give it.
+
+        Looks in ``folders`` first, then for the one image below the folder whose path ends alike, by as many folders
+        as possible. What labels write on Windows has backslashes.
+
+        Args:
+            name (str): A file name or path.
+            where (str): What names it, for messages.
+            folders (Sequence[str]): What ``name`` may be relative to.
+
+        Returns:
+            str | None: None, and a finding, if there is no such image or there are several.
+        """
+        name = name.replace('\\', '/')
+        for folder in folders:
+            path = osp.normpath(osp.join(folder, name))
+            if osp.isfile(path):
+                return path
+        parts = [p for p in PurePosixPath(name).parts if p not in ('/', '.', '..')]
+        found = self.by_name().get(parts[-1], []) if parts else []
+        for n in range(2, len(parts) + 1):
+            ending = os.sep + os.sep.join(parts[-n:])
+            nearer = [p for p in found if (os.sep + p).endswith(ending)]
+            if not nearer:
+                break
+            found = nearer
+        if len(found) == 1:
+            return found[0]
+        what = f'{where}: {name!r}'
+        if found:
+            self.findings.add('label-without-image', f'{what} may be {" or ".join(found[:3])}')
+        else:
+            self.findings.add('label-without-image', f'{what} is not below {self.folder}')
+        return None
+
+    def take(
+        self,
+        path: str,
+        where: str,
+        stated: tuple[float | None, float | None] = (None, None),
+        again: bool = False,
+    ) -> tuple[int, int] | None:
+        """The size (width, height) of an image. If something else has labelled it already, that is a finding.
+
+        Args:
+            path (str): The image.
+            where (str): What labels it, for messages.
+            stated (tuple): Its size as the labels say; None or 0 where they do not.
+            again (bool): Whether ``where`` is a file that may stand in several splits, which the data checks look at.
+                Default: False.
+
+        Returns:
+            tuple[int, int] | None: None, and a finding, if it cannot be used.
+        """
+        real = osp.realpath(path)
+        if real in self.used:
+            first, size = self.used[real]
+            if first != where or not again:
+                self.findings.add('image-double', f'{path}: labelled by {first} and by {where}')
+                return None
+            return size
+        size = self.used[real] = (where, self._size(path, where, stated))
+        return size[1]
+
+    def _size(self, path: str, where: str, stated: tuple[float | None, float | None]) -> tuple[int, int] | None:
+        image, _ = read_file(path, max_pixels=0)  # 0: its header alone
+        if image.problem or not all(image.size):
+            self.findings.add('image-broken', f'{path}: {image.problem or "it has no size"}')
+            return None
+        if all(stated) and tuple(stated) != image.size:
+            what = f'{where}: {stated[0]:g} x {stated[1]:g}, and {path} has {image.size[0]} x {image.size[1]}'
+            if image.turned and tuple(stated) == image.size[::-1]:
+                what += ' when turned by its EXIF orientation, as it is in training'
+            self.findings.add('image-size', what)
+            return None
+        return image.size

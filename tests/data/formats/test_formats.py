@@ -1,0 +1,162 @@
+"""All formats alike: exact boxes, the dataset check, the oracle; and what COCO files are made of."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from mmengine.config import Config
+
+from mmccd.analysis.report import detection
+from mmccd.data import formats
+from mmccd.data.checks import check_config
+from mmccd.data.formats.labelled import EXAMPLES, Findings, check_class_names, split_of
+from mmccd.data.formats.shapes import ellipse, rotated, tidy
+from mmccd.errors import UserError
+
+KINDS = ('yolo', 'voc', 'labelme', 'cvat', 'label_studio', 'label_studio_min')
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_every_format_gives_the_same_boxes_and_they_are_the_truth(name, label_folders, tmp_path):
+    root = label_folders.BUILDERS[name](tmp_path / 'my data')
+    labelled = formats.read_labels(str(root))
+    assert labelled.kind == name.removesuffix('_min').replace('_', '-')
+    assert labelled.findings.errors() == 0
+    assert set(labelled.findings.counts) <= {'taken'}
+    classes = formats.same_classes({'it': labelled})
+    assert classes == ('cat', 'dog')
+    expected = dict(all=[n for _, n in label_folders.ALL]) if name.startswith('label_s') else label_folders.IMAGES
+    assert set(labelled.splits) == set(expected)
+    for split, names in expected.items():
+        coco = formats.to_coco(labelled.splits[split], classes, labelled.findings)
+        content = coco.content
+        assert {i['file_name'].rsplit('-')[-1] for i in content['images']} == set(names)
+        assert {(i['width'], i['height']) for i in content['images']} == {(40, 30)}
+        assert [a['id'] for a in content['annotations']] == list(range(1, 2 * len(names) + 1))
+        boxes = [(classes[a['category_id'] - 1], *a['bbox'], a['area'], a['iscrowd']) for a in content['annotations']]
+        assert Counter(boxes) == {('cat', 4, 3, 20, 10, 200, 0): len(names), ('dog', 10, 6, 5, 8, 40, 0): len(names)}
+
+        path = tmp_path / f'{split}.json'
+        path.write_text(json.dumps(content))
+        dataset = dict(type='CocoDataset', ann_file=str(path), data_prefix=dict(img=coco.folder))
+        dataset['metainfo'] = dict(classes=classes)
+        cfg = Config(dict(default_scope='mmdet', val_dataloader=dict(dataset=dict(dataset, test_mode=True))))
+        assert check_config(cfg, ('val',)).findings == {}
+        truth = detection.Truth(str(path), coco.folder)
+        oracle = [
+            dict(image_id=a['image_id'], category_id=a['category_id'], bbox=a['bbox'], score=1.0)
+            for a in content['annotations']
+        ]
+        assert detection.evaluate(truth, oracle).metrics['AP'] == 1
+
+
+def test_what_a_path_may_be(label_folders, tmp_path):
+    with pytest.raises(UserError, match='nowhere does not exist'):
+        formats.read_labels(str(tmp_path / 'nowhere'))
+    (tmp_path / 'void').mkdir()
+    with pytest.raises(UserError, match=r'void has no labels of a known format: none of YOLO .* is in it'):
+        formats.read_labels(str(tmp_path / 'void'))
+    label_folders.write(tmp_path / 'coco' / 'train.json', '{"images": [], "annotations": [], "categories": []}')
+    with pytest.raises(UserError, match='COCO annotations: tools take those as they are, DIR JSON'):
+        formats.read_labels(str(tmp_path / 'coco'))
+    yolo = label_folders.yolo(tmp_path / 'yolo')
+    with pytest.raises(UserError, match=r'the classes have no names: give the folder with .*yolo/data\.yaml'):
+        (yolo / 'part' / 'labels').mkdir(parents=True)
+        formats.read_labels(str(yolo / 'part'))
+    # Files and folders of class folders are no labels.
+    label_folders.save_image(tmp_path / 'classes' / 'cat' / '1.jpg')
+    label_folders.write(tmp_path / 'classes' / 'classes.txt', 'cat\n')
+    assert formats.recognise(str(tmp_path / 'classes')) is None
+    # A file that describes a dataset stands for it.
+    files = dict(yolo='data.yaml', cvat='annotations.xml', label_studio='project-1.json')
+    for name, file in files.items():
+        root = label_folders.BUILDERS[name](tmp_path / f'{name}_')
+        one = formats.read_labels(str(root / file))
+        assert (one.kind.replace('-', '_'), sum(map(len, one.splits.values()))) == (name, 5)
+    # Two formats in one folder are a question.
+    label_folders.cvat(yolo)
+    with pytest.raises(UserError, match='may be yolo or cvat: say which with --format'):
+        formats.read_labels(str(yolo))
+    assert formats.read_labels(str(yolo), 'yolo').kind == 'yolo'
+
+
+def test_boxes_that_are_left_out_are_counted(label_folders, tmp_path):
+    label_folders.save_image(tmp_path / 'a.jpg')
+    boxes = [(4, 3, 20, 10), (4, 3, 20, 10), (4, 3, 0.5, 10), (50, 3, 5, 5), (30, 3, 20, 10), (0, 0, 40.5, 30)]
+    labels = [formats.Label('cat', box, f'line {i}') for i, box in enumerate(boxes, 1)]
+    labels.append(formats.Label('dog', boxes[0], 'line 7'))
+    findings = Findings()
+    image = formats.LabelledImage(str(tmp_path / 'a.jpg'), (40, 30), labels)
+    content = formats.to_coco([image], ('cat', 'dog'), findings).content
+    assert [(a['category_id'], a['bbox']) for a in content['annotations']] == [
+        (1, [4, 3, 20, 10]),
+        (1, [30, 3, 20, 10]),
+        (1, [0, 0, 40.5, 30]),
+        (2, [4, 3, 20, 10]),
+    ]
+    assert findings.counts == {'box-double': 1, 'box-empty': 1, 'box-outside': 1, 'box-partly-outside': 1}
+    assert findings.examples['box-outside'] == ['line 4: bbox [50, 3, 5, 5] in an image of 40 x 30']
+    assert findings.examples['box-double'] == ['line 2: cat [4, 3, 20, 10]']
+
+
+def test_division(label_folders):
+    images = [formats.LabelledImage(f'{i}.jpg', (40, 30), []) for i in range(10)]
+    divided = formats.divide(images, 0.3, 0)
+    assert [len(divided[s]) for s in ('train', 'val')] == [7, 3]
+    assert sorted(i.path for part in divided.values() for i in part) == [f'{i}.jpg' for i in range(10)]
+    assert formats.divide(images, 0.3, 0) == divided != formats.divide(images, 0.3, 1)
+    assert [len(p) for p in formats.divide(images[:2], 0.01, 0).values()] == [1, 1]
+    assert [len(p) for p in formats.divide(images, 0.99, 0).values()] == [1, 9]
+
+
+def test_splits_and_classes():
+    assert [split_of(p) for p in ('valid/a.xml', 'x/Training/a.xml', 'test/y/a.xml', 'a.xml', 'latest/val.xml')] == [
+        'val',
+        'train',
+        'test',
+        'all',
+        'all',
+    ]
+    assert check_class_names(['cat ', 1], 'x') == ('cat', '1')
+    for names, message in (
+        ([True], r'names\[0\] is true: YAML reads yes'),
+        (['cat', ''], r"names\[1\] must be the name of a class, is ''"),
+        (['cat', 'dog', 'cat'], "the classes 0 and 2 are both named 'cat'"),
+    ):
+        with pytest.raises(UserError, match=f'file: {message}'):
+            check_class_names(names, 'file')
+    image = formats.LabelledImage('a', (9, 9), [formats.Label('owl', (0, 0, 1, 1), '')])
+    one, two = (formats.Labelled(n, 'cvat', {'all': [image]}, ('cat', n)) for n in ('dog', 'cow'))
+    with pytest.raises(UserError, match='a and b declare different classes: cat, dog and cat, cow'):
+        formats.same_classes(dict(a=one, b=two))
+    assert formats.same_classes(dict(a=one)) == ('cat', 'dog', 'owl')
+    assert formats.pick_split(one, 'val') == [image]
+    one.splits = {'train': [image]}
+    with pytest.raises(UserError, match='dog has no split val; it has train'):
+        formats.pick_split(one, 'val')
+
+
+def test_findings():
+    findings = Findings()
+    for i in range(20):
+        findings.add('label', f'a.txt:{i}: bad')
+    findings.add('box-empty', 'b')
+    assert (findings.errors(), len(findings.examples['label'])) == (20, EXAMPLES)
+    text = findings.text()
+    assert '      20  label: labels that are malformed' in text
+    assert 'a.txt:2: bad' in text and 'a.txt:3: bad' not in text and 'and 17 more' in text
+    assert 'box-empty' not in findings.text('error')
+    with pytest.raises(UserError, match=r'(?s)^set has 20 errors:\nerror .*a\.txt:0: bad.*\nCorrect them$'):
+        findings.refuse('set', 'Correct them')
+
+
+def test_shapes_of_turned_boxes():
+    # A quarter turn clockwise about the upper left corner: to its left, as high as it was wide.
+    assert tidy(rotated((10, 10, 8, 4), 90, (10, 10))) == (6, 10, 4, 8)
+    assert tidy(rotated((10, 10, 8, 4), 90, (14, 12))) == (12, 8, 4, 8)
+    assert tidy(rotated((0, 0, 2, 2), 45, (1, 1))) == (-0.4142, -0.4142, 2.8284, 2.8284)
+    assert tidy(ellipse(10, 10, 4, 2)) == (6, 8, 8, 4)
+    assert tidy(ellipse(10, 10, 4, 2, 90)) == (8, 6, 4, 8)
+    assert tidy(ellipse(10, 10, 3, 3, 30)) == (7, 7, 6, 6)

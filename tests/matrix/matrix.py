@@ -48,7 +48,7 @@ ROWS = {
     'openmmlab': Row('3.11', 'requirements-openmmlab.txt'),
     'oldest': Row('3.10', instead=dict(torch='torch==2.6.0', torchvision='torchvision==0.21.0')),
     'newest': Row(
-        '3.13', instead=dict(torch='torch==2.15.0', torchvision='torchvision==0.30.0', setuptools='setuptools')
+        '3.13', instead=dict(torch='torch==2.15.0', torchvision='torchvision==0.29.2', setuptools='setuptools')
     ),
 }
 

@@ -12,6 +12,7 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from mmccd.configs import datasets_of
+from mmccd.data.stock import use_own_loader
 
 
 def prepare_image(cfg: Config, path: str) -> dict[str, Any]:
@@ -29,9 +30,12 @@ def prepare_image(cfg: Config, path: str) -> dict[str, Any]:
             break
     else:
         raise ValueError('the config has no test_dataloader.dataset.pipeline')
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    scope = cfg.get('default_scope', 'mmengine')
+    init_default_scope(scope)
+    pipeline = copy.deepcopy(dataset.pipeline)
+    use_own_loader(pipeline, scope)
     # No annotations for a pipeline that loads them; img_id is a key that PackDetInputs may ask for.
-    return pseudo_collate([Compose(copy.deepcopy(dataset.pipeline))(dict(img_path=path, img_id=0, instances=[]))])
+    return pseudo_collate([Compose(pipeline)(dict(img_path=path, img_id=0, instances=[]))])
 
 
 def rgb_pixels(inputs: Tensor) -> np.ndarray:

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import os.path as osp
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -46,7 +47,8 @@ def output_names(images: Sequence[str], path: str) -> list[str]:
     folder = path if osp.isdir(path) else osp.dirname(path) or '.'
     names = [osp.relpath(p, folder) for p in images]
     stems = [osp.splitext(n)[0] for n in names]
-    return [s if stems.count(s) == 1 else n for n, s in zip(names, stems)]
+    taken = Counter([*stems, *set(names)])  # a.jpg.png without its suffix is another one's whole name
+    return [s if taken[s] == 1 else n for n, s in zip(names, stems)]
 
 
 def write_figure(stem: str, figure: bytes, arrays: Mapping[str, np.ndarray] | None = None) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from PIL import Image
 
 from mmccd.data.checks.coco import UNREADABLE, CocoFile, is_id, read_json
-from mmccd.data.classes import class_folders, is_left_behind, read_categories
+from mmccd.data.classes import class_folders, read_categories
+from mmccd.data.image_files import SUFFIXES, is_image, left_out, read_file, walk_files
 from mmccd.errors import UserError
 
-# Of MMPretrain's CustomDataset.
-IMAGES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 SAMPLED = 200  # images of class folders whose size is read
 
 
@@ -110,30 +107,27 @@ def read_folders(argument: str, folder: str) -> Split:
             f'{argument}: {folder!r} has no class folders. A COCO dataset needs its annotation file, too: '
             f'{argument} DIR JSON'
         )
-    paths, counts = [], Counter()
+    paths, counts, others = [], Counter(), []
     for name in classes:
-        for root, _, files in sorted(os.walk(osp.join(folder, name), followlinks=True)):
-            below = osp.relpath(root, folder)
-            found = [
-                osp.join(root, f)
-                for f in sorted(files)
-                if f.lower().endswith(IMAGES) and not is_left_behind(osp.join(below, f))
-            ]
-            counts[name] += len(found)
-            paths += found
+        for file in walk_files(osp.join(folder, name)):
+            path = osp.join(name, file)
+            if is_image(file):
+                counts[name] += 1
+                paths.append(osp.join(folder, path))
+            else:
+                others.append(path)
     if not paths:
-        raise UserError(f'{argument}: the class folders of {folder!r} have no images ({", ".join(IMAGES)})')
+        has = f'; they have {", ".join(map(str, left_out(others)))}' if others else ''
+        raise UserError(f'{argument}: the class folders of {folder!r} have no images ({", ".join(SUFFIXES)}){has}')
     sizes = list(_sizes(paths[:: -(-len(paths) // SAMPLED)]))
     return Split(argument, folder, '', classes, counts, len(paths), len(paths), np.array(sizes, float).reshape(-1, 2))
 
 
 def _sizes(paths: Sequence[str]) -> Iterator[tuple[int, int]]:
     for path in paths:
-        try:
-            with Image.open(path) as image:
-                yield image.size
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            continue  # the data checks name it
+        image, _ = read_file(path, max_pixels=0)  # 0: its header alone
+        if not image.problem:  # the data checks name it
+            yield image.size
 
 
 def check_same_classes(train: Split, other: Split) -> None:

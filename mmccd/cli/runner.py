@@ -8,14 +8,15 @@ import subprocess
 import sys
 
 import torch
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.device import get_device
-from mmengine.registry import METRICS, RUNNERS
-from mmengine.runner import EpochBasedTrainLoop, Runner
+from mmengine.registry import RUNNERS
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
 
 from mmccd.checkpoints.read import allow_mmengine_checkpoints
-from mmccd.configs import datasets_of
-from mmccd.data.classes import dataset_class
+from mmccd.data.stock import use_own_readers
 from mmccd.env import keep_freed_memory, set_ranks
 from mmccd.errors import UserError
 
@@ -71,26 +72,6 @@ def init_cpu_distributed(cfg: Config) -> None:
     )
 
 
-def use_own_readers(cfg: Config) -> None:
-    """Put what reads annotations as everything here does in the place of MMDetection's dataset and metric."""
-    scope = cfg.get('default_scope')
-    for split in ('train', 'val', 'test'):
-        for _, dataset in datasets_of(cfg.get(f'{split}_dataloader') or ConfigDict(), split):
-            if _is_stock(dataset_class(dataset, scope), 'mmdet.datasets.coco.CocoDataset'):
-                dataset.type = 'mmccd.UnguardedCocoDataset'
-        evaluators = cfg.get(f'{split}_evaluator') or []
-        for evaluator in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-            kind = evaluator.get('type')
-            if isinstance(kind, str):
-                kind = METRICS.get(kind if '.' in kind or not scope else f'{scope}.{kind}')
-            if _is_stock(kind, 'mmdet.evaluation.metrics.coco_metric.CocoMetric'):
-                evaluator.type = 'mmccd.CocoMetric'
-
-
-def _is_stock(kind: type | None, name: str) -> bool:
-    return isinstance(kind, type) and f'{kind.__module__}.{kind.__qualname__}' == name
-
-
 def build_runner(cfg: Config) -> Runner:
     """Build the runner, ours on the CPU included. ``runner_type`` in the config chooses another class."""
     use_own_readers(cfg)
@@ -112,14 +93,31 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def check_iterations(runner: Runner) -> None:
-    """An epoch without an iteration is an error: ``drop_last`` with a batch above the images of a process."""
+    """A training without an iteration is an error: ``drop_last`` with a batch above the images of a process."""
     loop = getattr(runner, 'train_loop', None)  # built here, as the first thing that training does; FSDP's has none
-    if not isinstance(loop, EpochBasedTrainLoop) or len(loop.dataloader):
+    if not isinstance(loop, (EpochBasedTrainLoop, IterBasedTrainLoop)):
         return
+    loader = loop.dataloader
+    sampler = getattr(loader.batch_sampler, 'sampler', loader.sampler)
+    if isinstance(sampler, InfiniteSampler) or (len(loader) and not _is_mixed(loader)):
+        return
+    alike = ' of one aspect ratio' if len(loader) else ''
     raise UserError(
-        f'train_dataloader has no iteration: the {len(loop.dataloader.sampler):,} images of a process are less than '
-        'a batch, which drop_last leaves out: set train_dataloader.batch_size to fewer, or drop_last=False'
+        f'train_dataloader has no iteration: the {len(sampler):,} images of a process are less than a '
+        f'batch{alike}, which drop_last leaves out: set train_dataloader.batch_size, '
+        f'{loader.batch_sampler.batch_size}, to fewer, or drop_last=False'
     )
+
+
+def _is_mixed(loader: DataLoader) -> bool:
+    """Whether a loader's only batch would hold images of both aspect ratios: MMDetection's sampler gives none then."""
+    batches = loader.batch_sampler
+    if type(batches).__name__ != 'AspectRatioBatchSampler' or not isinstance(batches.sampler, DefaultSampler):
+        return False
+    if not batches.drop_last or len(batches.sampler) != batches.batch_size:
+        return False
+    infos = map(loader.dataset.get_data_info, batches.sampler)
+    return len({info['width'] < info['height'] for info in infos}) > 1
 
 
 def log_scaling(runner: Runner) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import os.path as osp
 from collections.abc import Mapping
 from copy import deepcopy
 
 from mmengine.config import Config, ConfigDict
 
-from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.errors import UserError
 
 
 def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: float) -> None:
-    """Switch the visualization hook on, each task's own way.
+    """Switch the visualization hook on, each task's own way, and keep images of equal names apart.
+
+    In the place of the tasks' own hooks come those of :mod:`mmccd.engine.hooks.show`; others stay.
 
     Args:
         cfg (Config): The config, which is changed.
@@ -37,12 +38,15 @@ def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: f
         else:  # mmpretrain's hook writes into the folder that it is given, mmdet's below WORK_DIR/<time>
             hook.out_dir = osp.join(cfg.work_dir, folder)
             hook.interval = 1
+    stock = 'DetVisualizationHook' if detection else 'VisualizationHook'
+    if hook.get('type') in (stock, f'{cfg.default_scope}.{stock}'):
+        hook.type = 'mmccd.ShowBoxesHook' if detection else 'mmccd.ShowClassesHook'
 
 
 def write_metrics(metrics: Mapping[str, float], path: str) -> None:
     """Write metrics as JSON. What has no value, such as the AP of a class without examples, is null, not NaN."""
-    values = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in metrics.items()}
-    write_atomically(path, json.dumps(values, default=float, allow_nan=False).encode())
+    os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+    write_atomically(path, valid_json(dict(metrics), default=float).encode())
 
 
 def use_tta(cfg: Config) -> None:

@@ -22,24 +22,10 @@ from mmengine.registry import DATASETS
 from mmccd.configs import datasets_of
 from mmccd.errors import UserError, suggest
 
+from .image_files import is_left_behind
+
 _KEY = re.compile(rb'"categories"\s*:\s*(?=\[)')
 _WINDOW = 1 << 16
-# Beside what begins with a dot: of network drives, Windows, macOS and Python.
-_LEFT_BEHIND = {
-    '@eadir',
-    '#recycle',
-    '#snapshot',
-    '@recycle',
-    '@recently-snapshot',
-    '$recycle.bin',
-    'system volume information',
-    'recycler',
-    'lost+found',
-    '__macosx',
-    '__pycache__',
-    'thumbs.db',
-    'desktop.ini',
-}
 
 
 def read_categories(path: str) -> list[str]:
@@ -170,19 +156,6 @@ def class_folders(dataset: Mapping, everything: bool = False) -> list[str] | Non
     if not osp.isdir(folder):
         return None
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and (everything or not is_left_behind(e.name)))
-
-
-def is_left_behind(path: str) -> bool:
-    """Whether a relative path is, or is below, what systems and editors leave in folders: thumbnails, copies, caches.
-
-    Example:
-        >>> is_left_behind('cat/.ipynb_checkpoints/1-checkpoint.jpg'), is_left_behind('cat/1.jpg')
-        (True, False)
-    """
-    return any(
-        (part.startswith('.') and part not in ('.', '..')) or part.lower() in _LEFT_BEHIND
-        for part in path.replace(os.sep, '/').split('/')
-    )
 
 
 def folder_problems(classes: Sequence[str] | None, folders: Sequence[str], where: str) -> list[str]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import os.path as osp
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmdet import datasets
+from mmengine import fileio
 from mmengine.logging import print_log
 
 from mmccd.env import is_local
@@ -17,9 +19,8 @@ from mmccd.registry import DATASETS
 
 from . import of_mmpretrain
 from .checks.coco import DOCTOR
-from .classes import is_left_behind
 from .coco_api import COCO
-from .image_files import is_inside, looks_cut, why_broken
+from .image_files import SUFFIXES, LeftOut, is_inside, is_left_behind, left_out, looks_cut, why_broken
 from .transforms import LoadImageFromFile
 
 
@@ -50,9 +51,14 @@ class FilledDataset:
             raise UserError(f'{source} has no images; {DOCTOR}')
         raise UserError(
             f'none of the {len(self.data_list):,} images of {source} is left: filter_cfg={self.filter_cfg} leaves out '
-            'those that are too small or have no box of the classes '
-            f'{", ".join(self.metainfo.get("classes", ())[:10])}; {DOCTOR}'
+            f'{self._count_left_out()} {", ".join(self.metainfo.get("classes", ())[:10])}; {DOCTOR}'
         )
+
+    def _count_left_out(self) -> str:
+        size = (self.filter_cfg or {}).get('min_size', 0)
+        small = sum(min(info.get('width', size), info.get('height', size)) < size for info in self.data_list)
+        empty = sum(not info.get('instances') for info in self.data_list)
+        return f'{small:,} with a side below {size}, and those without a box, {empty:,}, of the classes'
 
 
 class GuardedDataset(FilledDataset):
@@ -180,39 +186,103 @@ class UnguardedCocoDataset(FilledDataset, datasets.CocoDataset):
 
 
 class ClassFolders:
-    """Mixin before MMPretrain's CustomDataset: what systems leave behind in class folders is no class and no image."""
+    """Mixin before MMPretrain's CustomDataset: images are those that can be read, and what is left out is said.
 
-    def is_valid_file(self, filename: str) -> bool:
-        """Whether a file below a class folder, or below the root, is a sample."""
-        return super().is_valid_file(filename) and not is_left_behind(filename)
+    What systems leave behind in class folders is no class and no image. ``extensions`` are by default those of all
+    formats that are read (:data:`mmccd.data.image_files.SUFFIXES`); MMPretrain has seven.
+
+    Raises:
+        UserError: If there are no images, or more or fewer folders than classes.
+    """
+
+    IMG_EXTENSIONS = SUFFIXES  # where MMPretrain's ImageNet looks
+    without_class: Sequence[str] = ()  # images beside the class folders
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Files in the folders that are no images by their suffix; empty with an annotation file."""
+        return left_out(getattr(self, '_others', ()))
 
     def _find_samples(self) -> list:
-        """MMPretrain's, without the folders that are no classes."""
-        if not self.with_label:
-            return super()._find_samples()
+        """(path, label) of each image in the class folders; without labels, paths."""
+        self._others: list[str] = []
+        samples = self._labelled() if self.with_label else self._valid(None)
+        others = ', '.join(map(str, self.left_out))
+        if not samples:
+            where = f'the class folders of {self.img_prefix}' if self.with_label else self.img_prefix
+            has = f', but {others}' if others else ''
+            raise UserError(f'{where} have no image in them ({", ".join(self.extensions)}){has}; {DOCTOR}')
+        if others:
+            self._warn(f'left out by their suffixes: {others}')
+        return samples
+
+    def _labelled(self) -> list[tuple[str, int]]:
         found = of_mmpretrain.find_folders(self.img_prefix)[0]
         classes = [name for name in found if not is_left_behind(name)]
-        if len(classes) == len(found):
-            return super()._find_samples()
-        left_out = ', '.join(name for name in found if name not in classes)
-        print_log(f'{self.img_prefix}: {left_out} are taken for no classes', 'current', logging.WARNING)
-        self.folder_to_idx = {name: i for i, name in enumerate(classes)}
-        samples, _ = of_mmpretrain.get_samples(self.img_prefix, self.folder_to_idx, self.is_valid_file)
+        if len(classes) < len(found):
+            self._warn(f'{", ".join(name for name in found if name not in classes)} are taken for no classes')
         if self.CLASSES is None:
             self._metainfo['classes'] = tuple(classes)
         elif len(self.CLASSES) != len(classes):
             raise UserError(f'there are {len(self.CLASSES)} classes, and {len(classes)} folders in {self.img_prefix}')
+        self.folder_to_idx = {name: i for i, name in enumerate(classes)}
+        samples = [sample for name in classes for sample in self._valid(name)]
+        empty = set(classes) - {classes[label] for _, label in samples}
+        if empty and samples:
+            self._warn(f'no image in {", ".join(sorted(empty))}')
+        beside = sorted(fileio.list_dir_or_file(self.img_prefix, list_dir=False))
+        self.without_class = [name for name in beside if self.is_valid_file(name) and not is_left_behind(name)]
+        if self.without_class:
+            n = len(self.without_class)
+            self._warn(f'left out, in no class folder: {n:,} image{"s" * (n > 1)} (e.g. {self.without_class[0]})')
         return samples
+
+    def _valid(self, folder: str | None) -> list:
+        """Samples of one class folder, or without labels of all."""
+
+        def is_valid(name: str) -> bool:
+            if is_left_behind(name):
+                return False
+            valid = self.is_valid_file(name)
+            if not valid:
+                self._others.append(name if folder is None else f'{folder}/{name}')
+            return valid
+
+        folders = None if folder is None else {folder: self.folder_to_idx[folder]}
+        return of_mmpretrain.get_samples(self.img_prefix, folders, is_valid)[0]
+
+    def _warn(self, text: str) -> None:
+        print_log(f'{self.img_prefix.rstrip("/")}: {text}', 'current', logging.WARNING)
+
+
+class _ImagesOfAllFormats(ClassFolders):
+    """ClassFolders of a CustomDataset, which takes ``extensions`` as its fifth argument."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if len(args) < 5:
+            kwargs.setdefault('extensions', SUFFIXES)
+        super().__init__(*args, **kwargs)
 
 
 @DATASETS.register_module()
-class CustomDataset(ClassFolders, GuardedDataset, of_mmpretrain.CustomDataset):
+class CustomDataset(_ImagesOfAllFormats, GuardedDataset, of_mmpretrain.CustomDataset):
     """``mmpretrain.CustomDataset`` with the argument ``max_broken`` of :class:`GuardedDataset`.
 
-    Folders and files that systems leave behind (``.ipynb_checkpoints``, ``@eaDir``, ``Thumbs.db``) are left out.
+    Folders and files that systems leave behind (``.ipynb_checkpoints``, ``@eaDir``, ``Thumbs.db``) are left out, and
+    ``extensions`` are by default all that can be read (:class:`ClassFolders`).
     """
 
 
 @DATASETS.register_module()
 class ImageNet(ClassFolders, GuardedDataset, of_mmpretrain.ImageNet):
-    """``mmpretrain.ImageNet`` with ``max_broken``; leaves out what :class:`CustomDataset` does."""
+    """``mmpretrain.ImageNet`` with ``max_broken``; takes and leaves out what :class:`CustomDataset` does."""
+
+
+@DATASETS.register_module()
+class UnguardedCustomDataset(_ImagesOfAllFormats, FilledDataset, of_mmpretrain.CustomDataset):
+    """``mmpretrain.CustomDataset`` that takes images as :class:`CustomDataset`: the tools put it in its place."""
+
+
+@DATASETS.register_module()
+class UnguardedImageNet(ClassFolders, FilledDataset, of_mmpretrain.ImageNet):
+    """``mmpretrain.ImageNet`` that takes images as :class:`ImageNet`: the tools put it in its place."""

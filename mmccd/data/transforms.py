@@ -7,6 +7,7 @@ for its end included; images are cropped and flipped without detours, and are sp
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 import cv2
@@ -14,15 +15,16 @@ import mmcv
 import numpy as np
 import torch
 from mmcv import transforms
-from mmcv.image.io import imread_flags
 from mmcv.transforms.utils import cache_randomness
 from mmengine import fileio
+from mmengine.logging import print_log
 
 from mmccd.env import is_local
 from mmccd.registry import TRANSFORMS
 
 from . import of_mmpretrain
-from .image_files import lacks_end, read_image
+from .decode import bits, decode, is_dark, looks_deep, open_image
+from .image_files import DARK, lacks_end, read_image
 
 _AXES = {'horizontal': 1, 'vertical': 0, 'diagonal': -1}  # OpenCV's numbers
 _ANNOTATED = frozenset({'gt_bboxes', 'gt_keypoints', 'gt_seg_map'})  # what RandomFlip flips besides the image
@@ -30,13 +32,19 @@ _ANNOTATED = frozenset({'gt_bboxes', 'gt_keypoints', 'gt_seg_map'})  # what Rand
 
 @TRANSFORMS.register_module()
 class LoadImageFromFile(transforms.LoadImageFromFile):
-    """``mmcv.LoadImageFromFile`` that refuses an image which is cut short, by the bytes that it reads anyway.
+    """``mmcv.LoadImageFromFile`` that reads what the dataset check and all else here read (:mod:`.decode`).
 
-    Where it comes first in the pipeline, a :class:`mmccd.data.GuardedDataset` does not open the file for that.
+    It refuses an image which is cut short, by the bytes that it reads anyway: where it comes first in the pipeline, a
+    :class:`mmccd.data.GuardedDataset` does not open the file for that. With ``color_type='unchanged'``, another one
+    that ignores the orientation, or another ``imdecode_backend`` than ``'cv2'``, MMCV decodes.
+
+    The tools put it in the place of MMCV's.
 
     Raises:
         ValueError: If the image is cut short or cannot be decoded, unless ``ignore_empty`` is set.
     """
+
+    said_dark = False  # in this process
 
     def transform(self, results: dict) -> dict | None:
         """Add ``img``, (H, W, 3) in BGR by default, ``img_shape`` and ``ori_shape``."""
@@ -44,9 +52,9 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
         try:
             content = self._read(path)
             problem = read_image(content).problem if lacks_end(content[:2], content) else ''
-            img = None if problem else self._decode(content)
-            if img is None:
-                raise ValueError(f'image {path!r} cannot be used: {problem or "it cannot be decoded"}')
+            if problem:
+                raise ValueError(f'image {path!r} cannot be used: {problem}')
+            img = self._decode(path, content)
         except Exception:
             if self.ignore_empty:
                 return None
@@ -63,10 +71,21 @@ class LoadImageFromFile(transforms.LoadImageFromFile):
                 return f.read()
         return fileio.get(path, backend_args=self.backend_args)
 
-    def _decode(self, content: bytes) -> np.ndarray | None:
-        if self.imdecode_backend == 'cv2':  # what mmcv does then, without its look-ups
-            return cv2.imdecode(np.frombuffer(content, np.uint8), imread_flags[self.color_type])
-        return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+    def _decode(self, path: str, content: bytes) -> np.ndarray:
+        if self.imdecode_backend != 'cv2' or self.color_type not in ('color', 'grayscale'):
+            img = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
+            if img is None:
+                raise ValueError(f'image {path!r} cannot be used: it cannot be decoded')
+            return img
+        try:
+            img = decode(content, grey=self.color_type == 'grayscale')
+        except ValueError as e:
+            raise ValueError(f'image {path!r} cannot be used: {e}') from e
+        if looks_deep(content) and is_dark(img) and not LoadImageFromFile.said_dark:
+            LoadImageFromFile.said_dark = bits(open_image(content), content) > 8
+            if LoadImageFromFile.said_dark:
+                print_log(f'image {path}: {DARK}', 'current', logging.WARNING)
+        return img
 
 
 @TRANSFORMS.register_module()

@@ -1,5 +1,12 @@
 """What extends mmengine's runner: hooks."""
 
-from .hooks import CheckFiniteHook, CheckpointHook, InterruptHook, SkippedImagesHook
+from .hooks import CheckFiniteHook, CheckpointHook, InterruptHook, ShowBoxesHook, ShowClassesHook, SkippedImagesHook
 
-__all__ = ['CheckFiniteHook', 'CheckpointHook', 'InterruptHook', 'SkippedImagesHook']
+__all__ = [
+    'CheckFiniteHook',
+    'CheckpointHook',
+    'InterruptHook',
+    'ShowBoxesHook',
+    'ShowClassesHook',
+    'SkippedImagesHook',
+]

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections import defaultdict
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -213,6 +214,12 @@ def test_what_mmdet_leaves_out(toy_coco, min_size, test_mode, images, boxes):
     got = check(toy_coco, **options)
     assert got.pop('box-empty') == ['annotations[0] (id 2): bbox [4, 4, 20, 0.9] in an image of 40 x 30, area 18']
     assert len(got.pop('image-small', ())) == (9 if not images else 0)
+    if not images:  # val too, without test_mode
+        assert got.pop('empty-split') == [
+            f'none of the {n} images of {toy_coco}/{split}.json is left: {n} have a side below 31 '
+            "(filter_cfg={'min_size': 31})"
+            for n, split in ((6, 'train'), (3, 'val'))
+        ]
     assert not got
     train = config(toy_coco, **options).train_dataloader.dataset
     if not images:
@@ -356,6 +363,84 @@ def test_folders(toy_folders):
         'class-without-examples': ["'c'"],
         'image-broken': [f'{toy_folders}/train/b/1.png: it is no image'],
     }
+
+
+def test_files_of_other_formats(toy_folders):
+    """What is no image by its suffix, and what is in no class folder: counted, with an example."""
+    train = toy_folders / 'train'
+    for path in ('a/2.heic', 'a/3.heic', 'b/2.HEIC', 'b/notes.txt', 'a/Thumbs.db'):
+        (train / path).write_bytes(b'x')
+    for path in ('a/2.webp', 'b/2.tiff', '9.png'):
+        Image.new('RGB', (8, 8), (len(path), 0, 0)).save(train / path)
+    cfg = folders(toy_folders, data_prefix='train', metainfo=dict(classes=('a', 'b')))
+    for kind in ('CustomDataset', 'mmccd.CustomDataset'):
+        cfg.train_dataloader.dataset.type = kind
+        report = check_config(cfg)
+        assert found(report) == {
+            'image-left-out': ['3 .heic files (e.g. a/2.heic)'],
+            'image-without-class': ['9.png'],
+            'file-left-out': ['1 .txt file (e.g. b/notes.txt)'],
+        }
+        assert report.images == {'train': 6}
+    split = read_folders('--train', str(train))
+    assert (dict(split.counts), split.sizes.tolist()) == ({'a': 3, 'b': 3}, [[8, 8]] * 6)
+    for path in train.glob('*/*.*'):
+        if path.suffix.lower() != '.heic':
+            path.unlink()
+    with pytest.raises(
+        UserError, match=r'have no images \(.*\.webp.*\); they have 3 \.heic files \(e\.g\. a/2\.heic\)'
+    ):
+        read_folders('--train', str(train))
+
+
+@pytest.mark.parametrize(
+    ('loader', 'what'),
+    [
+        (dict(batch_size=7, drop_last=True), 'its 6 images are less than a batch of 7, which drop_last leaves out'),
+        (dict(batch_sampler=dict(batch_size=8, drop_last=True)), 'its 6 images are less than a batch of 8'),
+        (dict(batch_size=6, drop_last=True), None),
+        (dict(batch_size=7), None),
+        (dict(batch_size=7, drop_last=True, sampler=dict(type='InfiniteSampler')), None),
+    ],
+)
+def test_less_than_a_batch(toy_coco, loader, what):
+    cfg = config(toy_coco)
+    cfg.train_dataloader.update(loader)
+    got = found(check_config(cfg)).get('empty-split')
+    assert got is None if what is None else len(got) == 1 and got[0].startswith(what)
+
+
+def test_nothing_left(toy_coco):
+    """Images without a box of the classes, where filter_cfg leaves these out."""
+    edit(toy_coco, 'train', lambda c: c.update(categories=[dict(id=10, name='cat'), dict(id=30, name='dog')]))
+    edit(toy_coco, 'train', lambda c: [a.update(category_id=30) for a in c['annotations']])
+    cfg = config(toy_coco)
+    cfg.train_dataloader.dataset.update(metainfo=dict(classes=('cat',)), filter_cfg=dict(filter_empty_gt=True))
+    got = found(check_config(cfg, ('train',)))['empty-split']
+    assert got == [
+        f'{toy_coco}/train.json has no usable annotation of the classes',
+        f'none of the 6 images of {toy_coco}/train.json is left: 6 have no box of the classes (filter_cfg='
+        "{'filter_empty_gt': True})",
+    ]
+
+
+def test_depth(toy_coco):
+    """16 bits are a note, and a warning if they are almost black; numbers without a range are an error."""
+    values = np.arange(1200, dtype=np.uint16).reshape(30, 40) * 54
+    for i, array in enumerate((values, values >> 4, values.astype(np.float32)), 1):
+        content = json.loads((toy_coco / 'train.json').read_text())
+        content['images'][i - 1]['file_name'] = f'{i}.tiff'
+        (toy_coco / 'train.json').write_text(json.dumps(content))
+        Image.fromarray(array).save(toy_coco / 'train' / f'{i}.tiff')
+    report = check_config(config(toy_coco))
+    folder = f'{toy_coco}/train'
+    assert found(report) == {
+        'image-deep': [f'{folder}/1.tiff'],
+        'image-dark': [f'{folder}/2.tiff'],
+        'image-broken': [f'{folder}/3.tiff: its pixels are floats, which have no range: convert it to 8 bits'],
+    }
+    assert (report.count('error'), report.count('warning'), report.count('note')) == (1, 1, 1)
+    assert 'the upper 8 are used, and are almost empty' in report.text()
 
 
 LEFT_BEHIND = ('.ipynb_checkpoints', '@eaDir', '__MACOSX', '$RECYCLE.BIN', '.git')

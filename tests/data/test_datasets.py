@@ -10,11 +10,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from mmcv import transforms as of_mmcv
 from mmengine.registry import DATASETS, DefaultScope
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from mmccd.data import BrokenImageError, GuardedDataset
+from mmccd.data.stock import use_own_dataset, use_own_loader
 from mmccd.errors import UserError
 
 LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs', meta_keys=('img_path', 'img_id'))
@@ -303,3 +305,124 @@ def test_names_of_classes_need_no_datasets():
     code = "import sys, mmccd.data.classes; print({'mmdet', 'mmpretrain'} & set(sys.modules))"
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
     assert done.stdout.split() == ['set()'], done.stderr
+
+
+FORMATS = {'0.webp': 'WEBP', '1.tiff': 'TIFF', '2.jfif': 'JPEG', '3.gif': 'GIF', '4.JPEG': 'JPEG', '5.png': 'PNG'}
+
+
+@pytest.fixture
+def formats(tmp_path):
+    """Two classes with an image of each format, what is none, and images of no class."""
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        for file, kind in FORMATS.items():
+            Image.new('RGB', (8, 8), (9, 9, 9)).save(tmp_path / name / file, kind)
+        (tmp_path / name / '6.heic').write_bytes(b'x')
+        (tmp_path / name / '._5.png').write_bytes(b'x')
+    (tmp_path / 'a' / 'notes.txt').write_bytes(b'x')
+    Image.new('RGB', (8, 8)).save(tmp_path / '7.png')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    'kind', ['mmccd.CustomDataset', 'mmccd.ImageNet', 'CustomDataset', 'mmpretrain.CustomDataset', 'ImageNet']
+)
+def test_images_of_all_formats(formats, kind, monkeypatch):
+    """MMPretrain's datasets, which the tools replace by ours, take seven suffixes, and say nothing."""
+    pytest.importorskip('mmpretrain')
+    said: list[str] = []
+    monkeypatch.setattr('mmccd.data.datasets.print_log', lambda text, *_: said.append(text))
+    dataset = dict(type=kind, data_root=str(formats), data_prefix='', metainfo=dict(classes=('a', 'b')))
+    dataset['pipeline'] = [LOAD, dict(type='PackInputs')]
+    use_own_dataset(dataset, 'mmpretrain')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        built = DATASETS.build(dataset)
+    found = [built.get_data_info(i) for i in range(len(built))]
+    assert [(i['img_path'].removeprefix(f'{formats}/'), i['gt_label']) for i in found] == [
+        (f'{name}/{file}', label) for label, name in enumerate('ab') for file in sorted(FORMATS)
+    ]
+    assert all(built[i]['inputs'].shape == (3, 8, 8) for i in range(len(built)))
+    assert said == [
+        f'{formats}: left out, in no class folder: 1 image (e.g. 7.png)',
+        f'{formats}: left out by their suffixes: 2 .heic files (e.g. a/6.heic), 1 .txt file (e.g. a/notes.txt)',
+    ]
+
+
+def test_suffixes_of_ones_own(formats):
+    """``extensions`` are what they are."""
+    dataset = folders(formats, extensions=('.png', '.heic'))
+    assert sorted(dataset.get_data_info(i)['img_path'][-6:] for i in range(len(dataset))) == [
+        '/5.png',
+        '/5.png',
+        '6.heic',
+        '6.heic',
+    ]
+    assert [(f.suffix, f.count) for f in dataset.left_out] == [
+        ('.gif', 2),
+        ('.jfif', 2),
+        ('.jpeg', 2),
+        ('.tiff', 2),
+        ('.webp', 2),
+        ('.txt', 1),
+    ]
+
+
+def test_without_labels(formats):
+    dataset = folders(formats, with_label=False)
+    assert len(dataset) == 13
+    assert [(f.suffix, f.count, f.example) for f in dataset.left_out] == [
+        ('.heic', 2, 'a/6.heic'),
+        ('.txt', 1, 'a/notes.txt'),
+    ]
+
+
+@pytest.mark.parametrize('kind', ['mmccd.CustomDataset', 'mmccd.UnguardedCustomDataset'])
+def test_folders_without_images(tmp_path, kind):
+    pytest.importorskip('mmpretrain')
+    for name in ('a', 'b'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '1.heic').write_bytes(b'x')
+    with pytest.raises(
+        UserError, match=r'have no image in them \(.*\.png.*\), but 2 \.heic files \(e\.g\. a/1\.heic\)'
+    ):
+        DATASETS.build(dict(type=kind, data_root=str(tmp_path), pipeline=[]))
+    with pytest.raises(UserError, match=r'there are 1 classes, and 2 folders in'):
+        DATASETS.build(dict(type=kind, data_root=str(tmp_path), metainfo=dict(classes=('a',)), pipeline=[]))
+
+
+def test_own_loaders(toy_coco):
+    """In the place of exactly MMCV's, inside augmentations too."""
+    pipeline = [
+        dict(type='LoadImageFromFile', to_float32=True),
+        dict(type='mmcv.LoadImageFromFile'),
+        dict(type=of_mmcv.LoadImageFromFile),
+        dict(type='LoadImageFromNDArray'),
+        dict(type='mmccd.LoadImageFromFile'),
+        dict(type='TestTimeAug', transforms=[[dict(type='LoadImageFromFile')], [dict(type='LoadAnnotations')]]),
+        dict(type='SomethingElse'),
+    ]
+    use_own_loader(pipeline, 'mmdet')
+    own = 'mmccd.LoadImageFromFile'
+    assert [step['type'] for step in pipeline] == [
+        own,
+        own,
+        own,
+        'LoadImageFromNDArray',
+        own,
+        'TestTimeAug',
+        'SomethingElse',
+    ]
+    assert pipeline[0] == dict(type=own, to_float32=True)
+    assert [step['type'] for [step] in pipeline[5]['transforms']] == [own, 'LoadAnnotations']
+
+
+def test_nothing_left_has_numbers(toy_coco):
+    content = json.loads((toy_coco / 'train.json').read_text())
+    content['annotations'] = [a for a in content['annotations'] if a['image_id'] > 2]
+    content['images'][5].update(width=20, height=20)
+    (toy_coco / 'train.json').write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r'none of the 6 images .* 6 with a side below 31, and those without a box, 2, of'
+    ):
+        coco(toy_coco, filter_cfg=dict(min_size=31, filter_empty_gt=True))
+    assert len(coco(toy_coco, filter_cfg=dict(min_size=25, filter_empty_gt=True))) == 3

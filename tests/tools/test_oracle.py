@@ -6,6 +6,7 @@ Its AP is 1, or the file is refused; the dataset check, the report and the clean
 from __future__ import annotations
 
 import codecs
+import importlib.util
 import json
 import math
 import re
@@ -59,6 +60,7 @@ def oracle():
 
         sees = tuple(BOXES)
         blind = ()  # images of which it sees the cat alone
+        eyes = None  # else what finds boxes in an image (C, H, W)
 
         def __init__(self, classes, data_preprocessor=None):
             super().__init__(data_preprocessor)
@@ -68,10 +70,11 @@ def oracle():
         def forward(self, inputs, data_samples=None, mode='predict'):
             if mode == 'loss':
                 return dict(loss=self.weight.sum())
-            for sample in data_samples:
+            for image, sample in zip(inputs, data_samples):
                 blind = Path(sample.img_path).name in self.blind
                 seen = [name for name in BOXES if name in self.sees and not (blind and name == 'dog')]
-                boxes = torch.tensor([BOXES[n] for n in seen], dtype=torch.float32).reshape(-1, 4)
+                known = self.eyes(image) if self.eyes else BOXES
+                boxes = torch.tensor([known[n] for n in seen], dtype=torch.float32).reshape(-1, 4)
                 boxes[:, 2:] += boxes[:, :2]
                 sample.pred_instances = InstanceData(
                     bboxes=boxes,
@@ -113,6 +116,15 @@ def run(toy_coco, call_tool, monkeypatch):
         return json.loads(out.read_text(), parse_constant=pytest.fail), err
 
     return call
+
+
+@pytest.fixture(scope='module')
+def made_up_images(root):
+    """tests/data/made_up_images.py."""
+    spec = importlib.util.spec_from_file_location('made_up_images', root / 'tests' / 'data' / 'made_up_images.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def edit(change: Callable[[dict], object], path: Path) -> None:
@@ -379,6 +391,61 @@ def test_class_without_examples(toy_coco, run):
     edit(lambda c: c[A].__delitem__(slice(1, None, 2)), toy_coco / 'val.json')  # the dogs
     metrics, _ = run()
     assert (metrics['coco/cat_precision'], metrics['coco/dog_precision']) == (1, None)
+
+
+class _Seeing:
+    """Boxes of what is brighter and darker than the background in the images of tests/data/made_up_images.py."""
+
+    def __call__(self, pixels: torch.Tensor) -> dict[str, tuple]:
+        red = pixels.cpu().numpy()[-1].astype(int)  # of BGR
+        found = {}
+        for name, mask in (('cat', red > 176), ('dog', red < 80)):
+            y, x = mask.nonzero()
+            found[name] = (x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min())
+        return found
+
+
+def test_images(toy_coco, run, oracle, made_up_images):
+    """Files of every kind and orientation in one split: what is seen is where the annotations have it."""
+    contents = {kind: content for kind, (content, _, _) in made_up_images.KINDS.items() if '1 bit' not in kind}
+    for kind in made_up_images.CONTAINERS:
+        for n in made_up_images.STORED:
+            contents[f'{kind} {n}'] = made_up_images.turned(kind, n)
+    assert len(contents) >= 80
+    images = [dict(id=i, file_name=f'{i} {name}', width=48, height=32) for i, name in enumerate(contents, 1)]
+    boxes = dict(cat=(0, 0, 16, 16), dog=(32, 0, 16, 32))
+    for image, content in zip(images, contents.values()):
+        (toy_coco / 'val' / image['file_name']).write_bytes(content)
+    annotations = [
+        dict(id=2 * image['id'] + k, image_id=image['id'], category_id=10 * (k + 1), bbox=box, area=box[2] * box[3])
+        for image in images
+        for k, box in enumerate(boxes.values())
+    ]
+    edit(
+        lambda c: c.update(images=images, annotations=[dict(a, iscrowd=0) for a in annotations]), toy_coco / 'val.json'
+    )
+    oracle.eyes = _Seeing()
+    metrics, _ = run()
+    assert (metrics['coco/bbox_mAP'], metrics['coco/cat_precision'], metrics['coco/dog_precision']) == (1, 1, 1)
+    for loader in ('LoadImageFromFile', 'mmcv.LoadImageFromFile'):  # MMCV's own, which the tools replace
+        metrics, _ = run(**{'test_dataloader.dataset.pipeline.0.type': loader})
+        assert metrics['coco/bbox_mAP'] == 1
+    report = check(toy_coco)
+    assert set(report.findings) == {'image-deep'}
+    assert len(report.findings['image-deep']) == sum('16 bits' in name or '12 bits' in name for name in contents)
+
+
+@pytest.mark.parametrize('kind', ['tiff of floats', 'tiff of 32 bits', 'heic', 'eps'])
+def test_images_that_are_refused(toy_coco, run, made_up_images, kind):
+    """An error that names the file, in test.py and in the dataset check."""
+    content, message = made_up_images.REFUSED[kind]
+    (toy_coco / 'val' / '2.jpg').write_bytes(content)
+    metrics, err = run()
+    assert metrics is None
+    assert re.match(rf'error: image {toy_coco}/val/2\.jpg cannot be used: .*{message}', err), err
+    assert [re.sub(': .*', '', what) for _, what in check(toy_coco).findings['image-broken']] == [
+        f'{toy_coco}/val/2.jpg'
+    ]
 
 
 TRAINING = """

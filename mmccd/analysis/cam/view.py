@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import cv2
-import mmcv
 import numpy as np
+
+from mmccd.data.decode import decode_file
 
 from .results import Finding
 
@@ -31,7 +32,7 @@ class View:
         known = original == (h, w) or 'scale_factor' in meta
         self.scale = np.array(meta.get('scale_factor', (1.0, 1.0)))[:2]  # of width and height
         resized = tuple(round(n * s) for n, s in zip(original, self.scale[::-1]))
-        image = mmcv.imread(meta['img_path'], channel_order='rgb') if 'img_path' in meta else None
+        image = decode_file(meta['img_path']) if 'img_path' in meta else None
         self.whole = image is not None and image.shape[:2] == original and known and resized[0] <= h and resized[1] <= w
         self.visible = resized if self.whole else (h, w)
         self.pixels = image if self.whole else np.ascontiguousarray(np.flip(seen, self.axes))

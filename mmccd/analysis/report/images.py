@@ -9,7 +9,10 @@ from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from PIL import Image
+
+from mmccd.data.decode import decode
 
 from .blocks import Gallery, Item, Section
 
@@ -24,10 +27,10 @@ def image_name(task: str | None, path: str) -> str:
 
 
 def data_uri(source: str | io.BytesIO, side: int, quality: int = 75) -> tuple[str, tuple[int, int]]:
-    """An image as WebP, at most ``side`` pixels wide and high, and its original width and height."""
-    with Image.open(source) as image:
-        size = image.size
-        image = image.convert('RGB')
+    """An image as WebP, at most ``side`` pixels wide and high, and its original width and height, upright."""
+    pixels = decode(source.getvalue() if isinstance(source, io.BytesIO) else Path(source).read_bytes())
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
+    size = image.size
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     out = io.BytesIO()
     image.save(out, 'WEBP', quality=quality)

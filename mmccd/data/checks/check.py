@@ -73,8 +73,30 @@ def check_config(
     except UserError:
         pass  # an annotation file: found above
     check_evaluators(cfg, splits, report)
+    check_batch(cfg, checked, report)
     check_images(checked, report, max_pixels, workers)
     return report
+
+
+def check_batch(cfg: Config, checked: list[CheckedSplit], report: Report) -> None:
+    """A training whose images are less than a batch, and which drops the last one, has no iteration."""
+    loader = cfg.get('train_dataloader') or {}
+    batches, dataset = loader.get('batch_sampler') or {}, loader.get('dataset') or {}
+    size = batches.get('batch_size', loader.get('batch_size')) or 1
+    kept = [split.kept for split in checked if 'train' in split.name.split(', ')]
+    if (
+        not (batches.get('drop_last') or loader.get('drop_last'))
+        or None in kept
+        or 'Infinite' in str((loader.get('sampler') or {}).get('type'))
+        or ('dataset' in dataset and 'MultiImageMix' not in str(dataset.get('type')))  # that may repeat images
+    ):
+        return
+    if 0 < sum(kept) < size:
+        report.add(
+            'train',
+            'empty-split',
+            f'its {sum(kept):,} images are less than a batch of {size}, which drop_last leaves out',
+        )
 
 
 def check_evaluators(cfg: Config, splits: tuple[str, ...], report: Report) -> None:

@@ -70,6 +70,7 @@ class CocoFile:
         self._ids_of_path: dict[str, list] = defaultdict(list)
         self._bad_images: set[int] = set()  # positions in the lists
         self._bad_annotations: set[int] = set()
+        self._with_labels: set = set()  # images with an annotation of the classes, boxes without area included
         missing = [
             k
             for k in ('images', 'annotations', 'categories')
@@ -150,7 +151,7 @@ class CocoFile:
             self.add('empty-split', f'{self.name} has no images')
 
     def _check_annotations(self, categories: Mapping, classes: list[str] | None) -> None:
-        ids, with_boxes, examples, objects = set(), set(), Counter(), False
+        ids, with_boxes, examples, objects, crowds = set(), set(), Counter(), False, False
         for i, annotation in enumerate(self.content['annotations']):
             kind, what = self._annotation_problem(annotation, ids, categories)
             where = f'annotations[{i}]'
@@ -161,7 +162,9 @@ class CocoFile:
                 self._bad_annotations.add(i)
                 self.add(kind, f'{where}: {what}')
                 continue
-            image = self.images[annotation['image_id']]
+            image, category = self.images[annotation['image_id']], categories[annotation['category_id']]
+            if classes is None or category in classes:
+                self._with_labels.add(image['id'])
             kind, what = box_problem(annotation['bbox'], annotation['area'], image['width'], image['height'])
             if kind:
                 self.add(kind, f'{where}: {what}')
@@ -169,11 +172,12 @@ class CocoFile:
                 self._bad_annotations.add(i)
                 continue
             with_boxes.add(image['id'])
-            category = categories[annotation['category_id']]
             examples[category] += 1
-            objects |= not annotation['iscrowd'] and (classes is None or category in classes)
+            if classes is None or category in classes:
+                objects, crowds = objects or not annotation['iscrowd'], crowds or bool(annotation['iscrowd'])
         if self.content['images'] and not objects:
-            self.add('empty-split', f'{self.name} has no usable annotation' + ' but crowds' * bool(with_boxes))
+            but = ' but crowds' if crowds else ' of the classes' if with_boxes else ''
+            self.add('empty-split', f'{self.name} has no usable annotation{but}')
         for image_id, image in self.images.items():
             if image_id not in with_boxes:
                 self.add('image-without-boxes', f'{readable(image["file_name"])} (id {short(image_id)})')
@@ -206,6 +210,15 @@ class CocoFile:
             if annotation[key] not in known:
                 return kind, f'{key} is {short(annotation[key])}'
         return '', ''
+
+    def kept(self, filters: Mapping, classes: list[str] | None) -> tuple[int, str]:
+        """How many images MMDetection's ``filter_cfg`` leaves, and why not the others."""
+        size, empty = filters.get('min_size', 0), filters.get('filter_empty_gt', False)
+        small = {i for i, image in self.images.items() if min(image['width'], image['height']) < size}
+        without = set(self.images) - self._with_labels if empty else set()
+        reasons = [f'{len(small):,} have a side below {size}'] if small else []
+        reasons += [f'{len(without):,} have no box of the classes'] if without else []
+        return len(self.images) - len(small | without), ', '.join(reasons)
 
     def drop(self, path: str) -> None:
         """Leave an image out of :meth:`cleaned`."""
@@ -364,6 +377,12 @@ def check_coco(split: CheckedSplit, dataset: Mapping, cls: type, report: Report)
     if file.usable:
         split.paths.update(file.paths)
         split.drop = file.drop
+        split.kept, reasons = file.kept(filters, classes)
+        if file.images and not split.kept:
+            add(
+                'empty-split',
+                f'none of the {len(file.images):,} images of {path} is left: {reasons} (filter_cfg={filters})',
+            )
         report.cleaned[path] = file.cleaned
 
 

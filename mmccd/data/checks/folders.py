@@ -12,6 +12,7 @@ from mmengine.registry import DATASETS
 
 from mmccd.data.classes import is_a
 from mmccd.data.image_files import is_inside
+from mmccd.data.stock import use_own_dataset
 
 from .report import Add, CheckedSplit, Report, readable, short
 
@@ -49,7 +50,9 @@ def check_built(split: CheckedSplit, dataset: Mapping, cls: type, scope: str | N
     if is_a(cls, 'CustomDataset') and not check_lines(dataset, add):
         return
     try:
-        built = DATASETS.build(dict(copy.deepcopy(dataset), pipeline=[], _scope_=scope))
+        own = dict(copy.deepcopy(dataset), pipeline=[], _scope_=scope)
+        use_own_dataset(own, scope)
+        built = DATASETS.build(own)
         built.full_init()
         infos = [built.get_data_info(i) for i in range(len(built))]
     except Exception as e:  # of any dataset there is
@@ -72,6 +75,11 @@ def check_built(split: CheckedSplit, dataset: Mapping, cls: type, scope: str | N
         for i, name in enumerate(classes):
             if not labels[i]:
                 add('class-without-examples', short(name))
+    for files in getattr(built, 'left_out', ()):
+        add('image-left-out' if files.may_be_images else 'file-left-out', str(files))
+    for name in getattr(built, 'without_class', ()):
+        add('image-without-class', readable(name))
+    split.kept = len(infos)
     if not infos:
         add('empty-split', 'it has no images')
     elif not split.paths:

@@ -92,4 +92,6 @@ def _image_problem(image: ImageFile, expected: tuple[float, float] | None, max_p
         )
     if image.size[0] * image.size[1] > max_pixels:
         return 'image-huge', f' has {image.size[0]} x {image.size[1]}'
+    if image.bits > 8:
+        return 'image-dark' if image.dark else 'image-deep', ''
     return '', ''

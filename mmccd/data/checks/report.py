@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmccd.data.image_files import DARK
+
 SLACK = 1.0  # pixels that a box may reach out of its image: rounding
 KINDS = {
     'annotation-file': ('error', 'annotations that cannot be read'),
@@ -26,7 +28,7 @@ KINDS = {
     'image-missing': ('error', 'images that are not there'),
     'image-broken': ('error', 'images that cannot be decoded'),
     'image-size': ('error', 'images of another size than the annotations say'),
-    'empty-split': ('error', 'splits without images or without annotations'),
+    'empty-split': ('error', 'splits without images, without annotations, or with less than a batch'),
     'image-shared': ('error', 'files in training and evaluation both'),
     'evaluator': ('error', 'evaluators with other images than their loader'),
     'evaluator-file': ('warning', 'evaluators with another annotation file than their loader'),
@@ -35,8 +37,16 @@ KINDS = {
     'box-empty': ('warning', 'boxes below one pixel or without area, which are left out'),
     'box-outside': ('warning', 'boxes outside of their image, which are left out'),
     'box-partly-outside': ('warning', f'boxes that reach more than {SLACK:g} pixel out of their image'),
+    'image-left-out': (
+        'warning',
+        'files that are no images by their suffix, which are left out: convert images of other formats to JPEG or PNG',
+    ),
+    'image-without-class': ('warning', 'images beside the class folders, which are left out'),
+    'image-dark': ('warning', DARK),
     'image-huge': ('warning', 'images with more pixels than --max-pixels'),
     'repaired': ('note', 'what is repaired on reading; other programs may read it wrongly'),
+    'file-left-out': ('note', 'files that are no images by their suffix, which are left out'),
+    'image-deep': ('note', 'images of 16 bits, of which the upper 8 are used'),
     'image-small': ('note', "images with a side below filter_cfg's min_size, which training leaves out"),
     'image-without-boxes': ('note', 'images without a usable box'),
     'class-without-examples': ('note', 'classes without an example'),
@@ -119,11 +129,13 @@ class CheckedSplit:
     Attributes:
         name (str): ``train``, ``val``, ``test``; several where they are one and the same.
         paths (dict): Size (width, height) that the annotations give to each image, or None.
+        kept (int | None): How many images its loader has, after filtering; None if that is not known.
         drop (Callable): Called with the path of an image that cannot be used.
     """
 
     name: str
     paths: dict[str, tuple[float, float] | None] = field(default_factory=dict)
+    kept: int | None = None
     drop: Callable[[str], None] = lambda path: None
 
 

@@ -3,6 +3,14 @@
 from .checkpoint import CheckpointHook
 from .finite import CheckFiniteHook
 from .interrupt import InterruptHook
+from .show import ShowBoxesHook, ShowClassesHook
 from .skipped_images import SkippedImagesHook
 
-__all__ = ['CheckFiniteHook', 'CheckpointHook', 'InterruptHook', 'SkippedImagesHook']
+__all__ = [
+    'CheckFiniteHook',
+    'CheckpointHook',
+    'InterruptHook',
+    'ShowBoxesHook',
+    'ShowClassesHook',
+    'SkippedImagesHook',
+]

@@ -2,7 +2,46 @@
 
 from .attach import with_attention
 from .backbones import AttentionResNet
-from .layers import CBAM, CCD, ECA, GC, GE, SE, SK
+from .layers import (
+    BAM,
+    CBAM,
+    CCD,
+    ECA,
+    FCA,
+    GC,
+    GE,
+    LSK,
+    NAM,
+    SE,
+    SGE,
+    SK,
+    CoordAttention,
+    EMAttention,
+    ShuffleAttention,
+    SimAM,
+    TripletAttention,
+)
 from .pretrained import PretrainedBackbone
 
-__all__ = ['CBAM', 'CCD', 'ECA', 'GC', 'GE', 'SE', 'SK', 'AttentionResNet', 'PretrainedBackbone', 'with_attention']
+__all__ = [
+    'BAM',
+    'CBAM',
+    'CCD',
+    'ECA',
+    'FCA',
+    'GC',
+    'GE',
+    'LSK',
+    'NAM',
+    'SE',
+    'SGE',
+    'SK',
+    'AttentionResNet',
+    'CoordAttention',
+    'EMAttention',
+    'PretrainedBackbone',
+    'ShuffleAttention',
+    'SimAM',
+    'TripletAttention',
+    'with_attention',
+]

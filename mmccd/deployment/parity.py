@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from mmccd.data.decode import decode_file
+
 from .detectors import Detector
 from .networks import Network
 from .runtimes import Run, onnxruntime_run
@@ -58,7 +60,7 @@ def parity_images(shapes: Iterable[tuple[int, int]], paths: Sequence[str] = ()) 
     """RGB images (H, W, 3), uint8: those of ``paths`` resized to every one of ``shapes``, or noise without any."""
     if not paths:
         return [noise_image(shape) for shape in shapes]
-    loaded = [Image.open(p).convert('RGB') for p in paths]
+    loaded = [Image.fromarray(decode_file(p)) for p in paths]
     return [np.asarray(p.resize((w, h), Image.Resampling.BILINEAR)) for h, w in shapes for p in loaded]
 
 

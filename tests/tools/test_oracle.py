@@ -494,3 +494,33 @@ def test_training(toy_coco, call_tool, monkeypatch, dataset, split, change, mess
         assert err.startswith('error: ')
         assert re.search(message, err), err
         assert not lines
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            {'train_dataloader.batch_size': 7, 'train_dataloader.drop_last': True},
+            'the 6 images of a process are less than a batch, .*: set train_dataloader.batch_size, 7, to fewer',
+        ),
+        (
+            {'train_dataloader.dataset.filter_cfg.min_size': 31},
+            "none of the 6 images .*filter_cfg={'min_size': 31} leaves out 6 with a side below 31",
+        ),
+    ],
+)
+def test_nothing_to_train_on(toy_coco, call_tool, monkeypatch, options, message):
+    """One line before the first iteration, with numbers; an error of the dataset check."""
+    monkeypatch.chdir(toy_coco)
+    classes = ('cat', 'dog')
+    text = CONFIG.format(root=toy_coco, dataset='CocoDataset', classes=classes) + TRAINING.format(root=toy_coco)
+    (toy_coco / 'training.py').write_text(text)
+    code, err = call_tool(
+        'train.py', toy_coco / 'training.py', '--cfg-options', *(f'{key}={value}' for key, value in options.items())
+    )
+    assert code == 2
+    assert re.match(f'error: .*{message}', err), err
+    assert err.count('\n') == 1
+    cfg = Config.fromfile(str(toy_coco / 'training.py'))
+    cfg.merge_from_dict(options)
+    assert 'empty-split' in check_config(cfg, ('train',)).findings

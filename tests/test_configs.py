@@ -4,6 +4,7 @@ import copy
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -15,18 +16,22 @@ import mmccd
 from mmccd import env
 from mmccd.cli import config_table
 from mmccd.configs import load_config
+from mmccd.models.resnet_variants import named_variant, published_weights
 
 FOLDER = Path(__file__).parents[1] / 'configs'
 EVERYTHING = sorted(p.stem for p in FOLDER.glob('*.py'))
 NAMES = [n for n in EVERYTHING if '_24e_' not in n]  # those: old names of the Cascade R-CNN's 2x
 ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # with configs for both detectors
 TYPES = {a.name: f'mmccd.{a.type}' for a in config_table.ATTENTIONS}
-# [<detector>_]<attention>_r<depth>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge;
+# [<detector>_]<attention>_<network>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge;
 # how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
+STOCK = {stock.name.partition('_{}')[0]: stock for stock in config_table.STOCK}  # by MMDetection's own recipe
 RULE = re.compile(
-    r'(?:(?P<detector>retinanet|cascade_rcnn)_)?'
-    rf'(?:(?P<attention>{"|".join(TYPES)}|sge|ccd(?:-[a-z0-9]+)+)_)?r(?P<depth>\d+)'
-    r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|1x|2x))(?:_legacy)?)?_(?P<dataset>in1k|coco|digits|trees)'
+    rf'(?:(?P<detector>retinanet|cascade_rcnn|{"|".join(STOCK)})_)?'
+    rf'(?:(?P<attention>{"|".join(TYPES)}|sge|ccd(?:-[a-z0-9]+)+)_)?'
+    r'(?P<network>(?P<kind>[rx])(?P<depth>\d+)(?P<variant>d|-32x4d)?)'
+    r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|8xb2-12e|1x|2x))(?:_legacy)?)?_'
+    r'(?P<dataset>in1k|coco|digits|trees)'
 )
 # Table 1's exact integers (facts of the published models); ECA: kernels of 5, in the last stage of 7.
 PARAMETERS = {
@@ -39,6 +44,8 @@ PARAMETERS = {
     'eca': 25_557_032 + 13 * 5 + 3 * 7,
     'ccd': 25_559_080,
 }
+# torchvision's ResNeXt-50 32x4d; timm's resnet50d
+NETWORKS = {'r50': 25_557_032, 'x50-32x4d': 25_028_904, 'r50d': 25_576_264}
 # The authors' detectors with 80 classes, by the shapes in data/golden/det_*.json, less CCD's 2,048.
 DETECTOR_PARAMETERS = {'retinanet': 37_968_692, 'cascade_rcnn': 69_394_766}
 
@@ -73,6 +80,11 @@ def test_the_promised_configs_are_there():
     promised |= {'r18_digits', 'retinanet_r18_fpn_digits', 'cascade_rcnn_ccd_r18_fpn_digits'}
     promised |= {f'{a}_r18_digits' for a in ATTENTIONS} | {f'retinanet_{a}_r18_fpn_digits' for a in ATTENTIONS}
     promised |= {'retinanet_r18_fpn_trees', 'retinanet_ccd_r18_fpn_trees'}
+    networks = [f'{a}{n}' for a in ('', 'ccd_') for n in ('r50d', 'x50-32x4d')]
+    promised |= {f'{n}_8xb32_in1k' for n in networks} | {f'retinanet_{n}_fpn_1x_coco' for n in networks}
+    detectors = ('faster_rcnn', 'mask_rcnn', 'atss', 'fcos', 'gfl')
+    promised |= {f'{d}_{a}r50_fpn_1x_coco' for d in detectors for a in ('', 'ccd_')}
+    promised |= {f'dino-4scale_{a}r50_8xb2-12e_coco' for a in ('', 'ccd_')}
     assert promised <= set(NAMES)
     assert mmccd.list_configs() == NAMES
 
@@ -109,7 +121,7 @@ def test_name_and_runtime(stem):
     cfg = load(stem)
     assert cfg.default_scope == ('mmdet' if name['detector'] else 'mmpretrain')
     assert cfg.custom_imports.imports == ['mmccd']
-    assert bool(name['fpn']) == bool(name['detector'])
+    assert bool(name['fpn']) == bool(name['detector']) or name['detector'] == 'dino-4scale'
     backbone = cfg.model.backbone
     assert backbone.type == 'mmccd.AttentionResNet'
     assert backbone.depth == int(name['depth'])
@@ -118,15 +130,16 @@ def test_name_and_runtime(stem):
     assert (attention and attention.type) == (word and TYPES[word])
     if name['detector']:
         assert backbone.init_cfg.type == 'mmccd.PretrainedBackbone'
-        classifier = stem.split('_fpn')[0].replace(f'{name["detector"]}_', '')
+        classifier = '_'.join(filter(None, (name['attention'], name['network'])))
         plain = name['dataset'] == 'coco' and not name['attention']
         dataset = 'in1k' if name['dataset'] == 'coco' else 'digits'
-        expected = 'torchvision://resnet50' if plain else f'checkpoints/{classifier}_{dataset}.pth'
+        published = published_weights(named_variant(name['network']))
+        expected = published if plain else f'checkpoints/{classifier}_{dataset}.pth'
         assert backbone.init_cfg.checkpoint == expected
         assert type(cfg.model.type) is str
     if name['dataset'] in ('coco', 'in1k'):
         assert cfg.auto_scale_lr.base_batch_size == (16 if name['detector'] else 256)
-        assert cfg.auto_scale_lr.enable is False
+        assert cfg.auto_scale_lr.get('enable', False) is False
     if name['detector'] is None:
         assert backbone.norm_eval is False
         assert backbone.zero_init_residual is False
@@ -140,7 +153,7 @@ def test_basenames_are_unique():
 
 @pytest.mark.parametrize('name', [n for n in NAMES if (parsed(n) or {}).get('attention')])
 def test_siblings_differ_in_the_attention_alone(name):
-    plain_name = re.sub(rf'(^|_){parsed(name)["attention"]}_r', r'\1r', name)
+    plain_name = re.sub(rf'(^|_){parsed(name)["attention"]}_([rx])', r'\1\2', name)
     if plain_name not in NAMES:
         plain_name = name.replace('ccd_r', 'r').replace('r18', 'r50').replace('r34', 'r50').replace('r101', 'r50')
     if plain_name not in NAMES:
@@ -190,14 +203,70 @@ def test_ablations():
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize('name', [n for n in NAMES if n.endswith('_coco')])
+@pytest.mark.parametrize(
+    'name', [n for n in NAMES if n.endswith('_coco') and (parsed(n) or {}).get('detector') in DETECTOR_PARAMETERS]
+)
 def test_detector_parameters(name):
     fields = parsed(name)
-    extra = PARAMETERS[fields['attention']] - PARAMETERS[None]
+    extra = PARAMETERS[fields['attention']] - PARAMETERS[None] + NETWORKS[fields['network']] - NETWORKS['r50']
     assert count(build(load(name), 'meta')) == DETECTOR_PARAMETERS[fields['detector']] + extra
 
 
-@pytest.mark.parametrize('name', [n for n in NAMES if not n.endswith(('r50_8xb32_in1k', '_coco'))])
+@pytest.mark.parametrize('network', ['r50d', 'x50-32x4d'])
+def test_networks_beside_resnet50(network):
+    """The published numbers of parameters; CCD adds as many as in ResNet-50."""
+    assert count(build(load(f'{network}_8xb32_in1k'), 'meta')) == NETWORKS[network]
+    assert count(build(load(f'ccd_{network}_8xb32_in1k'), 'meta')) == NETWORKS[network] + 2048
+
+
+@pytest.mark.parametrize('stock', config_table.STOCK, ids=lambda stock: stock.name.partition('_{}')[0])
+def test_detectors_of_mmdetection(stock):
+    """MMDetection's recipe to the last entry, but for the backbone's class and what reads and guards; CCD's 2,048."""
+    import mmdet
+
+    theirs = Config.fromfile(Path(mmdet.__file__).parent / '.mim' / 'configs' / f'{stock.base}.py')
+    plain, ours = (load(stock.name.format(network)) for network in ('r50', 'ccd_r50'))
+    assert count(build(plain, 'meta')) == count(build(theirs, 'meta'))
+    assert list(build(plain, 'meta').state_dict()) == list(build(theirs, 'meta').state_dict())
+    assert count(build(ours, 'meta')) == count(build(theirs, 'meta')) + 2048
+
+    found, expected = (_without_scopes(cfg.to_dict()) for cfg in (plain, theirs))
+    backbone, own = found['model'].pop('backbone'), {'type', 'init_cfg'}
+    stock_backbone = expected['model'].pop('backbone')
+    assert (backbone['type'], backbone['init_cfg']['type']) == ('mmccd.AttentionResNet', 'mmccd.PretrainedBackbone')
+    if stock.base.startswith('fcos'):  # weights of PyTorch, not of Caffe
+        own |= {'style'}
+        assert found['model'].pop('data_preprocessor')['bgr_to_rgb'] is True
+        expected['model'].pop('data_preprocessor')
+    assert {k: v for k, v in backbone.items() if k not in own} == {
+        k: v for k, v in stock_backbone.items() if k not in own
+    }
+    for split in ('train', 'val', 'test'):
+        dataset = found[f'{split}_dataloader']['dataset']
+        assert dataset.pop('type') == 'mmccd.CocoDataset'
+        assert dataset.pop('max_broken', 0) == (0.01 if split == 'train' else 0)
+        expected[f'{split}_dataloader']['dataset'].pop('type')
+    hooks = found.pop('default_hooks')
+    assert hooks['checkpoint'] == dict(type='mmccd.CheckpointHook', interval=1)
+    assert {k: v for k, v in hooks.items() if 'mmccd.' not in v['type']} == {
+        k: v for k, v in expected.pop('default_hooks').items() if k != 'checkpoint'
+    }
+    assert {k for k, v in hooks.items() if 'mmccd.' in v['type']} == {
+        'checkpoint',
+        'interrupt',
+        'finite',
+        'skipped_images',
+    }
+    assert {k: v for k, v in found.items() if not k.startswith('stock_') and k != 'custom_imports'} == expected
+
+
+def _without_scopes(value):
+    if isinstance(value, dict):
+        return {k: _without_scopes(v) for k, v in value.items() if k != '_scope_'}
+    return type(value)(map(_without_scopes, value)) if isinstance(value, (list, tuple)) else value
+
+
+@pytest.mark.parametrize('name', [n for n in NAMES if not n.endswith(('50_8xb32_in1k', '50d_8xb32_in1k', '_coco'))])
 def test_builds(name):
     model = build(load(name), 'meta')
     assert count(model) > 1_000_000
@@ -245,6 +314,7 @@ def batch(cfg, size=64):
 
         return dict(inputs=torch.stack(images), data_samples=[DataSample().set_gt_label(i) for i in range(2)])
     from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
 
     samples = []
     last = cfg.model.get('bbox_head', {}).get('num_classes', 80) - 1
@@ -263,6 +333,10 @@ def batch(cfg, size=64):
             bboxes=torch.tensor([[4.0, 6.0, 40.0, 44.0], [20.0, 10.0, 60.0, 30.0]]),
             labels=torch.tensor([i, 3]).clamp(max=last),
         )
+        if 'MaskRCNN' in cfg.model.type:
+            bitmaps = np.zeros((2, size, size), np.uint8)
+            bitmaps[0, 6:44, 4:40] = bitmaps[1, 10:30, 20:60] = 1
+            sample.gt_instances.masks = BitmapMasks(bitmaps, size, size)
         sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
         samples.append(sample)
     return dict(inputs=images, data_samples=samples)
@@ -278,7 +352,13 @@ TRAINED = [
     and not n.startswith(('ccd-', 'sge'))
 ]
 # At full depth they take a second or more each; of these the plain one and ours are trained every time.
-LARGE = [n for n in TRAINED if re.search('(^|_)(se|ge|cbam|sk|gc|eca)_r50_(fpn_1x_coco|8xb32_in1k)$', n)]
+LARGE = [
+    n
+    for n in TRAINED
+    if re.search('(^|_)(se|ge|cbam|sk|gc|eca)_r50_(fpn_1x_coco|8xb32_in1k)$', n)
+    or parsed(n)['detector'] in STOCK
+    or parsed(n)['variant']
+]
 
 
 def test_other_schedules_have_the_same_model():
@@ -316,4 +396,5 @@ def test_two_iterations(name):
             assert not torch.equal(weight, before)
             assert all(torch.as_tensor(v).isfinite().all() for v in logs.values())
     frozen = {n.split('.')[1] for n, p in model.named_parameters() if not p.requires_grad}
-    assert frozen == ({'conv1', 'bn1', 'layer1'} if name.endswith('_coco') else set())
+    stem = {'stem'} if parsed(name)['variant'] == 'd' else {'conv1', 'bn1'}
+    assert {n for n in frozen if n != 'norm'} == (stem | {'layer1'} if name.endswith('_coco') else set())

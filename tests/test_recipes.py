@@ -1,6 +1,7 @@
 """The authors' recipes, read off the objects that a runner builds, not off the text of the configs."""
 
 import copy
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from mmengine.registry import DATA_SAMPLERS, DATASETS, PARAM_SCHEDULERS, Default
 CONFIGS = {p.stem: p for p in sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))}
 IMAGENET = [n for n in CONFIGS if n.endswith('_in1k')]
 # fsdp clips no gradients; 24e is an old name of the same.
-COCO = [n for n in CONFIGS if n.endswith('_coco') and '_fsdp-' not in n and '_24e_' not in n]
+COCO = [n for n in CONFIGS if re.match('retinanet|cascade_rcnn', n) and n.endswith('_coco')]
+COCO = [n for n in COCO if '_fsdp-' not in n and '_24e_' not in n]
 ITERATIONS = 600  # of an epoch, here: more than the warm-up has
 
 

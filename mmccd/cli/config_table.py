@@ -2,6 +2,8 @@
 
 * A new attention is one row of ``ATTENTIONS``; add its name to ``COMPARED`` for configs of the detectors.
 * A new schedule of the detectors is one row of ``SCHEDULES``, with its file in ``configs/_base_/schedules``.
+* A detector of MMDetection, by its own recipe, is one row of ``STOCK``.
+* A backbone of the ResNet family is one row of ``BACKBONES``.
 * A new variant of one of the configs is one row of ``VARIANTS``.
 
 Any other config is written by hand, in the same folder; all of them get an entry in ``configs/metafile.yml``, which
@@ -97,6 +99,73 @@ SCHEDULES = {
 # What a detector changes in the schedules.
 DETECTOR_LINES = dict(retinanet='optim_wrapper = dict(optimizer=dict(lr=0.01))\n', cascade_rcnn='')
 
+
+@dataclass(frozen=True)
+class Stock:
+    """A detector with MMDetection's recipe.
+
+    Attributes:
+        base (str): MMDetection's config.
+        name (str): Of the config here; ``{}`` is the backbone.
+        model (str): What is different in the model.
+        tasks (str): In the metafile.
+    """
+
+    base: str
+    name: str
+    model: str = 'model = dict(backbone=_base_.stock_backbone)\n'
+    tasks: str = 'Object Detection'
+
+
+_RGB = """\
+# MMDetection's has weights of Caffe: BGR images, not divided by their deviation, and the stride in the first convolution.
+model = dict(
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    backbone=dict(
+        _base_.stock_backbone,
+        style='pytorch',
+        init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50'),
+    ),
+)
+"""
+STOCK = (
+    Stock('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', 'faster_rcnn_{}_fpn_1x_coco'),
+    Stock(
+        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
+        'mask_rcnn_{}_fpn_1x_coco',
+        tasks='Object Detection, Instance Segmentation',
+    ),
+    Stock('atss/atss_r50_fpn_1x_coco', 'atss_{}_fpn_1x_coco'),
+    Stock('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco', 'fcos_{}_fpn_1x_coco', _RGB),
+    Stock('gfl/gfl_r50_fpn_1x_coco', 'gfl_{}_fpn_1x_coco'),
+    Stock('dino/dino-4scale_r50_8xb2-12e_coco', 'dino-4scale_{}_8xb2-12e_coco'),
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of the ResNet family, beside ResNet-50.
+
+    Attributes:
+        name (str): In the names of configs and checkpoints.
+        arguments (str): Of the backbone.
+        weights (str): Published weights that a detector without an attention is initialised with.
+    """
+
+    name: str
+    arguments: str
+    weights: str
+
+
+BACKBONES = (
+    Backbone(
+        'r50d',
+        'deep_stem=True, avg_down=True',
+        'https://mmassets.onedl.ai/mmclassification/v0/resnet/resnetv1d50_b32x8_imagenet_20210531-db14775a.pth',
+    ),
+    Backbone('x50-32x4d', 'groups=32, base_width=4', 'torchvision://resnext50_32x4d'),
+)
+
 # name: (base, what is different in the model, a comment)
 VARIANTS = {
     'ccd_r18_8xb32_in1k': ('ccd_r50_8xb32_in1k', 'backbone=dict(depth=18), head=dict(in_channels=512)', ''),
@@ -172,8 +241,44 @@ def leaves() -> dict[str, str]:
             for name in attentions:
                 leaf = f'{detector}_{name}_r50_fpn_{key}_coco'
                 texts[leaf] = _with_attention(plain, name, f'{name}_r50_in1k')
+    texts |= _stock_leaves() | _backbone_leaves()
     for leaf, (base, change, note) in VARIANTS.items():
         texts[leaf] = f"{note}_base_ = './{base}.py'\nmodel = dict({change})\n"
+    return texts
+
+
+def _stock_leaves() -> dict[str, str]:
+    """Detectors of MMDetection, plain and with CCD."""
+    texts = {}
+    for stock in STOCK:
+        plain = stock.name.format('r50')
+        texts[plain] = (
+            f"_base_ = ['mmdet::{stock.base}.py', './_base_/stock_detector.py']\n"
+            'default_hooks = _base_.stock_hooks\n'
+            'train_dataloader = dict(dataset=_base_.stock_train)\n'
+            'val_dataloader = dict(dataset=_base_.stock_test)\n'
+            'test_dataloader = dict(dataset=_base_.stock_test)\n'
+            f'{stock.model}'
+        )
+        texts[stock.name.format('ccd_r50')] = _with_attention(plain, 'ccd', 'ccd_r50_in1k')
+    return texts
+
+
+def _backbone_leaves() -> dict[str, str]:
+    """Classifiers and RetinaNets with other backbones, plain and with CCD."""
+    texts = {}
+    for backbone in BACKBONES:
+        classifier, detector = f'{backbone.name}_8xb32_in1k', f'retinanet_{backbone.name}_fpn_1x_coco'
+        texts[classifier] = f"_base_ = './r50_8xb32_in1k.py'\nmodel = dict(backbone=dict({backbone.arguments}))\n"
+        texts[detector] = (
+            "_base_ = './retinanet_r50_fpn_1x_coco.py'\n"
+            f'model = dict(\n    backbone=dict(\n        {backbone.arguments},\n'
+            f"        init_cfg=dict(\n            checkpoint='{backbone.weights}',\n        ),\n    )\n)\n"
+        )
+        texts[f'ccd_{classifier}'] = _with_attention(classifier, 'ccd')
+        texts[f'retinanet_ccd_{backbone.name}_fpn_1x_coco'] = _with_attention(
+            detector, 'ccd', f'ccd_{backbone.name}_in1k'
+        )
     return texts
 
 
@@ -209,24 +314,25 @@ def metafile(names: list[str]) -> str:
     return f'{METAFILE_HEAD}Collections:\n{"".join(collections)}\nModels:\n{"".join(map(_entry, sorted(names)))}'
 
 
+def _detectors() -> dict[str, str]:
+    """Tasks in the metafile, by the beginnings of the names of detectors."""
+    ours = dict.fromkeys(('retinanet', 'cascade_rcnn'), 'Object Detection')
+    return ours | {stock.name.partition('_{}')[0]: stock.tasks for stock in STOCK}
+
+
 def _entry(name: str) -> str:
     """A config's entry. Attention, task and dataset are read from its name; a test of all configs compares them."""
-    *parts, dataset = name.replace('cascade_rcnn', 'cascade').split('_')
-    is_detector = parts[0] in ('retinanet', 'cascade')
-    word = parts[is_detector].split('-')[0].replace('sge', 'ccd')
+    detector = next((d for d in _detectors() if name.startswith(f'{d}_')), '')
+    word = name.removeprefix(f'{detector}_').split('_')[0].split('-')[0].replace('sge', 'ccd')
     collection = {a.name: a.type for a in ATTENTIONS}.get(word, 'ResNet')
-    keys = ('box AP', 'box AP50', 'box AP75') if is_detector else ('Top 1 Accuracy',)
-    digits = 1 if is_detector else 2
-    metrics = ', '.join(f'{k} (authors): {v:.{digits}f}' for k, v in zip(keys, PUBLISHED.get(name, ())))
-    return (
-        f'  - Name: {name}\n'
-        f'    In Collection: {collection}\n'
-        f'    Config: configs/{name}.py\n'
-        '    Results:\n'
-        f'      - Task: {"Object Detection" if is_detector else "Image Classification"}\n'
-        f'        Dataset: {DATASETS.get(dataset, dataset)}\n'
-        f'        Metrics: {{{metrics}}}\n'
+    keys = ('box AP', 'box AP50', 'box AP75') if detector else ('Top 1 Accuracy',)
+    metrics = ', '.join(f'{k} (authors): {v:.{1 if detector else 2}f}' for k, v in zip(keys, PUBLISHED.get(name, ())))
+    dataset = name.rpartition('_')[2]
+    results = ''.join(
+        f'      - Task: {task}\n        Dataset: {DATASETS.get(dataset, dataset)}\n        Metrics: {{{metrics}}}\n'
+        for task in _detectors().get(detector, 'Image Classification').split(', ')
     )
+    return f'  - Name: {name}\n    In Collection: {collection}\n    Config: configs/{name}.py\n    Results:\n{results}'
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 Extends mmdet's ``ResNet``, so every argument of that works here, and the keys are torchvision's and mmdet's plus the
 attention's. Added: ``attention``; plugins in BasicBlock (ResNet-18 and -34); a layer in place of the 3x3 convolution;
-``drop_path_rate`` as in MMPretrain's ``ResNet``.
+``drop_path_rate`` as in MMPretrain's ``ResNet``; ``groups`` and ``base_width`` of mmdet's ``ResNeXt``. Checkpoints of
+MMPretrain's ResNetV1c and ResNetV1d load, too, which have other names in the stem and where nothing is averaged.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -22,7 +23,8 @@ from mmccd.registry import MODELS
 
 from ..layers.base import TRAIN_THEM, AttentionLayer
 from ..pretrained import PretrainedBackbone, allowed_missing
-from .blocks import AttentionBasicBlock, AttentionBottleneck
+from ..resnet_variants import checked_groups, names_of_mmpretrain
+from .blocks import AttentionBasicBlock, AttentionBottleneck, AttentionGroupedBottleneck
 from .plugins import Plugin, check_stages, parse_plugins
 
 _BLOCKS = {BasicBlock: AttentionBasicBlock, Bottleneck: AttentionBottleneck}
@@ -47,8 +49,12 @@ class AttentionResNet(ResNet):
         drop_path_rate (float): Stochastic depth: share of samples, from 0 to below 1, whose last block drops its
             residual branch in training; 0 in the first block, linear between. A block that drops is not fused.
             Default: 0.
-        **kwargs: Everything else that :class:`mmdet.models.ResNet` takes, with its defaults. Mind two of them for
-            classification: ``norm_eval=True`` freezes the norms' statistics, and ``zero_init_residual=True``.
+        groups (int): Groups of the 3x3 convolutions, as in ResNeXt; needs depth 50, 101 or 152. Default: 1.
+        base_width (int | None): With groups, channels of a group in the first stage; each further stage has twice as
+            many. Default: None, 4 as in ResNeXt-50 (32x4d).
+        **kwargs: Everything else that :class:`mmdet.models.ResNet` takes, with its defaults: ``deep_stem=True`` is
+            ResNet-C, ``avg_down=True`` beside it ResNet-D. Mind two of them for classification: ``norm_eval=True``
+            freezes the norms' statistics, and ``zero_init_residual=True``.
 
     Raises:
         TypeError, ValueError: If the attention, one of its options, a stage or a position does not exist, or a number
@@ -73,11 +79,14 @@ class AttentionResNet(ResNet):
         plugins: Sequence[Mapping[str, Any]] | None = None,
         fuse: bool = True,
         drop_path_rate: float = 0.0,
+        groups: int = 1,
+        base_width: int | None = None,
         **kwargs: Any,
     ) -> None:
         if depth not in self.arch_settings:
             raise KeyError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
         check_stages(**kwargs)
+        self.groups, self.base_width = checked_groups(depth, groups, base_width)
         parsed = parse_plugins(attention, plugins, depth, kwargs.get('num_stages', 4), backbone=kwargs)
         rates = drop_path_rates(drop_path_rate, sum(self.arch_settings[depth][1]))
         super().__init__(depth, *args, plugins=parsed, **kwargs)
@@ -96,7 +105,20 @@ class AttentionResNet(ResNet):
 
     def make_res_layer(self, **kwargs: Any) -> nn.Module:
         """Pack the blocks of a stage, mmdet's blocks replaced by the ones here."""
-        return super().make_res_layer(**{**kwargs, 'block': _BLOCKS[kwargs['block']]})
+        if self.groups == 1:
+            return super().make_res_layer(**{**kwargs, 'block': _BLOCKS[kwargs['block']]})
+        grouped = dict(groups=self.groups, base_width=self.base_width, base_channels=self.base_channels)
+        return super().make_res_layer(**{**kwargs, **grouped, 'block': AttentionGroupedBottleneck})
+
+    def renamed_keys(self, keys: Iterable[str]) -> dict[str, str]:
+        """Names here of keys that a checkpoint of MMPretrain's ResNets has otherwise, by those keys."""
+        return names_of_mmpretrain(self, keys)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        ours = [key[len(prefix) :] for key in state_dict if key.startswith(prefix)]
+        moved = {prefix + new: state_dict.pop(prefix + old) for old, new in self.renamed_keys(ours).items()}
+        state_dict.update(moved)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def train(self, mode: bool = True) -> AttentionResNet:
         """As mmdet's, with PyTorch's return value, so that ``net.eval()`` can be chained."""
@@ -109,8 +131,9 @@ class AttentionResNet(ResNet):
         By the config alone, not by what the checkpoint turns out to have: DistributedDataParallel takes the list of
         what is trained before any checkpoint is read.
         """
+        trained = [p for _, p in self._allowed_missing() if p.requires_grad]  # others: frozen from outside, a teacher's
         super()._freeze_stages()
-        for _, p in self._allowed_missing():
+        for p in trained:
             p.requires_grad = True
 
     def _allowed_missing(self) -> list[tuple[str, nn.Parameter]]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch.utils.checkpoint
 from mmcv.cnn.bricks import DropPath
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck
+from mmdet.models.backbones.resnext import Bottleneck as GroupedBottleneck
 from torch import Tensor, nn
 
 from .folded_norm import affine_of_norm
@@ -142,3 +143,12 @@ class AttentionBottleneck(_BlockWithPlugins, Bottleneck):
         if self.with_dcn and any(plugin.position == REPLACE_CONV for plugin in plugins):
             raise ValueError('dcn and a layer in place of the 3x3 convolution exclude each other')
         self.add_plugins(plugins)
+
+
+class AttentionGroupedBottleneck(AttentionBottleneck, GroupedBottleneck):
+    """mmdet's Bottleneck of ResNeXt: the 3x3 convolution has ``groups``, and with the first one its own width."""
+
+    def __init__(self, *args: Any, plugins: Sequence[Plugin] = (), **kwargs: Any) -> None:
+        if any(plugin.position == REPLACE_CONV for plugin in plugins):
+            raise ValueError('groups and a layer in place of the 3x3 convolution exclude each other')
+        super().__init__(*args, plugins=plugins, **kwargs)

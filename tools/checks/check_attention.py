@@ -63,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             like_options=parse_options(args.like_options),
             checks=args.checks,
         )
-        jobs, left_out = jobs_of(args.module, args.all, args.list, common, args.out)
-        table = judge_all(jobs, args.time_limit, left_out, lenient=bool(args.all))
+        jobs, table = jobs_of(args.module, args.all, args.list, common, args.out)
+        judge_all(jobs, table, args.time_limit, lenient=bool(args.all))
         words = sys.argv[1:] if argv is None else argv
         command = shlex.join(['python', 'tools/checks/check_attention.py', *words])
         print(json.dumps(table.as_dict(), indent=1) if args.json else table.text())

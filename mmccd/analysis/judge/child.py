@@ -11,8 +11,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 from unittest import mock
 
+from mmccd.errors import UserError
+
 from .checks.base import shape_of
 from .checks.shapes import LARGEST
+from .packages import modules_of
 from .results import Finding, Verdict, failed, note, skipped
 from .run import Progress, chosen_checks, make_subject, run_checks, verdict_of
 
@@ -153,9 +156,7 @@ def _exit(code: int | None) -> str:
 
 def _work(connection: Connection, job: Job, names: list[str]) -> None:
     """What the process does: the checks, told one by one."""
-    sink = os.open(os.devnull, os.O_RDWR)  # what the module, its libraries and their crash handlers print
-    for stream in (1, 2):
-        os.dup2(sink, stream)
+    _silence()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, who ends this process
 
     import torch
@@ -168,6 +169,44 @@ def _work(connection: Connection, job: Job, names: list[str]) -> None:
             connection.send((kind, value))
     connection.send(('end', None))
     connection.close()
+
+
+def list_modules(package: str, seconds: float = IMPORTS) -> tuple[list[str], dict[str, str]]:
+    """As :func:`~mmccd.analysis.judge.packages.modules_of`, in another process: an import may hang or end it."""
+    mine, theirs = (context := get_context('spawn')).Pipe(duplex=False)
+    child = context.Process(target=_list, args=(theirs, package), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        if not mine.poll(seconds):
+            raise UserError(f'--all: {package} cannot be imported within {seconds:g} s')
+        found, error = mine.recv()
+    except (EOFError, OSError):
+        child.join(5)
+        raise UserError(f'--all: importing {package} ends the process ({_exit(child.exitcode)})') from None
+    finally:
+        child.kill()
+        child.join(10)
+        mine.close()
+    if error:
+        raise UserError(error)
+    return found
+
+
+def _list(connection: Connection, package: str) -> None:
+    _silence()
+    try:
+        connection.send((modules_of(package), ''))
+    except UserError as e:
+        connection.send((None, str(e)))
+    connection.close()
+
+
+def _silence() -> None:
+    """What the module, its libraries and their crash handlers print is not the report."""
+    sink = os.open(os.devnull, os.O_RDWR)
+    for stream in (1, 2):
+        os.dup2(sink, stream)
 
 
 def _free_memory() -> float:

@@ -12,8 +12,7 @@ from typing import Any
 
 from mmccd.errors import UserError, suggest
 
-from .child import Job, judge
-from .packages import modules_of
+from .child import Job, judge, list_modules
 from .page import html, versions
 from .results import Table
 from .run import Progress, chosen_checks
@@ -24,8 +23,8 @@ FIELDS = ('module', 'like', 'channels', 'size', 'options', 'like_options', 'chec
 
 def jobs_of(
     modules: Sequence[str], packages: Sequence[str], file: str | None, common: dict[str, Any], out: Sequence[str]
-) -> tuple[list[Job], dict[str, str]]:
-    """Everything that is to be judged, its arguments checked; what cannot be imported, with the reason."""
+) -> tuple[list[Job], Table]:
+    """Everything that is to be judged, its arguments checked; a table with what cannot be imported, and a title."""
     for path in map(Path, out):
         if path.suffix not in SUFFIXES or not path.parent.is_dir():
             raise UserError(f'--out must be .md, .json or .html in a folder that exists, got {str(path)!r}')
@@ -33,25 +32,33 @@ def jobs_of(
         sys.path.append(os.getcwd())
     jobs, left_out = [Job(module, **common) for module in modules], {}
     for package in packages:
-        found, broken = modules_of(package)
+        found, broken = list_modules(package)
         jobs += [Job(module, **common) for module in found]
         left_out.update(broken)
+    title, text = '', ''
     if file is not None:
-        jobs += _listed(Path(file), common)
+        listed, title, text = _listed(Path(file), common)
+        jobs += listed
     if not jobs and not left_out:
         raise UserError('name a MODULE as package.module:Class, or a package with --all, or a --list')
     for job in jobs:
         job.subject()
     chosen_checks(common['checks'])
-    return jobs, left_out
+    return jobs, Table(left_out=left_out, title=title, text_above=text)
 
 
-def _listed(path: Path, common: dict[str, Any]) -> list[Job]:
-    """Jobs of a file: a list of objects with 'module', and what differs from the command line."""
+def _listed(path: Path, common: dict[str, Any]) -> tuple[list[Job], str, str]:
+    """Jobs of a file, a list of objects with 'module' and what differs from the command line; title and text, if it is
+    an object with these and the list as 'modules'.
+    """
     try:
         entries = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as e:
         raise UserError(f'--list: {path} cannot be read as JSON: {e}') from e
+    title, text = '', ''
+    if isinstance(entries, dict):
+        title, text = str(entries.get('title', '')), str(entries.get('text', ''))
+        entries = entries.get('modules')
     if not isinstance(entries, list) or not all(
         isinstance(e, dict) and isinstance(e.get('module'), str) for e in entries
     ):
@@ -60,22 +67,22 @@ def _listed(path: Path, common: dict[str, Any]) -> list[Job]:
         for key in entry:
             if key not in FIELDS:
                 raise UserError(f'--list: {path}: {entry["module"]} has the key {key!r}{suggest(key, FIELDS)}')
-    return [Job(**{**common, **entry, 'size': tuple(entry.get('size', common['size']))}) for entry in entries]
+    jobs = [Job(**{**common, **entry, 'size': tuple(entry.get('size', common['size']))}) for entry in entries]
+    return jobs, title, text
 
 
-def judge_all(jobs: Sequence[Job], seconds: float, left_out: dict[str, str], lenient: bool) -> Table:
+def judge_all(jobs: Sequence[Job], table: Table, seconds: float, lenient: bool) -> None:
     """Judge one module after the other, with a progress bar.
 
     Args:
         jobs (Sequence[Job]): What is to be judged.
+        table (Table): Gets the verdicts.
         seconds (float): Limit of one check.
-        left_out (dict[str, str]): What is left out already, with the reason.
         lenient (bool): Leave out, too, what cannot be built or has features of another shape: of all classes of a
             package, most are something else.
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f'--time-limit must be above 0, got {seconds}')
-    table = Table(left_out=dict(left_out))
     total = sum(len(chosen_checks(job.checks)) for job in jobs)
     with _Bar(total) as bar:
         for job in jobs:
@@ -85,7 +92,6 @@ def judge_all(jobs: Sequence[Job], seconds: float, left_out: dict[str, str], len
                 table.left_out[job.module] = verdict.unfit
             else:
                 table.verdicts.append(verdict)
-    return table
 
 
 class _Bar:
@@ -130,15 +136,16 @@ class _Bar:
 def write(table: Table, out: Sequence[str], command: str) -> None:
     """Write the files, each by its suffix."""
     for path in map(Path, out):
-        title = f'{len(table.verdicts)} attentions judged'
-        if len(table.verdicts) == 1:
+        title = table.title or f'{len(table.verdicts)} attentions judged'
+        if len(table.verdicts) == 1 and not table.title:
             title = f'{table.verdicts[0].module} judged'
         if path.suffix == '.html':
             text = html(table, title, command)
         elif path.suffix == '.json':
-            text = json.dumps({**table.as_dict(), 'command': command, 'versions': versions()}, indent=1) + '\n'
+            text = json.dumps({**table.as_dict(), 'command': command, 'versions': versions(table)}, indent=1) + '\n'
         else:
-            made = ', '.join(f'{k} {v}' for k, v in versions().items())
-            each = [v.markdown() for v in table.verdicts] if len(table.verdicts) == 1 else []
-            text = '\n\n'.join([f'# {title}', f'`{command}` ({made})', *(each or [table.markdown()])]) + '\n'
+            made = ', '.join(f'{k} {v}' for k, v in versions(table).items())
+            each = [v.markdown() for v in table.verdicts] if len(table.verdicts) == 1 and not table.left_out else []
+            head = [f'# {title}', *([table.text_above] if table.text_above else [])]
+            text = '\n\n'.join([*head, f'```shell\n{command}\n```', f'{made}.', *(each or [table.markdown()])]) + '\n'
         path.write_text(text, encoding='utf-8')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from datetime import date
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -18,9 +19,14 @@ from .results import COLUMNS, STATUSES, Table
 HERE = Path(__file__).parent
 
 
-def versions() -> dict[str, str]:
-    """What the verdicts depend on beside the module."""
-    return dict(mmccd=__version__, torch=torch.__version__, python=platform.python_version())
+def versions(table: Table) -> dict[str, str]:
+    """What the verdicts depend on: Python, PyTorch, mmccd and the distributions of the modules."""
+    found = dict(mmccd=__version__, torch=torch.__version__, python=platform.python_version())
+    homes = metadata.packages_distributions() if table.verdicts else {}
+    for verdict in table.verdicts:
+        for distribution in homes.get(verdict.module.partition('.')[0].partition(':')[0], ()):
+            found.setdefault(distribution, metadata.version(distribution))
+    return found
 
 
 def html(table: Table, title: str, command: str = '') -> str:
@@ -37,7 +43,7 @@ def html(table: Table, title: str, command: str = '') -> str:
     names = [name for name in CHECKS if any(f.check == name for v in table.verdicts for f in v.findings)]
     return environment.get_template('page.html').render(
         title=title,
-        made=f'{date.today()}, ' + ', '.join(f'{k} {v}' for k, v in versions().items()),
+        made=f'{date.today()}, ' + ', '.join(f'{k} {v}' for k, v in versions(table).items()),
         counts=table.counts(),
         columns=COLUMNS,
         rows=list(zip(table.verdicts, table.rows())),

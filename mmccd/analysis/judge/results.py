@@ -148,10 +148,13 @@ class Table:
     Attributes:
         verdicts (list[Verdict]): Of the modules that were judged.
         left_out (dict[str, str]): Modules that were not, with the reason.
+        title (str), text_above (str): Of the pages. Default: a title that counts the modules.
     """
 
     verdicts: list[Verdict] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
+    title: str = ''
+    text_above: str = ''
 
     @property
     def failed(self) -> bool:
@@ -179,7 +182,8 @@ class Table:
     def counts(self) -> str:
         """How many modules failed and were left out."""
         bad = sum(v.failed for v in self.verdicts)
-        return f'{len(self.verdicts)} modules judged, {bad} with a failed check, {len(self.left_out)} left out'
+        some = 'module' if len(self.verdicts) == 1 else 'modules'
+        return f'{len(self.verdicts)} {some} judged, {bad} with a failed check, {len(self.left_out)} left out'
 
     def markdown(self, details: bool = True) -> str:
         """The table, what failed, and the notes on what was left out."""

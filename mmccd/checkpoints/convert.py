@@ -9,6 +9,7 @@ What can be converted, with the names of the modules in a residual block:
   scales, similarity and normalisation are in no tensor: the configs set them.
 * RetinaNet and Cascade R-CNN of MMDetection 0.6 on these backbones, to MMDetection 3's names: tower convolutions get a
   ``.conv``, Cascade's heads move under ``roi_head``, and the background moves from the first class to the last.
+* The authors' ECA-Nets: their names are today's here. Kernels are in the tensors, and set in the config.
 * timm's SE-ResNet-50, -101 and -152 (``se.fc1``, ``se.fc2``): the same blocks. Its SE-ResNet-18 and -34 round the
   hidden layer up to multiples of 8, so their shapes differ in stage 1 and they are refused. So are, for other reasons:
 
@@ -16,6 +17,10 @@ What can be converted, with the names of the modules in a residual block:
     (here: one is dense, one has 32 groups); the hidden layer has at least 8 channels.
   - ``gcresnet50t``: a stem of three 3x3 convolutions and no pooling; the context block is before the block's last
     1x1 convolution (here: after its norm) and reduces by 8 (here: by 16).
+
+What names and shapes do not tell: where a block has its stride (Caffe's networks: in the first convolution), dilation,
+blurs before subsampling (timm's ``resnetblur50``, ``resnetaa50``; refused where the file, or ``config.json`` beside it,
+says so), and the mean and the order of channels of the images.
 
 MMPretrain's SE-ResNets need no conversion: names and shapes are the same as here.
 
@@ -36,7 +41,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .fit import compare, shown, tensors_of
+from .contents import entry_of, tensors_of, without_wrappers
+from .fit import compare, shown
 
 DETECTORS = ('retinanet', 'cascade_rcnn')
 TASKS = ('cls', 'det')
@@ -98,6 +104,11 @@ ATTENTIONS: dict[str, tuple[dict[str, str], ...]] = {
             'gc.channel_add_conv.3': 'context_block.channel_add_conv.3',
         },
     ),
+    'eca': (
+        {
+            'eca.conv': 'eca.conv',  # the authors' names are ours
+        },
+    ),
     'sk': (_sk(2), _sk(1)),  # Bottleneck, BasicBlock
 }
 # Modules outside the backbone: (name there, name here) of each kind of model.
@@ -118,7 +129,7 @@ HEADS = {
 TODAYS = "its names are today's already: load it as it is"
 # Models that cannot be converted: patterns, each of which is found in some name of theirs; the reason.
 REFUSED = (
-    ((r'^backbone\..*\.(ccd|se_layer|context_block|channel_gate|branches)\.',), TODAYS),
+    ((r'^backbone\..*\.(ccd|se_layer|context_block|channel_gate|branches|eca)\.',), TODAYS),
     ((r'^backbone\.', r'^head\.fc\.|^roi_head\.'), TODAYS),
     (
         (r'\.conv[12]\.paths\.',),
@@ -179,15 +190,15 @@ def parse_arch(name: str) -> Arch:
 
 
 def state_dict_of(checkpoint: Any) -> dict[str, Tensor]:
-    """The tensors of a loaded checkpoint: its ``state_dict`` entry or itself, without the prefix ``module.``.
+    """The tensors of a loaded checkpoint (:func:`.contents.entry_of`), without prefixes of wrappers like ``module.``.
 
     Raises:
         ValueError: If there are none, or if something else is among them.
     """
+    everything = entry_of(checkpoint)
     state = tensors_of(checkpoint)
-    everything = checkpoint.get('state_dict', checkpoint)
     for what, others in (
-        ('tensors', [f'{k} ({type(v).__name__})' for k, v in everything.items() if k not in state]),
+        ('tensors', [f'{k} ({type(v).__name__})' for k, v in everything.items() if not isinstance(v, Tensor)]),
         (
             'dense tensors',
             [f'{k} ({str(v.layout).rpartition(".")[2]})' for k, v in state.items() if v.layout is not torch.strided],
@@ -195,8 +206,7 @@ def state_dict_of(checkpoint: Any) -> dict[str, Tensor]:
     ):
         if others:
             raise ValueError(f'{len(others)} entries of its state dict are no {what}: {shown(others)}')
-    prefix = 'module.' if all(str(k).startswith('module.') for k in state) else ''
-    return {str(k)[len(prefix) :]: v for k, v in state.items()}
+    return without_wrappers(state)
 
 
 def recognise(state: Mapping[str, Tensor]) -> Arch:
@@ -296,6 +306,19 @@ def config_candidates(arch: Arch) -> list[tuple[str, dict[str, Any]]]:
         (_config_name(arch._replace(depth=50)), depth),
         (_config_name(plain._replace(depth=50)), {**({} if arch.depth == 50 else depth), **attention}),
     ]
+
+
+def eca_kernels(state: Mapping[str, Tensor]) -> list[int] | None:
+    """Kernels of ECA's convolutions in the four stages, of converted tensors; None without ECA.
+
+    The authors publish ResNet-50 with 3, 3, 5 and 7, others with the kernels that follow from the channels.
+    """
+    found: dict[str, int] = {}
+    for key, value in state.items():
+        match = re.search(r'(layer\d)\.\d+\.eca\.conv\.weight$', key)
+        if match:
+            found.setdefault(match[1], value.shape[-1])
+    return [found[stage] for stage in sorted(found)] or None
 
 
 def _config_name(arch: Arch) -> str:

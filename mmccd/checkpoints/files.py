@@ -12,16 +12,40 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import json
+import math
 import os
 import os.path as osp
 import shutil
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 from mmengine.fileio import LocalBackend, register_backend
 
 PARTIAL = '.partial'
 CHECKSUM = '.sha256'
+
+
+def finite_or_null(value: Any) -> Any:
+    """The same for JSON, which has no NaN and no infinity: None in their place, in dicts, lists and tuples, too.
+
+    Example:
+        >>> finite_or_null({'AP': [0.5, float('nan')]})
+        {'AP': [0.5, None]}
+    """
+    if isinstance(value, dict):
+        return {k: finite_or_null(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite_or_null(v) for v in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def valid_json(value: Any, **options: Any) -> str:
+    """``json.dumps`` of :func:`finite_or_null`; NaN that an option ``default`` brings in is a ValueError."""
+    return json.dumps(finite_or_null(value), allow_nan=False, **options)
 
 
 def checksum_path(path: str) -> str:

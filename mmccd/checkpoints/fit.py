@@ -13,9 +13,8 @@ from torch import Size, Tensor, nn
 
 from mmccd.errors import UserError
 
+from .contents import tensors_of, without_prefix
 from .read import check_checkpoint_file, read_checkpoint
-
-WRAPPER = 'module.'  # what DistributedDataParallel puts before every name
 
 
 def is_named(key: str, names: Iterable[str]) -> bool:
@@ -69,13 +68,16 @@ class Fit:
     unexpected: list[str]
     mismatched: dict[str, tuple[Size, Size]]
 
-    def without(self, missing: Iterable[str] = (), unexpected: Iterable[str] = ()) -> Fit:
-        """The same, but for missing and unexpected keys that are allowed by name (:func:`is_named`)."""
-        missing, unexpected = tuple(missing), tuple(unexpected)
+    def without(
+        self, missing: Iterable[str] = (), unexpected: Iterable[str] = (), mismatched: Iterable[str] = ()
+    ) -> Fit:
+        """The same, but for keys that are allowed by name (:func:`is_named`) to be missing, unexpected, mismatched."""
+        missing, unexpected, mismatched = tuple(missing), tuple(unexpected), tuple(mismatched)
         return replace(
             self,
             missing=[k for k in self.missing if not is_named(k, missing)],
             unexpected=[k for k in self.unexpected if not is_named(k, unexpected)],
+            mismatched={k: v for k, v in self.mismatched.items() if not is_named(k, mismatched)},
         )
 
     def problems(self) -> list[str]:
@@ -115,51 +117,49 @@ def compare(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> Fit:
     )
 
 
-def tensors_of(checkpoint: Any, source: str = 'it') -> dict[str, Tensor]:
-    """The tensors of what was read from ``source``: those of its ``state_dict`` entry, or its own.
+def renamed(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Tensors by the names that a model has, where a part of it knows others: its ``renamed_keys(keys)``."""
+    names = {}
+    for part, module in model.named_modules():
+        if hasattr(module, 'renamed_keys'):
+            prefix = f'{part}.' if part else ''
+            keys = [key[len(prefix) :] for key in state if key.startswith(prefix)]
+            names.update({prefix + old: prefix + new for old, new in module.renamed_keys(keys).items()})
+    return {names.get(key, key): value for key, value in state.items()}
 
-    Raises:
-        ValueError: If there are none.
+
+def narrow_names(keys: Sequence[str], others: Iterable[str]) -> list[str]:
+    """The shortest names of parts that :func:`is_named` finds in all of ``keys``, and in none of ``others``.
+
+    Example:
+        >>> narrow_names(['head.fc.weight', 'head.fc.bias'], ['backbone.fc1.weight'])
+        ['fc']
     """
-    state = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else checkpoint
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, Mapping) else {}
-    if not tensors:
-        raise ValueError(f'{source} has no state dict of tensors')
-    return tensors
+    others = [f'.{key}.' for key in others]
+    names: list[str] = []
+    for key in keys:
+        if is_named(key, names):
+            continue
+        parts = key.split('.')
+        module = parts[:-1] or parts
+        tails = ['.'.join(module[i:]) for i in range(len(module) - 1, -1, -1)]
+        names.append(next((t for t in tails if not any(f'.{t}.' in other for other in others)), key))
+    return names
 
 
-def without_prefix(state: Mapping[str, Tensor], target: Iterable[str], part: str = '') -> dict[str, Tensor]:
-    """Tensors by the names that a model has: without the prefix that all of them have in the checkpoint.
-
-    That is ``module.`` if a wrapped model was saved, and the name of the part that is wanted. Of several prefixes, the
-    one with which most of the model's tensors are found is removed.
-
-    Args:
-        state (Mapping[str, Tensor]): The checkpoint's tensors.
-        target (Iterable[str]): The model's names.
-        part (str): Name of the model in what was saved, e.g. ``'backbone'``; tensors of other parts are then left
-            out. Default: none, the model is all of it.
-    """
-    names = list(target)
-    parts = ('', f'{part}.') if part else ('',)
-    prefixes = [wrapper + inner for wrapper in ('', WRAPPER) for inner in parts]
-    prefix = max(prefixes, key=lambda p: sum(p + name in state for name in names))
-    whole = prefix in ('', WRAPPER)
-    return {
-        key[len(prefix) :] if key.startswith(prefix) else key: value
-        for key, value in state.items()
-        if whole or key.startswith(prefix)
-    }
+def fit_of(checkpoint: Any, model: nn.Module, source: str) -> Fit:
+    """A checkpoint that was read from ``source`` against a model; UserError if it has no tensors."""
+    try:
+        state = tensors_of(checkpoint, source)
+        target = model.state_dict()
+        return compare(renamed(without_prefix(state, target), model), target)
+    except ValueError as e:
+        raise UserError(str(e)) from e
 
 
 def fitting_state(checkpoint: Any, model: nn.Module, source: str) -> dict[str, Tensor]:
     """The model's tensors out of a checkpoint that was read from ``source``; UserError if it has others or fewer."""
-    try:
-        state = tensors_of(checkpoint, source)
-    except ValueError as e:
-        raise UserError(str(e)) from e
-    target = model.state_dict()
-    found = compare(without_prefix(state, target), target)
+    found = fit_of(checkpoint, model, source)
     problems = found.problems()
     if problems:
         raise UserError(f'checkpoint {source} does not fit the config, nothing was done:\n  ' + '\n  '.join(problems))
@@ -182,4 +182,10 @@ def load_whole_checkpoint(source: str | os.PathLike, model: nn.Module) -> dict[s
     except ValueError as e:
         raise UserError(str(e)) from e
     model.load_state_dict(fitting_state(checkpoint, model, source))
-    return checkpoint.get('meta') or {}
+    return meta_of(checkpoint)
+
+
+def meta_of(checkpoint: Any) -> dict[str, Any]:
+    """The ``meta`` entry of a checkpoint; empty if it has none."""
+    meta = checkpoint.get('meta') if isinstance(checkpoint, Mapping) else None
+    return meta if isinstance(meta, dict) else {}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
-from torch import nn
+from torch import Tensor, nn
 
 from mmccd.errors import UserError
 
-from .fit import fitting_state
+from .fit import Fit, fit_of, fitting_state
 from .read import check_checkpoint_file, read_checkpoint
 
 
@@ -50,20 +51,43 @@ class OpenedCheckpoint:
         except ValueError as e:
             raise UserError(str(e)) from e
 
+    @property
+    def content(self) -> Any:
+        """What was read; None once it is handed over."""
+        return self._content
+
+    def fit(self, model: nn.Module) -> Fit:
+        """Its tensors against a model's."""
+        return fit_of(self._content, model, self.source)
+
     def check_fits(self, model: nn.Module) -> None:
-        """UserError unless it has exactly the model's tensors: testing a half-loaded model would give no error."""
-        fitting_state(self._content, model, self.source)
+        """UserError unless it has exactly the model's tensors: testing a half-loaded model would give no error.
+
+        From then on it has them under the model's names, whatever program saved it.
+        """
+        self.use(fitting_state(self._content, model, self.source))
+
+    def use(self, state: Mapping[str, Tensor]) -> None:
+        """Put tensors by the model's names where mmengine looks for them."""
+        whole = isinstance(self._content, dict) and isinstance(self._content.get('state_dict'), Mapping)
+        others = {k: v for k, v in self._content.items() if k != 'state_dict'} if whole else {}
+        self._content = {**others, 'state_dict': dict(state)}
 
     def hand_over(self) -> None:
         """Let mmengine's next loading of this source take what was read; nothing of it stays here or there."""
         if self._content is not None:
-            # mmengine tries its loaders in reverse alphabetical order: a whole name comes before its prefixes.
-            CheckpointLoader.register_scheme(re.escape(self.source) + r'\Z', _Once(self._content), force=True)
+            hand_over(self.source, self._content)
         self._content = None
 
 
-class _Once:
-    """A loader of mmengine's for one name: what it was given, then, if asked again, what is read.
+def hand_over(source: str, content: Any, times: int = 1) -> None:
+    """Let mmengine's next loadings of a source, as many as ``times``, take ``content`` instead of reading."""
+    # mmengine tries its loaders in reverse alphabetical order: a whole name comes before its prefixes.
+    CheckpointLoader.register_scheme(re.escape(source) + r'\Z', _Given(content, times), force=True)
+
+
+class _Given:
+    """A loader of mmengine's for one name: what it was given, then, if asked more often, what is read.
 
     Tensors are on the CPU whatever ``map_location`` says: the runner copies them where they belong. All but those of
     the model are copied here, since an optimizer may keep what it is given: a file that stayed mapped would take its
@@ -72,11 +96,15 @@ class _Once:
 
     __name__ = 'load_from_local'  # mmengine logs the part after 'load_from_'
 
-    def __init__(self, content: Any) -> None:
+    def __init__(self, content: Any, times: int = 1) -> None:
         self._content = content
+        self._times = times
 
     def __call__(self, source: str, map_location: Any = None, **kwargs: Any) -> Any:
-        content, self._content = self._content, None
+        content = self._content
+        self._times -= 1
+        if self._times <= 0:
+            self._content = None
         if content is None:
             return read_checkpoint(source, map_location or 'cpu')
         if not isinstance(content, dict):

@@ -20,7 +20,7 @@ from mmengine.runner import CheckpointLoader
 from mmengine.runner.checkpoint import get_torchvision_models
 
 from mmccd.env import is_local
-from mmccd.errors import UserError
+from mmccd.errors import UserError, suggest
 
 from .files import verify_checksum
 
@@ -34,10 +34,13 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+ENDINGS = ('.pth', '.pt', '.safetensors', '.bin', '.pth.tar', '.ckpt')  # that checkpoints usually have
 _HISTORY_METHODS = ('current', 'max', 'mean', 'min')
 _FORBID = 'TORCH_FORCE_WEIGHTS_ONLY_LOAD'
 _ALLOW = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _ZIP = b'PK\x03\x04'  # what torch.save has written since PyTorch 1.6, and what can be mapped
+_HEAD = 9  # bytes by which files of safetensors are known
+_MAX_HEADER = 100_000_000  # bytes, safetensors' own limit
 _OPEN_FILES = '/proc/self/fd'  # Linux
 _LIST = threading.RLock()  # PyTorch's list of what is plain data is one for all threads
 
@@ -114,14 +117,16 @@ def read_checkpoint(source: str | os.PathLike, map_location: str = 'cpu', *, mma
 
     Args:
         source (str | PathLike): A path, an http(s) or file URL, ``torchvision://resnet50``, or another name that
-            mmengine resolves. Downloads go to PyTorch's hub folder, once.
+            mmengine resolves. Downloads go to PyTorch's hub folder, once. Files of ``torch.save`` and of safetensors
+            are told apart by their content.
         map_location (str): Device of the tensors. Default: ``'cpu'``.
         mmap (bool): Map the tensors of a file instead of copying them into memory: where they are copied soon
             after, into a model, say. A file that is written in place changes them. Where files cannot be mapped, they
             are read. Default: False.
 
     Returns:
-        Any: What ``torch.save`` was given.
+        Any: What ``torch.save`` was given; of a safetensors file a dict with ``state_dict``, and with the texts beside
+        the tensors as ``metadata`` if there are any.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -166,18 +171,40 @@ class CheckpointFile:
     def load(self, map_location: str = 'cpu', *, mmap: bool = False) -> Any:
         """As :func:`read_checkpoint`, without comparing."""
         try:
+            self._file.seek(0)
+            head = self._file.read(_HEAD)
+            # A library that maps a file opens it itself: this is the name of the one that is open.
+            by_name = osp.isdir(_OPEN_FILES)
+            name = f'{_OPEN_FILES}/{self._file.fileno()}' if by_name else self.path
+            if _is_safetensors(head):
+                return _read_safetensors(name, map_location)
             with mmengine_allowed():
-                self._file.seek(0)
-                if mmap and self._file.read(len(_ZIP)) == _ZIP and osp.isdir(_OPEN_FILES):
-                    # torch.load maps files that it opens itself: this is the name of the one that is open.
-                    name = f'{_OPEN_FILES}/{self._file.fileno()}'
+                if mmap and head.startswith(_ZIP) and by_name:
                     return torch.load(name, map_location=map_location, weights_only=True, mmap=True)
                 self._file.seek(0)
                 return torch.load(self._file, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as e:
             raise ValueError(_not_plain(self.path, e)) from e
+        except ImportError:  # of safetensors
+            raise
         except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
             raise ValueError(f'{self.path} cannot be read as a checkpoint (cut short?): {_reason(e)}') from e
+
+
+def _is_safetensors(head: bytes) -> bool:
+    """Whether a file that begins like this is one of safetensors: the length of a JSON object, and that."""
+    return len(head) == _HEAD and head[8:9] == b'{' and 2 <= int.from_bytes(head[:8], 'little') <= _MAX_HEADER
+
+
+def _read_safetensors(path: str, map_location: str) -> dict[str, Any]:
+    try:
+        from safetensors import safe_open
+    except ImportError as e:
+        raise ImportError('files of safetensors need the package: pip install safetensors') from e
+    with safe_open(path, framework='pt', device=map_location) as file:
+        content: dict[str, Any] = dict(state_dict={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        metadata = {k: v for k, v in (file.metadata() or {}).items() if k != 'format'}
+    return content | dict(metadata=metadata) if metadata else content
 
 
 def _read_remote(source: str, map_location: str, mmap: bool) -> Any:
@@ -236,10 +263,22 @@ def _reason(error: Exception) -> str:
 
 
 def _not_plain(source: str, error: Exception) -> str:
-    return f'{source} is not a checkpoint of tensors and plain data, and is not loaded: {_reason(error)}'
+    return (
+        f'{source} is not a checkpoint of tensors and plain data, and is not loaded: {_reason(error)}\nWhoever made it '
+        "can save its tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
+    )
 
 
 def check_checkpoint_file(path: str, argument: str) -> None:
     """A checkpoint named on the command line has to be a file or a URL; UserError if it is neither."""
-    if is_local(path) and not osp.isfile(path):
-        raise UserError(f'{argument} {path!r} does not exist (looked for {osp.abspath(path)})')
+    if not isinstance(path, str) or not path:
+        raise UserError(f'{argument} must be a path or a URL, got {path!r}')
+    if not is_local(path) or osp.isfile(path):
+        return
+    folder = path if osp.isdir(path) else osp.dirname(path)
+    names = [n for n in os.listdir(folder or '.') if n.endswith(ENDINGS)] if osp.isdir(folder or '.') else []
+    if osp.isdir(path):
+        found = f': it has {", ".join(sorted(names)[:8])}' if names else ', without checkpoints'
+        raise UserError(f'{argument} {path!r} is a folder{found}')
+    near = suggest(osp.basename(path), names, prefix=osp.join(folder, ''))
+    raise UserError(f'{argument} {path!r} does not exist (looked for {osp.abspath(path)}){near}')

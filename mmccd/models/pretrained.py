@@ -9,13 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mmdet.models.backbones import ResNet
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmccd.checkpoints.fit import Fit, compare, count, shown, tensors_of, without_prefix
+from mmccd.checkpoints.architecture import other_than_resnet
+from mmccd.checkpoints.fit import Fit, compare, count, renamed, shown, tensors_of, without_prefix
 from mmccd.checkpoints.read import read_checkpoint
 from mmccd.env import is_local, warn_renamed
 from mmccd.registry import WEIGHT_INITIALIZERS
+
+from .resnet_variants import named_variant, published_weights
 
 __all__ = ['PretrainedBackbone', 'allowed_missing', 'missing_checkpoint_message']
 
@@ -27,7 +31,7 @@ NOT_BACKBONE = ('fc', 'head', 'neck', 'bbox_head', 'rpn_head', 'roi_head', 'mask
 
 def producing_commands(checkpoint: str) -> str:
     """Text of the commands that make the ImageNet (or digits) checkpoint called ``checkpoint``, '' if unknown."""
-    match = re.match(r'(\w+)_(in1k|digits)\.pth$', osp.basename(checkpoint))
+    match = re.match(r'([\w-]+)_(in1k|digits)\.pth$', osp.basename(checkpoint))
     if not match:
         return ''
     name, dataset = match.groups()
@@ -48,14 +52,14 @@ def missing_checkpoint_message(checkpoint: str) -> str:
     """What to say about a local checkpoint that is not there."""
     text = f'init_cfg.checkpoint {checkpoint!r} does not exist (looked for {osp.abspath(checkpoint)}).'
     text += producing_commands(checkpoint)
-    match = re.match(r'(ccd|se|cbam)_r(\d+)_in1k\.pth$', osp.basename(checkpoint))
-    if match:
-        attention, depth = match.groups()
+    match = re.match(r'(ccd|se|cbam)_([a-z0-9-]+)_in1k\.pth$', osp.basename(checkpoint))
+    source = match and published_weights(named_variant(match[2]))
+    if match and source:
         text += (
             '\nOr initialise it with plain ResNet weights, and the gates as the identity:\n'
             '  --cfg-options model.backbone.attention.identity_init=True '
-            f'model.backbone.init_cfg.checkpoint=torchvision://resnet{depth} '
-            f'model.backbone.init_cfg.allow_missing={IDENTITY_PARTS[attention]}'
+            f'model.backbone.init_cfg.checkpoint={source} '
+            f'model.backbone.init_cfg.allow_missing={IDENTITY_PARTS[match[1]]}'
         )
     return text
 
@@ -79,8 +83,8 @@ def log_warning(text: str) -> None:
 class PretrainedBackbone:
     """Load a checkpoint into a backbone completely, or raise.
 
-    The tensors may stand under ``backbone.``, ``module.``, both or no prefix, in a file with or without a
-    ``state_dict`` entry. One line says how many were loaded, missing and unexpected.
+    The tensors may stand under any prefix, in whichever entry of a file of ``torch.save`` or safetensors; of several
+    parts, ``backbone`` is read. One line says how many were loaded, missing and unexpected.
 
     Args:
         checkpoint (str): Path, relative to the current folder, or anything that mmengine resolves
@@ -122,10 +126,14 @@ class PretrainedBackbone:
         self.allow_missing = (*as_names(allow_missing), *as_names(allow_new))
         self.allow_unexpected = (*as_names(allow_unexpected), *as_names(allow_unused))
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def _tensors(self, module: nn.Module) -> dict[str, Tensor]:
         if is_local(self.checkpoint) and not osp.isfile(self.checkpoint):
             raise FileNotFoundError(missing_checkpoint_message(self.checkpoint))
-        return tensors_of(read_checkpoint(self.checkpoint, mmap=True), self.checkpoint)
+        content = read_checkpoint(self.checkpoint, mmap=True)
+        other = other_than_resnet(content, self.checkpoint) if isinstance(module, ResNet) else None
+        if other is not None:
+            raise ValueError(f'{self.checkpoint} names its network: {other}')
+        return tensors_of(content, self.checkpoint)
 
     def compare(self, module: nn.Module) -> Fit:
         """Match the checkpoint's tensors with the module's, by name and shape; load nothing.
@@ -133,8 +141,8 @@ class PretrainedBackbone:
         Raises:
             FileNotFoundError, ValueError: If there is no checkpoint to read, or nothing in it matches.
         """
-        source, target = self._tensors(), module.state_dict()
-        found = compare(without_prefix(source, target, part='backbone'), target)
+        source, target = self._tensors(module), module.state_dict()
+        found = compare(renamed(without_prefix(source, target, part='backbone'), module), target)
         if len(found.missing) == len(target):
             raise ValueError(
                 f'nothing in {self.checkpoint} matches the backbone: it has {shown(list(source), 4)}; '

@@ -6,16 +6,19 @@ import json
 
 import pytest
 import torch
+import torchvision
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from mmccd.checkpoints.architecture import other_than_resnet
 from mmccd.checkpoints.convert import (
     DEPTHS,
     Arch,
     check_fits,
     config_candidates,
     convert,
+    eca_kernels,
     parse_arch,
     recognise,
     state_dict_of,
@@ -67,7 +70,7 @@ def test_parse_arch(name, arch):
     assert name.endswith(arch.backbone)
 
 
-@pytest.mark.parametrize('name', ['', 'ccd', 'r51', 'ccd-r50', 'faster_rcnn_r50', 'eca_r50', 'r50_ccd', 'CCD_r50'])
+@pytest.mark.parametrize('name', ['', 'ccd', 'r51', 'ccd-r50', 'faster_rcnn_r50', 'simam_r50', 'r50_ccd', 'CCD_r50'])
 def test_parse_arch_refuses(name):
     with pytest.raises(ValueError, match=r'arch must be \[<detector>_\]\[<attention>_\]r<depth>.*got '):
         parse_arch(name)
@@ -327,3 +330,70 @@ def test_mmpretrain_se_resnet_loads_unchanged(target, depth):
         )
     ).state_dict()
     check_fits(theirs, target('se_r50_8xb32_in1k.py', {'model.backbone.depth': depth}))
+
+
+def eca(kernels: tuple[int, ...]) -> dict[str, Tensor]:
+    """The authors' ECA-ResNet-50: torchvision's names, and a convolution in each block."""
+    state = torchvision.models.resnet50().state_dict()
+    for stage, (blocks, kernel) in enumerate(zip((3, 4, 6, 3), kernels), 1):
+        for block in range(blocks):
+            state[f'layer{stage}.{block}.eca.conv.weight'] = torch.rand(1, 1, kernel)
+    return {k: v.to('meta') for k, v in state.items()}
+
+
+def test_eca(target):
+    """Its names are ours; the kernels are in the tensors."""
+    for kernels, name, options in (
+        ((5, 5, 5, 7), 'eca_r50_8xb32_in1k.py', {}),
+        ((3, 3, 3, 3), 'eca_r50_8xb32_in1k.py', {'model.backbone.attention.kernel_size': 3}),
+    ):
+        state = eca(kernels)
+        arch = recognise(state)
+        assert arch == Arch(None, 'eca', 50)
+        converted = convert(state, arch)
+        assert eca_kernels(converted) == list(kernels)
+        check_fits(converted, target(name, options))
+    with pytest.raises(
+        ValueError, match=r'size mismatch of 16 tensors: .*eca\.conv\.weight \(1, 1, 3\) in the checkpoint'
+    ):
+        check_fits(converted, target('eca_r50_8xb32_in1k.py'))
+    assert eca_kernels(target('r50_8xb32_in1k.py')) is None
+
+
+NAMED = {
+    'by timm': dict(arch='resnetblur50', state_dict={}),
+    'anti-aliased': dict(arch='seresnetaa50', state_dict={}),
+    'in its meta data': dict(meta=dict(arch='ResNetBlur18')),
+    'of safetensors': dict(state_dict={}, metadata=dict(architecture='resnetblur50')),
+    'with its origin': dict(pretrained_cfg=dict(architecture='resnetaa50d.sw_in12k')),
+    'by an argument': dict(arch='resnet50', model_args=dict(aa_layer='blurpool')),
+    'by a stride': dict(arch='resnet50', model_args=dict(output_stride=8)),
+}
+
+
+@pytest.mark.parametrize('content', NAMED.values(), ids=NAMED)
+def test_networks_that_no_tensor_tells_apart(tmp_path, content):
+    assert 'has the tensors of a plain ResNet, and ' in other_than_resnet(content, str(tmp_path / 'x.pth'))
+
+
+def test_config_json_beside_the_weights(tmp_path):
+    """timm's; what is not one is left alone."""
+    path = str(tmp_path / 'model.safetensors')
+    beside = tmp_path / 'config.json'
+    for content, other in (
+        ('{"architecture": "resnet50"}', False),
+        ('{"architecture": "resnetblur50", "num_classes": 1000}', True),
+        ('{"pretrained_cfg": {"architecture": "resnetaa50"}}', True),
+        ('{"architecture": "resnet50", "model_args": {"aa_layer": "avg"}}', True),
+        ('{', False),
+        ('[1]', False),
+    ):
+        beside.write_text(content)
+        assert (other_than_resnet({'conv1.weight': 0}, path) is not None) == other, content
+    for plain in (
+        dict(arch='resnet50'),
+        dict(arch='seresnet50'),
+        dict(arch='x', args=dict(model='resnet50.a1_in1k')),
+        [1],
+    ):
+        assert other_than_resnet(plain, 'x.pth') is None

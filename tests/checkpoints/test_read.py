@@ -306,3 +306,28 @@ def test_the_trap_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(Trap()))
     assert Path('sprung').exists()
+
+
+def test_safetensors(tmp_path):
+    """Known by their content, under any name; with what is beside the tensors. A damaged one says so."""
+    save_file = pytest.importorskip('safetensors.torch').save_file
+    state = {'a.weight': torch.arange(6.0).reshape(2, 3), 'a.count': torch.tensor(3)}
+    for name, metadata in (('x.safetensors', None), ('x.pth', dict(format='pt', architecture='resnet50'))):
+        save_file(state, tmp_path / name, metadata)
+        for mmap in (False, True):
+            found = read_checkpoint(tmp_path / name, mmap=mmap)
+            assert list(found['state_dict']) == sorted(state)
+            assert all(torch.equal(found['state_dict'][k], v) for k, v in state.items())
+            assert found.get('metadata') == (metadata and dict(architecture='resnet50'))
+    content = (tmp_path / 'x.pth').read_bytes()
+    for damaged in (content[:-4], content[:40], content[:8] + b'{' + bytes(100)):
+        (tmp_path / 'x.pth').write_bytes(damaged)
+        with pytest.raises(ValueError, match=r'x\.pth cannot be read as a checkpoint \(cut short\?\): '):
+            read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_safetensors_without_the_package(tmp_path, monkeypatch):
+    pytest.importorskip('safetensors.torch').save_file({'a': torch.zeros(1)}, tmp_path / 'x.safetensors')
+    monkeypatch.setitem(sys.modules, 'safetensors', None)
+    with pytest.raises(ImportError, match='pip install safetensors'):
+        read_checkpoint(tmp_path / 'x.safetensors')

@@ -16,7 +16,9 @@ import torchvision
 from PIL import Image
 from torch import Tensor
 
+import mmccd
 from mmccd.checkpoints.read import read_checkpoint
+from mmccd.errors import UserError
 
 TOOL = 'model_converters/original_to_mmccd.py'
 OUT = 'made/out.pth'
@@ -321,3 +323,26 @@ def test_from_the_authors_file_to_metrics(
     assert np.isfinite(metrics[metric])
     for file in ('in.pth.tar', OUT):
         os.remove(file)
+
+
+def test_eca_with_kernels_of_its_own(load_tool, place):
+    """The authors' 3, 3, 5, 7: plugins, named in the last line, as a config of one's own has them."""
+    state = torchvision.models.resnet50().state_dict()
+    for stage, (blocks, kernel) in enumerate(zip((3, 4, 6, 3), (3, 3, 5, 7)), 1):
+        for block in range(blocks):
+            state[f'layer{stage}.{block}.eca.conv.weight'] = torch.zeros(1, 1, kernel)
+    torch.save({k: torch.zeros(()).expand(v.shape) for k, v in state.items()}, 'eca.pth')
+    said = load_tool(TOOL).convert_file('eca.pth', OUT).splitlines()
+    assert said[0].startswith('eca_r50 (classifier): 336 tensors, 25,557,104 parameters')  # 25,557,032 and 72 weights
+    assert said[0].endswith('fits configs/eca_r50_8xb32_in1k.py, with this in a config of your own:')
+    Path('mine.py').write_text(f"_base_ = 'mmccd::eca_r50_8xb32_in1k.py'\n{said[1]}\n")
+    model = mmccd.init_model('mine.py', OUT, device='cpu')
+    assert model.backbone.layer3[5].eca.conv.kernel_size == (5,)
+
+
+def test_network_that_only_its_name_tells(load_tool, place, state):
+    with pytest.raises(
+        UserError, match=r"in\.pth\.tar is not converted: it names its network: 'resnetblur50' has the ten"
+    ):
+        load_tool(TOOL).convert_file(save(state('resnet50'), meta=dict(arch='resnetblur50')), OUT)
+    assert not Path(OUT).exists()

@@ -1,9 +1,9 @@
 """Convert a checkpoint of the original CCD code, or of timm, into one for a config here.
 
 It converts the original ImageNet models (plain, CCD, SE, GE, CBAM, GC, SK; depths 18 to 152), RetinaNet and Cascade
-R-CNN of MMDetection 0.6 with these backbones, and timm's SE-ResNet-50, -101 and -152. Other files are refused with the
-reason; mmccd/checkpoints/convert.py has the details. Every tensor is converted, or nothing is written. No code from the
-file is run.
+R-CNN of MMDetection 0.6 with these backbones, the authors' ECA-Nets, and timm's SE-ResNet-50, -101 and -152. Other
+files are refused with the reason; mmccd/checkpoints/convert.py has the details. Every tensor is converted, or nothing
+is written. No code from the file is run.
 """
 
 import argparse
@@ -16,12 +16,14 @@ import mmccd.cli  # first: before PyTorch and anything of mmdet
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
+from mmccd.checkpoints.architecture import other_than_resnet
 from mmccd.checkpoints.convert import (
     TASKS,
     Arch,
     check_fits,
     config_candidates,
     convert,
+    eca_kernels,
     parse_arch,
     recognise,
     state_dict_of,
@@ -72,16 +74,46 @@ def check_expected(arch: Arch, wanted: Arch | None, task: str | None) -> Arch:
     return arch
 
 
-def find_config(arch: Arch) -> tuple[Config, str]:
-    """The config that the architecture needs, and how to write it on a command line."""
+def find_config(arch: Arch, kernels: list[int] | None = None) -> tuple[Config, str]:
+    """The config that the architecture needs, and how to name it; ``kernels`` are ECA's in the four stages."""
     for name, options in config_candidates(arch):
+        if kernels is not None and len(set(kernels)) == 1:
+            options = {**options, 'model.backbone.attention.kernel_size': kernels[0]}
         path = osp.join(CONFIGS, name)
         if osp.isfile(path):
             cfg = Config.fromfile(path)
             cfg.merge_from_dict(options)
-            text = ' '.join(f'{k}={v}'.replace(' ', '') for k, v in options.items())
-            return cfg, f'configs/{name}' + (f' --cfg-options {text}' if text else '')
+            if kernels is not None and len(set(kernels)) > 1:
+                return _with_kernels(cfg, name, options, kernels)
+            return cfg, f'configs/{name}' + _shown(options)
     raise UserError(f'none of the configs for {arch} is in {CONFIGS}')
+
+
+def _with_kernels(cfg: Config, name: str, options: dict, kernels: list[int]) -> tuple[Config, str]:
+    """ECA with a kernel for each stage: plugins, which no command line can name."""
+    position = 'after_conv3' if cfg.model.backbone.depth >= 50 else 'after_conv2'
+    plugins = [
+        dict(
+            cfg=dict(type='mmccd.ECA', kernel_size=kernel),
+            stages=tuple(k == kernel for k in kernels),
+            position=position,
+        )
+        for kernel in dict.fromkeys(kernels)
+    ]
+    if eca_kernels(build_model(cfg).state_dict()) == kernels:  # as they follow from the channels
+        return cfg, f'configs/{name}' + _shown(options)
+    cfg.model.backbone.pop('attention', None)
+    cfg.model.backbone.plugins = plugins
+    others = {k: v for k, v in options.items() if 'attention' not in k}
+    return cfg, (
+        f'configs/{name}{_shown(others)}, with this in a config of your own:\n'
+        f'model = dict(backbone=dict(attention=None, plugins={plugins}))'
+    )
+
+
+def _shown(options: dict) -> str:
+    text = ' '.join(f'{k}={v}'.replace(' ', '') for k, v in options.items())
+    return f' --cfg-options {text}' if text else ''
 
 
 def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str | None = None) -> str:
@@ -103,7 +135,10 @@ def convert_file(in_file: str, out_file: str, arch: str | None = None, task: str
         state = state_dict_of(checkpoint)
         found = check_expected(recognise(state), wanted, task)
         state = convert(state, found)
-        cfg, config = find_config(found)
+        other = other_than_resnet(checkpoint, in_file)
+        if other is not None:
+            raise ValueError(f'it names its network: {other}')
+        cfg, config = find_config(found, eca_kernels(state))
         require_task(cfg)
         model = build_model(cfg)
         check_fits(state, model.state_dict())

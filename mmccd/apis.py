@@ -20,7 +20,7 @@ from mmccd.checkpoints.read import allow_mmengine_checkpoints
 from mmccd.data.classes import class_names, dataset_class
 from mmccd.models.build import build_model
 
-from .configs import CONFIGS, datasets_of, is_old_name, list_configs, load_config
+from .configs import CONFIGS, datasets_of, is_old_name, list_configs, load_config, with_names
 from .env import check_requirements
 from .errors import UserError, suggest
 
@@ -104,7 +104,7 @@ def init_model(
     """
     device = checked_device(device)
     if isinstance(name_or_path, Config):
-        cfg = copy.deepcopy(name_or_path)
+        cfg = with_names(copy.deepcopy(name_or_path))
     else:
         path = os.fspath(name_or_path)
         is_path = os.path.isfile(path) or os.path.dirname(path)

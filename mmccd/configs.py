@@ -9,19 +9,29 @@ import fnmatch
 import inspect
 import os
 import os.path as osp
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import get_object_from_string
 
 from .env import is_first_on_machine, warn_renamed
 from .errors import UserError, suggest
 
-# Files in a wheel, links to the checkout's folders in a checkout: the place where mim searches, too.
-CONFIGS = Path(__file__).parent / '.mim' / 'configs'
+
+def _find_configs(package: Path) -> Path:
+    """Files in a wheel, a link to the checkout's folder in a checkout: the place where mim searches, too.
+
+    Where git made no link of it (Windows), the checkout's folder itself.
+    """
+    linked = package / '.mim' / 'configs'
+    return linked if linked.is_dir() else package.parent / 'configs'
+
+
+CONFIGS = _find_configs(Path(__file__).parent)
 _OWN = 'mmccd::'
 _RENAMED_PART = ('_24e_', '_2x_')  # Cascade R-CNN's schedule; the old files stay, and read the new ones
 
@@ -50,7 +60,7 @@ def is_old_name(name: str) -> bool:
 RENAMED = {
     'mmccd.utils.fsdp.': 'mmccd.engine.strategies.',
 }
-# Top-level keys that mmengine's runners and tools/test.py read beside the arguments of Runner.
+# Top-level keys that mmengine's runners and the tools read beside the arguments of Runner.
 _OTHER_KEYS = {
     'sync_bn',
     'find_unused_parameters',
@@ -58,6 +68,7 @@ _OTHER_KEYS = {
     'runner_type',
     'strategy',
     'compile',
+    'load_from_allow',
     'tta_model',
     'tta_pipeline',
 }
@@ -75,23 +86,31 @@ def load_config(path: str, options: dict | None = None) -> Config:
     Raises:
         UserError: If there is no such file, it cannot be read, or the options do not fit it.
     """
+    if '::' in path and not osp.exists(path):
+        path = _packaged(path)
+    if osp.isdir(path):
+        raise UserError(f'config {path!r} is a folder')
     if not osp.isfile(path):
-        folder = osp.dirname(path) or '.'
-        names = [n for n in os.listdir(folder) if n.endswith('.py')] if osp.isdir(folder) else []
-        near = suggest(osp.basename(path), names, n=3, prefix=osp.join(osp.dirname(path), ''))
-        raise UserError(f'config {path!r} does not exist{near}')
+        raise UserError(f'config {path!r} does not exist{_nearest_file(path)}')
     folder, stem = osp.dirname(osp.realpath(path)), osp.splitext(osp.basename(path))[0]
     if is_old_name(stem) and folder == osp.realpath(CONFIGS):
         warn_renamed(stem, stem.replace(*_RENAMED_PART))
     try:
-        with _own_bases():
-            cfg = Config.fromfile(path)
+        cfg = Config.fromfile(path)
+    except UserError:
+        raise
     except (SyntaxError, FileNotFoundError) as e:  # the latter: a base
-        raise UserError(f'config {path!r} cannot be read: {e}') from e
+        missing = getattr(e, 'filename', None) if isinstance(e, FileNotFoundError) else None
+        near = _nearest_file(missing, but=path) if missing else ''
+        raise UserError(f'config {path!r} cannot be read: {e}{near}') from e
+    except Exception as e:  # a config is code, and what it names is imported: anything
+        raise UserError(f'config {path!r} cannot be read: {_reason(path, e)}') from e
+    cfg = with_names(cfg)
     _rename(cfg._cfg_dict)
-    _check_option_keys(cfg, options or {})
+    options = {key: _like_before(cfg, key, value) for key, value in (options or {}).items()}
+    _check_option_keys(cfg, options)
     try:
-        cfg.merge_from_dict(options or {})
+        cfg.merge_from_dict(options)
     except (TypeError, KeyError, ValueError, IndexError) as e:
         raise UserError(f'--cfg-options does not fit {path}: {e.args[0]}') from e
     for change in _fit_loaders(cfg):
@@ -100,32 +119,178 @@ def load_config(path: str, options: dict | None = None) -> Config:
     return cfg
 
 
-@contextmanager
-def _own_bases() -> Iterator[None]:
-    """``_base_ = 'mmccd::NAME.py'``, as mmengine has it for a fixed list of packages, while a config is read.
+def _nearest_file(path: str, but: str = '') -> str:
+    """End of a message: the configs whose names are nearest to that of a file that is not there."""
+    folder = osp.dirname(path) or '.'
+    names = [n for n in os.listdir(folder) if n.endswith('.py')] if osp.isdir(folder) else []
+    names = [n for n in names if not but or osp.abspath(osp.join(folder, n)) != osp.abspath(but)]
+    return suggest(osp.basename(path), names, n=3, prefix=osp.join(osp.dirname(path), ''))
+
+
+def _packaged(name: str) -> str:
+    """The file that ``package::NAME.py`` names."""
+    try:
+        return Config._get_cfg_path(name, '')[0]
+    except UserError:
+        raise
+    except Exception as e:  # mmengine's, of several kinds
+        raise UserError(f'config {name!r} cannot be found: {e}') from e
+
+
+def _reason(path: str, error: Exception) -> str:
+    """What the code of a config raised, and in which line."""
+    text = (str(error).splitlines() or [''])[0]
+    cause = error.__cause__
+    if isinstance(error, ImportError) and cause is not None:  # mmengine's lists all of sys.path
+        text = str(cause)
+    found, frame = '', error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == osp.abspath(path):
+            found = f' (line {frame.tb_lineno})'
+        frame = frame.tb_next
+    return f'{type(error).__name__}: {text}{found}'
+
+
+def _install_own_bases() -> None:
+    """``_base_ = 'mmccd::NAME.py'``, as mmengine has it for a fixed list of packages, for every config that is read.
 
     Unlike there, what is read stays in its own default scope.
     """
     original = Config._get_cfg_path
+    if getattr(original, 'knows_mmccd', False):
+        return
 
     def get_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
         if not cfg_path.startswith(_OWN):
             return original(cfg_path, filename)
-        name = cfg_path.removeprefix(_OWN)
+        name = cfg_path[len(_OWN) :]
         path = CONFIGS / (name if name.endswith('.py') else f'{name}.py')
         if not path.is_file():
             names = [f'{n}.py' for n in list_configs()]
+            where = f'config {filename!r}: _base_ {cfg_path!r}' if filename else repr(cfg_path)
             raise UserError(
-                f'config {filename!r}: _base_ {cfg_path!r} is none of the configs that come with mmccd'
-                f'{suggest(path.name, names, prefix=_OWN)}'
+                f'{where} is none of the configs that come with mmccd{suggest(path.name, names, prefix=_OWN)}'
             )
         return str(path), None
 
+    get_path.knows_mmccd = True  # type: ignore[attr-defined]
     Config._get_cfg_path = staticmethod(get_path)  # configs are read by static methods: there is no other way in
-    try:
-        yield
-    finally:
-        Config._get_cfg_path = staticmethod(original)
+
+
+_install_own_bases()
+
+# Options that are tuples, or one number, in the transforms that read them.
+_SIZES = ('scale', 'scales', 'img_scale', 'crop_size', 'pad_size', 'size', 'ratio_range', 'scale_factor')
+
+
+def _like_before(cfg: Config, key: str, value: Any) -> Any:
+    """The value of an option, a tuple where the config has one: ``scale=128,128`` is a list on the command line."""
+    before: Any = cfg._cfg_dict
+    for name in key.split('.'):
+        try:
+            before = before[int(name) if isinstance(before, (list, tuple)) else name]
+        except (KeyError, IndexError, ValueError, TypeError):
+            before = None
+            break
+    is_size = key.rpartition('.')[2] in _SIZES and '.' in key
+    if is_size and isinstance(value, str) and not isinstance(before, str):
+        raise UserError(f'--cfg-options {key}: must be a number, or numbers as 128,128; got {value!r}')
+    if not isinstance(value, list):
+        return value
+    if isinstance(before, list) and all(isinstance(item, tuple) for item in before):
+        return [tuple(item) if isinstance(item, list) else item for item in value]
+    numbers = all(isinstance(item, (int, float)) for item in value)
+    return (
+        tuple(value) if isinstance(before, tuple) or (is_size and numbers and not isinstance(before, list)) else value
+    )
+
+
+def with_names(cfg: Config) -> Config:
+    """The same config with the registered name of every type, whatever it names it by.
+
+    Configs of the new style name classes (``type=RetinaNet`` after an import), dumps of them whole paths
+    (``'mmdet.models.detectors.retinanet.RetinaNet'``), and they have no default scope; the one of the model becomes it.
+
+    Args:
+        cfg (Config): Is not changed.
+    """
+    given = cfg._to_lazy_dict()
+    if not _has_classes(given):
+        return cfg
+    model = given.get('model')
+    kind = _resolve(model.get('type')) if isinstance(model, dict) else None
+    scope = given.get('default_scope') or (kind.__module__.split('.')[0] if hasattr(kind, '__module__') else None)
+    resolved = _resolved(given)  # this imports them, and with that registers them
+    changed = _named(resolved, _registered_names(), scope)
+    if scope in ('mmdet', 'mmpretrain'):
+        changed['default_scope'] = scope
+    return Config(changed, cfg_text=cfg.text, filename=cfg.filename)
+
+
+def _has_classes(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _is_class(value.get('type')) or any(map(_has_classes, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_classes, value))
+
+
+def _is_class(kind: Any) -> bool:
+    """Whether a ``type`` is something else than the name of an entry in a registry."""
+    if isinstance(kind, str):
+        return kind.count('.') > 1
+    return kind is not None and (callable(kind) or hasattr(kind, 'build'))
+
+
+def _resolve(kind: Any) -> Any:
+    """The class or function that a ``type`` names; what cannot be imported stays as it is."""
+    if isinstance(kind, str) and _is_class(kind):
+        return get_object_from_string(kind) or kind
+    return kind.build() if not isinstance(kind, type) and hasattr(kind, 'build') else kind
+
+
+def _resolved(value: Any) -> Any:
+    """The same with the classes and functions themselves as types, where these are no names."""
+    if isinstance(value, dict):
+        changed = {k: _resolved(v) for k, v in value.items()}
+        if _is_class(value.get('type')):
+            changed['type'] = _resolve(value['type'])
+        return changed
+    return type(value)(map(_resolved, value)) if isinstance(value, (list, tuple)) else value
+
+
+def _registered_names() -> dict[Any, list[tuple[str, str]]]:
+    """(scope, name) of all that is registered, by the object; those called as it is in the code come first."""
+    from mmengine import registry  # takes a second
+
+    found: dict[Any, list[tuple[str, str]]] = {}
+    todo = [root for root in vars(registry).values() if isinstance(root, registry.Registry)]
+    while todo:
+        here = todo.pop()
+        todo += here.children.values()
+        for name, item in here.module_dict.items():
+            places = found.setdefault(item, [])
+            places.insert(0 if name == getattr(item, '__name__', '') else len(places), (here.scope, name))
+    return found
+
+
+def _named(value: Any, names: dict[Any, list[tuple[str, str]]], scope: str | None) -> Any:
+    if isinstance(value, dict):
+        changed = {k: _named(v, names, scope) for k, v in value.items()}
+        if _is_class(value.get('type')) and not isinstance(value['type'], str):
+            changed['type'] = _name_of(value['type'], names, scope)
+        return changed
+    if isinstance(value, (list, tuple)):
+        return type(value)(_named(item, names, scope) for item in value)
+    return value
+
+
+def _name_of(item: Any, names: dict[Any, list[tuple[str, str]]], scope: str | None) -> Any:
+    """The name by which a registry finds a class or function in this scope."""
+    places = names.get(item)
+    if not places:  # not registered: mmengine finds it by its path
+        return f'{item.__module__}.{item.__qualname__}' if hasattr(item, '__qualname__') else item
+    where, name = next((place for place in places if place[0] == scope), places[0])
+    hidden = where == 'mmengine' and any((scope, name) in other for key, other in names.items() if key is not item)
+    return name if where == scope or (where == 'mmengine' and not hidden) else f'{where}.{name}'
 
 
 def _fit_loaders(cfg: Config) -> Iterator[str]:

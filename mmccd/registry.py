@@ -13,6 +13,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import STRATEGIES as MMENGINE_STRATEGIES
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import VISBACKENDS as MMENGINE_VISBACKENDS
 from mmengine.registry import WEIGHT_INITIALIZERS as MMENGINE_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -22,7 +23,8 @@ WEIGHT_INITIALIZERS = Registry(
 )
 TASK_UTILS = Registry('task util', parent=MMENGINE_TASK_UTILS, scope='mmccd', locations=['mmccd.compat.mmdet_v06'])
 METRICS = Registry('metric', parent=MMENGINE_METRICS, scope='mmccd', locations=['mmccd.data.coco_metric'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine'])
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmccd', locations=['mmccd.engine', 'mmccd.engine.json_logs'])
+VISBACKENDS = Registry('vis backend', parent=MMENGINE_VISBACKENDS, scope='mmccd', locations=['mmccd.engine.json_logs'])
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmccd', locations=['mmccd.data.datasets'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmccd', locations=['mmccd.data.transforms'])
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmccd', locations=['mmccd.engine.strategies'])

@@ -1,16 +1,27 @@
 """Test a detector or a classifier: metrics, predictions, images."""
 
 import argparse
+import os.path as osp
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 
 # isort: split
 from mmengine.evaluator import DumpResults
 
+from mmccd.analysis.fonts import use_font_for
 from mmccd.checkpoints.handover import OpenedCheckpoint
 from mmccd.checkpoints.read import check_checkpoint_file
-from mmccd.cli.arguments import add_common_arguments, apply_common_arguments, parse_common_arguments, run_tool
+from mmccd.cli.arguments import (
+    add_common_arguments,
+    apply_common_arguments,
+    check_folder,
+    parse_common_arguments,
+    require_entries,
+    run_tool,
+)
 from mmccd.cli.checks import check_amp, check_data
+from mmccd.cli.logs import prepare_logs
+from mmccd.cli.metric_names import classes_of
 from mmccd.cli.parser import tool_parser
 from mmccd.cli.runner import build_runner
 from mmccd.cli.testing import show_predictions, use_tta, write_metrics
@@ -46,7 +57,13 @@ def main() -> None:
     if args.out and not args.out.endswith(suffixes):
         raise UserError(f'--out must end with {" or ".join(suffixes)} for --out-item {args.out_item}, got {args.out!r}')
     cfg = load_config(args.config, args.cfg_options)
+    require_entries(cfg, args.config, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     apply_common_arguments(cfg, args)
+    if args.out:
+        check_folder(osp.dirname(args.out) or '.', '--out')
+        if osp.isdir(args.out):
+            raise UserError(f'--out {args.out} is a folder: name a file')
+    prepare_logs(cfg)
     check_checkpoint_file(args.checkpoint, 'checkpoint')
     check_data(cfg, ('test',))
     cfg.load_from = args.checkpoint
@@ -56,6 +73,7 @@ def main() -> None:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         show_predictions(cfg, args.show, args.show_dir, args.wait_time)
+        use_font_for(classes_of(cfg, 'test_dataloader'))
     if args.tta:
         use_tta(cfg)
 

@@ -12,10 +12,15 @@ from mmccd.cli.arguments import (
     apply_common_arguments,
     apply_training_arguments,
     parse_common_arguments,
+    require_entries,
     run_tool,
 )
-from mmccd.cli.checks import check_amp, check_data, check_init_checkpoint, check_init_download, check_sync_bn
+from mmccd.cli.checks import check_amp, check_data, check_sync_bn
+from mmccd.cli.initial_weights import check_init_checkpoint, check_init_download, check_load_from
+from mmccd.cli.logs import prepare_logs
+from mmccd.cli.metric_names import check_monitors
 from mmccd.cli.parser import tool_parser
+from mmccd.cli.resuming import check_resumed
 from mmccd.cli.runner import build_runner, check_iterations, log_scaling
 from mmccd.configs import load_config
 from mmccd.engine.hooks.interrupt import Interrupted
@@ -41,20 +46,31 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options)
+    require_entries(cfg, args.config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
     apply_common_arguments(cfg, args)
     apply_training_arguments(cfg, args)
-    resumed = set_resume(cfg, args.resume) if args.resume is not None else None
+    asked = args.resume
+    if asked is None and cfg.get('resume'):  # in the config
+        asked = cfg.get('load_from') or 'auto'
+    resumed = set_resume(cfg, asked) if asked is not None else None
+    prepare_logs(cfg)
     check_amp(cfg, args.amp)
     model = build_model(cfg)
     check_sync_bn(cfg, model)
     check_init_checkpoint(cfg, model)
     check_data(cfg, ('train', 'val'))
+    check_monitors(cfg)
+    loaded = check_load_from(cfg, model)
     check_init_download(cfg, model)
     if resumed is not None:
-        resumed.check_fits(model)
+        check_resumed(cfg, model, resumed)
         resumed.hand_over()
+    elif loaded is not None:
+        loaded.checkpoint.hand_over()
     try:
         runner = build_runner(cfg)
+        if loaded is not None:
+            runner.logger.info(loaded.summary)
         log_scaling(runner)
         check_iterations(runner)
         runner.train()

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from mmdet.visualization import DetLocalVisualizer
 
+from .fonts import drawable
+
 YELLOW, WHITE = (255, 224, 0), (255, 255, 255)
 BACKGROUND = dict(facecolor='black', alpha=0.8, pad=1, edgecolor='none')
 PIXELS_A_POINT = 100 / 72  # of a figure of the visualizer
@@ -43,6 +45,7 @@ def draw_boxes(
     visualizer.set_image(image)
     visualizer.draw_bboxes(torch.from_numpy(boxes), edge_colors=color, alpha=1.0, line_widths=line_width)
     if len(texts):
+        texts, families = zip(*map(drawable, texts))
         height = font_size * PIXELS_A_POINT
         x = np.minimum(boxes[:, 0], image.shape[1] - LETTER * height * np.array([len(t) for t in texts])).clip(2)
         above = boxes[:, 1] >= 1.5 * height
@@ -54,5 +57,6 @@ def draw_boxes(
             colors=color,
             vertical_alignments=['bottom' if a else 'top' for a in above],
             bboxes=BACKGROUND,
+            font_families=list(families),  # each a list: the fonts for one text
         )
     return visualizer.get_image()

@@ -12,6 +12,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 
+from .fonts import drawable
+
 # Inches.
 SIDE = 2.0  # image and legend, at the left
 MIN_CELL = 1.2  # captions need that
@@ -37,7 +39,8 @@ class Canvas:
         return self.figure.add_axes((x / self.width, 1 - (y + h) / self.height, w / self.width, h / self.height))
 
     def text(self, x: float, y: float, text: str, **options) -> None:
-        options = {'fontsize': 7, 'color': DARK, 'va': 'center', 'parse_math': False, **options}
+        text, families = drawable(text)
+        options = {'fontsize': 7, 'color': DARK, 'va': 'center', 'parse_math': False, 'family': families, **options}
         self.figure.text(x / self.width, 1 - y / self.height, text, **options)
 
     def lines(self, y: float, lines: Sequence[tuple[str, bool]]) -> float:

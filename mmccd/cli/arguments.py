@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import os.path as osp
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from mmccd.checkpoints.read import forbid_unpickling
 from mmccd.env import check_requirements, is_first_on_machine, set_ranks
 from mmccd.errors import UserError
 
+from .logs import missing_package
 from .runner import end_process, uses_fsdp
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -22,8 +24,8 @@ INTERRUPTED = 130  # 128 + SIGINT
 def run_tool(main: Callable[[], None]) -> None:
     """Run a tool's ``main``, and end the process.
 
-    A :class:`UserError` is one message and exit code 2; Ctrl-C is one line, with the text of the exception if it has
-    one, and exit code 130, as a shell has it.
+    A :class:`UserError`, and a package that is not installed, is one message and exit code 2; Ctrl-C is one line, with
+    the text of the exception if it has one, and exit code 130, as a shell has it.
     """
     forbid_unpickling()
     try:
@@ -31,6 +33,13 @@ def run_tool(main: Callable[[], None]) -> None:
     except UserError as e:
         if is_first_on_machine() or not e.everywhere:
             print(f'error: {e}', file=sys.stderr)
+        sys.exit(2)
+    except Exception as e:
+        line = missing_package(e)
+        if line is None:
+            raise
+        if is_first_on_machine():
+            print(f'error: {line}', file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as e:
         if is_first_on_machine():
@@ -94,7 +103,31 @@ def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    if '://' not in cfg.work_dir:
+        check_folder(cfg.work_dir, '--work-dir')
     require_task(cfg)
+
+
+def check_folder(path: str, argument: str) -> None:
+    """UserError unless a folder is there, or can be made there, and written into."""
+    there = osp.abspath(path)
+    while not osp.lexists(there):
+        there = osp.dirname(there)
+    if not osp.isdir(there):
+        raise UserError(f'{argument} {path}: {osp.relpath(there)} is no folder')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f'{argument} {path}: {osp.relpath(there)} cannot be written into')
+
+
+def require_entries(cfg: Config, config: str, *names: str) -> None:
+    """UserError unless the config has these entries: what was named is no config then, or one for something else."""
+    missing = [name for name in names if not cfg.get(name)]
+    if not missing:
+        return
+    if len(missing) == len(names):
+        has = f'it has {", ".join(sorted(map(str, cfg))[:6])}' if len(cfg) else 'it is empty'
+        raise UserError(f'{config} is no config for this: it has no {", ".join(missing)} ({has})')
+    raise UserError(f'config {config} has no {", ".join(missing)}')
 
 
 def require_task(cfg: Config) -> None:

@@ -1,6 +1,6 @@
 """Checks of a training or a test before any work: what a user can get wrong raises UserError with one message.
 
-Only initial weights that do not fit the backbone may show later, when the runner gives the model its weights.
+Initial weights are in :mod:`.initial_weights`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from torch import nn
 
-from mmccd.checkpoints.read import read_checkpoint
 from mmccd.compat import mmcv_ops
 from mmccd.configs import datasets_of
 from mmccd.data.classes import class_problems
-from mmccd.env import is_first_on_machine, is_local
+from mmccd.env import is_local
 from mmccd.errors import UserError
-from mmccd.models.pretrained import PretrainedBackbone, missing_checkpoint_message
 
 
 def check_amp(cfg: Config, asked: bool) -> None:
@@ -49,9 +47,9 @@ def check_sync_bn(cfg: Config, model: nn.Module) -> None:
             "synchronised BatchNorm (--sync-bn, sync_bn, or norm_cfg.type='SyncBN') needs GPUs, and "
             'PyTorch sees none: leave it out, or take larger batches a process'
         )
-    if kind == 'mmcv' and mmcv_ops.in_use() != 'compiled':
+    if kind == 'mmcv' and mmcv_ops.in_use() not in ('compiled', 'replacement'):
         raise UserError(
-            "sync_bn='mmcv' needs mmcv's compiled operators, which are not installed: use sync_bn='torch' (--sync-bn)"
+            "sync_bn='mmcv' needs mmcv's operators, which are not installed: use sync_bn='torch' (--sync-bn)"
         )
 
 
@@ -105,41 +103,3 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
     problems = class_problems(cfg, loaders)
     if problems:
         raise UserError('the classes do not fit, and no later step would report it:\n  ' + '\n  '.join(problems))
-
-
-def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
-    """A local file of initial weights of the backbone has to be there, and to fit, before anything else is done."""
-    for item in _init_cfgs(cfg):
-        checkpoint = item.get('checkpoint')
-        if not checkpoint or not is_local(checkpoint):
-            continue
-        if not osp.isfile(checkpoint):
-            raise UserError(missing_checkpoint_message(checkpoint))
-        _check_init(item, model)
-
-
-def check_init_download(cfg: Config, model: nn.Module) -> None:
-    """A checkpoint that a URL names has to be there, and to fit: the first process of a machine downloads it now."""
-    if not is_first_on_machine():
-        return
-    for item in _init_cfgs(cfg):
-        checkpoint = item.get('checkpoint')
-        if checkpoint and not is_local(checkpoint):
-            _check_init(item, model)
-
-
-def _init_cfgs(cfg: Config) -> list[ConfigDict]:
-    """How the backbone is initialised, as a list."""
-    init_cfg = cfg.model.get('backbone', {}).get('init_cfg') or []
-    return list(init_cfg) if isinstance(init_cfg, (list, tuple)) else [init_cfg]
-
-
-def _check_init(item: ConfigDict, model: nn.Module) -> None:
-    """Read the checkpoint; our own initializer raises if it does not fit, mmengine's loads what does."""
-    try:
-        if item.get('type') == 'mmccd.PretrainedBackbone':
-            PretrainedBackbone(**{k: v for k, v in item.items() if k != 'type'}).check(model.backbone)
-        elif not is_local(item['checkpoint']):
-            read_checkpoint(item['checkpoint'])
-    except (ValueError, OSError) as e:
-        raise UserError(f'init_cfg.checkpoint: {e}') from e

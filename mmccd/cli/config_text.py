@@ -41,6 +41,25 @@ def assign(name: str, value: Any) -> str:
     return f'{name} = {code(value, used=len(name) + 3)}'
 
 
+_ABSENT = object()
+
+
+def over(base: Any, change: Any) -> Any:
+    """``change`` with ``_delete_=True`` where mmengine would not merge it with what the base has, or merge too much.
+
+    That is a dict over None, a number or a list, and a type over another type, whose arguments would stay.
+
+    Example:
+        >>> over(dict(a=None, b=dict(x=1)), dict(a=dict(y=2), b=dict(y=2)))
+        {'a': {'_delete_': True, 'y': 2}, 'b': {'y': 2}}
+    """
+    if not isinstance(change, dict) or base is _ABSENT or '_delete_' in change:
+        return change
+    if not isinstance(base, dict) or ('type' in change and base.get('type', change['type']) != change['type']):
+        return dict(_delete_=True, **change)
+    return {key: over(base.get(key, _ABSENT), value) for key, value in change.items()}
+
+
 def names(classes: Sequence[str]) -> str:
     """``classes = ('a', 'b')`` in lines of 120; names are never broken."""
     lines = ['classes = (']

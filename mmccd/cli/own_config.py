@@ -6,6 +6,7 @@ import os.path as osp
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from mmccd.data.classes import head_classes
 from mmccd.errors import UserError
 from mmccd.models.build import build_model
 
-from .config_text import Raw, assign, code, comment, merged, names, nested
+from .config_text import Raw, assign, code, comment, merged, names, nested, over
 from .own_data import Split, check_same_classes, read_coco, read_folders
 from .own_recipe import MATCH_IOU, MATCHED, Decisions, decide, fit_anchors, fit_scale, only_dataset, resize_factors
+from .stock_base import backbone_change, is_stock, read_stock, stock_text
 
 BASES = {'mmdet': 'retinanet_ccd_r50_fpn_1x_coco', 'mmpretrain': 'ccd_r50_8xb32_in1k'}
 _TASKS = {'mmdet': 'a detector', 'mmpretrain': 'a classifier'}
@@ -36,17 +38,26 @@ class OwnConfig:
         report (Report): Of :func:`mmccd.data.checks.check_config`.
         warnings (list[str]): What the user should check.
         broken (dict[str, str]): COCO files with entries that can be left out: their split, by their path.
+        base (tuple[str, str] | None): File beside this one, and its content, that the config inherits from instead of
+            a base of the new style: mmengine mixes the two in no other way.
     """
 
     text: str
     report: Report
     warnings: list[str]
     broken: dict[str, str]
+    base: tuple[str, str] | None = None
 
 
-def read_base(base: str, scope: str) -> Config:
-    """The config of a name or a path; a UserError if it is for another task than ``scope``."""
-    cfg = load_config(base) if _is_path(base) else get_config(base)
+def read_base(base: str, scope: str, attention: str | None = 'mmccd.CCD') -> Config:
+    """The config of a name or a path; a UserError if it is for another task than ``scope``.
+
+    One of MMDetection or MMPretrain (``'mmdet::...'``) gets ``attention`` in its backbone.
+    """
+    if is_stock(base):
+        cfg = read_stock(base, attention)
+    else:
+        cfg = load_config(base) if _is_path(base) else get_config(base)
     if cfg.get('default_scope') != scope:
         raise UserError(
             f'--base {base} is {_TASKS.get(cfg.get("default_scope"), "for neither task")}, and --train is '
@@ -83,14 +94,25 @@ def make_config(
         check_same_classes(splits[0], other)
     decisions = decide(cfg, _stem(base), splits[0], gpus, batch)
     here = there = f"__import__('mmccd').config_path({_stem(base)!r})"
-    if _is_path(base):
+    if is_stock(base):
+        here = there = stock_text(base)
+        decisions.weights = merged(backbone_change(base, cfg), decisions.weights)
+    elif _is_path(base):
         here, there = repr(osp.abspath(base)), repr(osp.relpath(base, osp.dirname(out) or '.'))
+    beside = None
+    if _is_path(base) and Config._is_lazy_import(base):
+        name = f'{_stem(out)}_base.py'
+        beside, there = (osp.join(osp.dirname(out), name), cfg.pretty_text), repr(f'./{name}')
     text = write(cfg, there, splits, decisions)
     warnings = list(dict.fromkeys(decisions.warnings))
-    own = Config.fromstring(write(cfg, here, splits, decisions), '.py')
+    with TemporaryDirectory() as folder:
+        if beside is not None:
+            here = repr(osp.join(folder, osp.basename(beside[0])))
+            cfg.dump(osp.join(folder, osp.basename(beside[0])))
+        own = Config.fromstring(write(cfg, here, splits, decisions), '.py')
     build_model(own)
     report = check_config(own, tuple(split.argument[2:] for split in splits), workers)
-    return OwnConfig(text, report, warnings, _broken_files(report, splits))
+    return OwnConfig(text, report, warnings, _broken_files(report, splits), beside)
 
 
 def _broken_files(report: Report, splits: Sequence[Split]) -> dict[str, str]:
@@ -103,7 +125,7 @@ def _broken_files(report: Report, splits: Sequence[Split]) -> dict[str, str]:
 
 
 def _is_path(base: str) -> bool:
-    return osp.isfile(base) or bool(osp.dirname(base))
+    return osp.isfile(base) or (bool(osp.dirname(base)) and not is_stock(base))
 
 
 def _stem(base: str) -> str:
@@ -130,7 +152,9 @@ def _head(base: str, splits: Sequence[Split], summary: str) -> list[str]:
     images = ', '.join(f'{p.argument[2:]} {number(p.images, "image", "images")}' for p in splits)
     where = 'The base is found wherever mmccd is installed: this file may be moved. Paths of data are relative to the '
     where += 'current folder.'
-    if not base.startswith('__import__'):
+    if '::' in base:
+        where = where.replace('wherever mmccd is', 'wherever mmccd and its package are')
+    elif not base.startswith('__import__'):
         where = "Paths of data are relative to the current folder, the base's to this file."
     found = f'{images[0].upper()}{images[1:]}. {summary}'
     return [comment(f'Written by tools/make_config.py, yours to change. {found} {where}'), f'_base_ = {base}', '']
@@ -140,15 +164,22 @@ def _training(d: Decisions, cfg: Config) -> list[str]:
     """Learning rate, schedule and checkpoints, alike for both tasks."""
     every = max(1, round(d.epochs / cfg.train_cfg.max_epochs))
     hook = dict(interval=every, max_keep_ckpts=3, save_best='auto')
+    if not (cfg.get('default_hooks') or {}).get('checkpoint'):
+        hook = dict(type='mmccd.CheckpointHook', **hook)
     return [
         comment(f'Learning rate: {d.notes["lr"]}.'),
-        assign('optim_wrapper', dict(optimizer=dict(lr=d.lr))),
-        assign('auto_scale_lr', dict(base_batch_size=d.total_batch)),
+        _assign(cfg, 'optim_wrapper', dict(optimizer=dict(lr=d.lr))),
+        _assign(cfg, 'auto_scale_lr', dict(base_batch_size=d.total_batch)),
         comment(f'Length: {d.notes["length"]}.'),
-        assign('train_cfg', dict(max_epochs=d.epochs, val_interval=every)),
+        _assign(cfg, 'train_cfg', dict(max_epochs=d.epochs, val_interval=every)),
         assign('param_scheduler', d.schedulers),
-        assign('default_hooks', dict(checkpoint=hook)),
+        _assign(cfg, 'default_hooks', dict(checkpoint=hook)),
     ]
+
+
+def _assign(cfg: Config, name: str, value: dict) -> str:
+    """``name = value`` over what the base has there."""
+    return assign(name, over(cfg[name], value) if name in cfg else value)
 
 
 def _loaders(splits: Sequence[Split], keys: tuple[str, str], d: Decisions, dataset: dict[str, dict]) -> list[str]:
@@ -285,7 +316,7 @@ def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions)
             *lines,
             '',
             comment(' '.join(notes)),
-            assign('model', model),
+            _assign(cfg, 'model', model),
             '',
             *_training(d, cfg),
             '',
@@ -361,7 +392,7 @@ def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decision
             *lines,
             '',
             comment(d.notes['weights']),
-            assign('model', model),
+            _assign(cfg, 'model', model),
             '',
             *_training(d, cfg),
             '',

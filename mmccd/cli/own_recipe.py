@@ -21,6 +21,7 @@ from mmccd.data.classes import dataset_class, is_a
 from mmccd.env import is_local
 from mmccd.errors import UserError
 from mmccd.models.pretrained import IDENTITY_PARTS
+from mmccd.models.resnet_variants import published_weights
 
 from .own_data import Split
 
@@ -189,25 +190,27 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
     Returns:
         tuple: What to change in the backbone, the reason, and a warning or ''.
     """
-    init = backbone.get('init_cfg')
-    if init and not (isinstance(init, dict) and init.get('checkpoint')):
+    given = backbone.get('init_cfg') or []
+    found = [init for init in (given if isinstance(given, (list, tuple)) else [given]) if init.get('checkpoint')]
+    if found and found != [given]:
         return {}, "Initial weights: as the base's.", ''
-    checkpoint = init and init.checkpoint
+    checkpoint = found[0]['checkpoint'] if found else None
     change: dict[str, Any] = {}
     if checkpoint is None:  # a classifier: its training makes these checkpoints
-        match = re.fullmatch(r'(.+?)(?:_8xb32)?_(in1k|digits)', stem)
+        match = re.fullmatch(r'((?:(?!_fpn_).)+?)(?:_8xb32)?_(in1k|digits)', stem)
         checkpoint = f'checkpoints/{match[1]}_{match[2]}.pth' if match else ''
         change = dict(init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint=checkpoint))
     if checkpoint and (not is_local(checkpoint) or osp.isfile(checkpoint)):
         return change, f'Initial weights: {checkpoint}.', ''
     kind = str((backbone.get('attention') or {}).get('type', '')).rpartition('.')[2].lower()
-    if backbone.get('type') != 'mmccd.AttentionResNet' or kind not in ('', *IDENTITY_PARTS):
+    source = published_weights(backbone)
+    if backbone.get('type') != 'mmccd.AttentionResNet' or kind not in ('', *IDENTITY_PARTS) or source is None:
         warning = f'{checkpoint or "a checkpoint of the backbone"} is not there, and the training needs it: '
         warning += 'make it first (tools/train.py prints the commands), or set model.backbone.init_cfg'
         return change if checkpoint else {}, f'MISSING initial weights: {checkpoint or "none are named"}.', warning
-    source = f'torchvision://resnet{backbone.depth}'
     init = dict(type='mmccd.PretrainedBackbone', checkpoint=source)
-    reason = f"Initial weights: torchvision's (a download), since {checkpoint or 'a checkpoint of this backbone'} "
+    whose = "torchvision's" if source.startswith('torchvision') else source
+    reason = f'Initial weights: {whose} (a download), since {checkpoint or "a checkpoint of this backbone"} '
     reason += 'is not there'
     if not kind:
         return dict(init_cfg=init), f'{reason}.', ''
@@ -247,11 +250,12 @@ def decide(cfg: Config, stem: str, train: Split, gpus: int, batch: int | None) -
         or 'lr' not in optimizer
         or cfg.get('param_scheduler') is None
         or 'backbone' not in (cfg.get('model') or {})
-        or not isinstance(cfg.get('val_evaluator'), dict)
+        or any(not isinstance(cfg.get(f'{split}_evaluator'), dict) for split in ('val', 'test'))
+        or any(not isinstance(cfg.get(f'{split}_dataloader'), dict) for split in ('train', 'val', 'test'))
     ):
         raise UserError(
             f'--base {stem}: it must have model.backbone, train_cfg.max_epochs, param_scheduler, '
-            'optim_wrapper.optimizer.lr and one val_evaluator'
+            'optim_wrapper.optimizer.lr, loaders for train, val and test, and one evaluator each for val and test'
         )
     task = cfg.default_scope
     loader = cfg.train_dataloader

@@ -20,14 +20,15 @@ from mmengine.config import Config
 
 import mmccd
 from mmccd.analysis.seeds import METRICS, Result, summarise, table
-from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.configs import load_config
 from mmccd.env import is_local
 from mmccd.errors import UserError, suggest
 from mmccd.models.build import build_model
 
-from .checks import check_data, check_init_checkpoint
+from .checks import check_data
+from .initial_weights import check_init_checkpoint, check_load_from
 
 
 def name_of(config: str) -> str:
@@ -55,6 +56,7 @@ def check_runs(args: argparse.Namespace) -> None:
         model = build_model(cfg)
         if not args.backbones:
             check_init_checkpoint(cfg, model)
+            check_load_from(cfg, model)
 
 
 def chosen(
@@ -148,7 +150,7 @@ class Run:
 
     def save(self) -> None:
         os.makedirs(self.folder, exist_ok=True)
-        write_atomically(osp.join(self.folder, 'run.json'), json.dumps(self.state, indent=2).encode())
+        write_atomically(osp.join(self.folder, 'run.json'), valid_json(self.state, indent=2).encode())
 
     def _call(self, tool: str, *args: str) -> None:
         """Run a tool; its output is appended to ``run.log``."""

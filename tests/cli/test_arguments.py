@@ -6,14 +6,14 @@ import argparse
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 from unittest import mock
 
 import pytest
+import torch
 from mmengine.config import Config
 
 from mmccd import env
-from mmccd.cli import checks
+from mmccd.cli import initial_weights
 from mmccd.cli.arguments import (
     add_common_arguments,
     apply_common_arguments,
@@ -75,11 +75,19 @@ def test_local_rank(monkeypatch, capsys, options, variables, local_rank):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     downloads = []
-    monkeypatch.setattr(checks, 'read_checkpoint', downloads.append)
+
+    def read(source, **options):
+        downloads.append(source)
+        return dict(weight=torch.zeros(1, 1))
+
+    monkeypatch.setattr(initial_weights, 'read_checkpoint', read)
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(1, 1)
 
     def main():
         cfg = apply(*options)
-        checks.check_init_download(cfg, SimpleNamespace(backbone=None))
+        model.backbone.init_cfg = cfg.model.backbone.init_cfg
+        initial_weights.check_init_download(cfg, model)
         raise UserError('no')
 
     with pytest.raises(SystemExit, match='2'):

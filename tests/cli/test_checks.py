@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 
 import mmccd.configs
-from mmccd.cli import checks, runner
+from mmccd.cli import checks, initial_weights, runner
 from mmccd.configs import load_config
 from mmccd.errors import UserError
 
@@ -164,8 +164,11 @@ def test_sync_bn_that_does_no_harm(monkeypatch, cfg, norm):
 def test_sync_bn_on_gpus(monkeypatch):
     monkeypatch.setattr(checks, 'get_device', lambda: 'cuda')
     checks.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='torch')), torch.nn.BatchNorm2d(4))
-    monkeypatch.setattr(checks.mmcv_ops, 'in_use', lambda: 'replacement')
-    with pytest.raises(UserError, match="needs mmcv's compiled operators"):
+    for state in ('compiled', 'replacement'):
+        monkeypatch.setattr(checks.mmcv_ops, 'in_use', lambda state=state: state)
+        checks.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='mmcv')), torch.nn.BatchNorm2d(4))
+    monkeypatch.setattr(checks.mmcv_ops, 'in_use', lambda: 'none')
+    with pytest.raises(UserError, match=r"sync_bn='mmcv' needs mmcv's operators, .*use sync_bn='torch'"):
         checks.check_sync_bn(Config(dict(launcher='pytorch', sync_bn='mmcv')), torch.nn.BatchNorm2d(4))
 
 
@@ -266,12 +269,14 @@ def test_initial_weights_that_cannot_be_downloaded(monkeypatch, tmp_path, error,
 
     monkeypatch.setenv('TORCH_HOME', str(tmp_path))
     monkeypatch.setattr('torch.hub.download_url_to_file', load)
-    cfg = Config(dict(model=dict(backbone=dict(init_cfg=dict(type=kind, checkpoint=checkpoint)))))
+    model = torch.nn.Module()
+    model.backbone = torch.nn.Linear(1, 1)
+    model.backbone.init_cfg = dict(type=kind, checkpoint=checkpoint)
     monkeypatch.setenv('LOCAL_RANK', '0')
     with pytest.raises(UserError, match=message):
-        checks.check_init_download(cfg, SimpleNamespace(backbone=torch.nn.Linear(1, 1)))
+        initial_weights.check_init_download(Config(), model)
     monkeypatch.setenv('LOCAL_RANK', '1')
-    checks.check_init_download(cfg, SimpleNamespace(backbone=None))
+    initial_weights.check_init_download(Config(), model)
 
 
 # A process of a group, with something for Python's end and something for atexit.

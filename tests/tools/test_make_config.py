@@ -156,6 +156,58 @@ def test_base_by_path(call_tool, coco, root):
     assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'
 
 
+def test_base_whose_entries_cannot_be_merged_with(call_tool, coco, root):
+    """None, a number or another type in the place of what is written: it is replaced, not merged."""
+    Path('mine.py').write_text(
+        f'_base_ = {str(root / "configs" / "retinanet_ccd_r50_fpn_1x_coco.py")!r}\n'
+        'auto_scale_lr = None\n'
+        'default_hooks = dict(checkpoint=None)\n'
+        "model = dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='gone', prefix='b')))\n"
+    )
+    assert make(call_tool, '--base', 'mine.py', '--out', 'own.py')[0] == 0
+    cfg = Config.fromfile('own.py')
+    weights = dict(type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_missing='ccd')
+    assert cfg.model.backbone.init_cfg == weights
+    assert cfg.auto_scale_lr == dict(base_batch_size=2)
+    assert (cfg.default_hooks.checkpoint.type, cfg.default_hooks.checkpoint.save_best) == (
+        'mmccd.CheckpointHook',
+        'auto',
+    )
+    for init_cfg in ('None', "[dict(type='Kaiming', layer='Conv2d')]"):
+        text = Path('mine.py').read_text().splitlines()[0]
+        Path('mine.py').write_text(f'{text}\nmodel = dict(backbone=dict(init_cfg={init_cfg}))\n')
+        assert make(call_tool, '--base', 'mine.py', '--out', 'own.py', '--overwrite')[0] == 0
+        assert Config.fromfile('own.py').model.backbone.init_cfg == weights
+
+
+def test_base_of_the_new_style(call_tool, coco, root, capsys):
+    """It names classes: what it has is written beside the config as one file, since mmengine mixes the styles in no
+    other way."""
+    Path('new.py').write_text(
+        'from mmdet.models import RetinaNet\nfrom mmccd.models import CCD, AttentionResNet\n\n'
+        + mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco').pretty_text
+        + 'default_scope = None\nmodel.update(type=RetinaNet)\n'
+        "model['backbone'].update(dict(type=AttentionResNet, attention=dict(type=CCD), init_cfg=None))\n"
+    )
+    code, err = make(call_tool, '--base', 'new.py', '--out', 'own.py')
+    assert code == 0, err
+    assert 'own.py: written (with own_base.py, what --base has as one file). Next:' in capsys.readouterr().out
+    assert "_base_ = './own_base.py'" in Path('own.py').read_text()
+    cfg = Config.fromfile('own.py')
+    assert (cfg.default_scope, cfg.model.type, cfg.model.backbone.type) == (
+        'mmdet',
+        'RetinaNet',
+        'mmccd.AttentionResNet',
+    )
+    assert cfg.model.backbone.attention == dict(type='mmccd.CCD', identity_init=True)
+    assert cfg.model.bbox_head.num_classes == 2
+    assert cfg.model.backbone.init_cfg.checkpoint == 'torchvision://resnet50'
+    code, err = make(call_tool, '--base', 'new.py', '--out', 'own2.py')
+    Path('own2.py').unlink()
+    code, err = make(call_tool, '--base', 'new.py', '--out', 'own2.py')
+    assert (code, err) == (2, 'error: --out own2_base.py is there: give another name, or --overwrite\n')
+
+
 def test_classifier(call_tool, folders, capsys):
     code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--workers', 0)
     assert (code, err) == (0, '')
@@ -335,3 +387,76 @@ def test_the_classifier_trains(call_tool, run_tool, folders):
     )
     assert 'accuracy/top1' in done.stdout
     assert (folders / 'work_dirs' / 'ccd_r18_own' / 'epoch_1.pth').is_file()
+
+
+FASTER_RCNN = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+
+
+def test_base_of_mmdetection(call_tool, coco):
+    """Its recipe with own classes, and CCD in its backbone, which starts as the plain one with all of its weights."""
+    assert make(call_tool, '--base', FASTER_RCNN) == (0, '')
+    text = Path('faster-rcnn_r50_fpn_own.py').read_text()
+    assert f"_base_ = {FASTER_RCNN!r}\ncustom_imports = dict(imports=['mmccd'], allow_failed_imports=False)" in text
+    cfg = Config.fromfile('faster-rcnn_r50_fpn_own.py')
+    assert cfg.model.roi_head.bbox_head.num_classes == 2
+    backbone = cfg.model.backbone
+    assert (backbone.type, backbone.depth, backbone.frozen_stages) == ('mmccd.AttentionResNet', 50, 1)
+    assert backbone.attention == dict(type='mmccd.CCD', identity_init=True)
+    assert backbone.init_cfg == dict(
+        type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50', allow_missing='ccd'
+    )
+    assert cfg.optim_wrapper.optimizer.lr == 0.02 * 2 / 16
+    assert 'Initial weights: torchvision://resnet50.' in text
+
+
+@pytest.mark.parametrize(
+    ('base', 'attention', 'expected'),
+    [
+        (FASTER_RCNN, 'mmccd.SE', dict(type='mmccd.SE', identity_init=True)),
+        ('mmdet::regnet/retinanet_regnetx-3.2GF_fpn_1x_coco.py', None, dict(type='mmccd.CCD', groups=48)),
+        ('mmdet::retinanet/retinanet_x101-32x4d_fpn_1x_coco', None, dict(type='mmccd.CCD', identity_init=True)),
+    ],
+)
+def test_attention_in_a_base_of_mmdetection(call_tool, coco, base, attention, expected):
+    options = [] if attention is None else ['--attention', attention]
+    assert make(call_tool, '--base', base, '--out', 'own.py', *options) == (0, '')
+    backbone = Config.fromfile('own.py').model.backbone
+    assert backbone.attention == expected
+    if 'regnet' in base:
+        assert (backbone.type, backbone.backbone.type) == ('mmccd.WithAttention', 'RegNet')
+        assert backbone.backbone.init_cfg.checkpoint == 'open-mmlab://regnetx_3.2gf'
+    if 'x101' in base:
+        assert (backbone.groups, backbone.base_width, backbone.depth) == (32, 4, 101)
+
+
+def test_a_base_of_mmdetection_as_it_is(call_tool, coco):
+    assert make(call_tool, '--base', FASTER_RCNN, '--out', 'own.py', '--attention', 'none') == (0, '')
+    backbone = Config.fromfile('own.py').model.backbone
+    assert (backbone.type, backbone.init_cfg.type, 'attention' in backbone) == ('ResNet', 'Pretrained', False)
+
+
+def test_base_of_mmpretrain(call_tool, folders):
+    base = 'mmpretrain::resnet/resnetv1d50_8xb32_in1k.py'
+    code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--base', base, '--out', 'own.py', '--workers', 0)
+    assert (code, err) == (0, '')
+    backbone = Config.fromfile('own.py').model.backbone
+    assert (backbone.type, backbone.deep_stem, backbone.avg_down) == ('mmccd.AttentionResNet', True, True)
+    assert (backbone.out_indices, backbone.norm_eval) == ((3,), False)
+    assert backbone.init_cfg.allow_missing == 'ccd'
+    assert 'resnetv1d50_' in backbone.init_cfg.checkpoint
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--base', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coc.py'], FASTER_RCNN),
+        (['--base', FASTER_RCNN, '--attention', 'mmccd.CDC'], "there is no 'mmccd.CDC'"),
+        (['--base', SMALL, '--attention', 'mmccd.SE'], '--attention is for a --base of MMDetection'),
+        (['--attention', 'mmccd.SE'], '--attention is for a --base of MMDetection'),
+        (['--base', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'], 'is a classifier'),
+    ],
+)
+def test_wrong_base_of_mmdetection(call_tool, coco, options, message):
+    code, err = make(call_tool, '--out', 'own.py', *options)
+    assert (code, message in err, err.count('\n')) == (2, True, 1), err
+    assert not Path('own.py').exists()

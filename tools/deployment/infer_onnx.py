@@ -298,13 +298,54 @@ def colour(label: int) -> 'tuple[int, int, int]':
     return tuple(round(255 * v) for v in colorsys.hsv_to_rgb(label * 0.618034 % 1, 0.85, 0.95))
 
 
+# Fonts by the names of their files, as systems and distributions call them: of many scripts, the widest first.
+FONTS = (
+    'NotoSansCJK-Regular.ttc',
+    'DejaVuSans.ttf',
+    'msyh.ttc',
+    'malgun.ttf',
+    'PingFang.ttc',
+    'Arial Unicode.ttf',
+    'arialuni.ttf',
+    'NotoSans-Regular.ttf',
+    'NotoSansArabic-Regular.ttf',
+    'NotoSansDevanagari-Regular.ttf',
+    'NotoSansThai-Regular.ttf',
+)
+
+
+def lacks(font: ImageFont.ImageFont, letters: 'set[str]') -> 'set[str]':
+    """Letters for which a font draws the box that stands for what it does not have."""
+    nothing = bytes(font.getmask(chr(0x10FFFE)))
+    return {c for c in letters if c.isprintable() and not c.isspace() and bytes(font.getmask(c)) == nothing}
+
+
+def font_for(names: 'list[str]', size: int) -> 'tuple[ImageFont.ImageFont, list[str]]':
+    """A font for all names, and the names as it can draw them: with code points for letters that no font here has."""
+    letters = {c for name in names for c in name if not c.isascii()}
+    best = ImageFont.load_default(size)
+    missing = lacks(best, letters)
+    for name in FONTS if missing else ():
+        try:
+            font = ImageFont.truetype(name, size)
+        except OSError:
+            continue
+        left = lacks(font, letters)
+        if len(left) < len(missing):
+            best, missing = font, left
+    if missing:
+        warnings.warn(f'no font here can draw {", ".join(sorted(missing)[:8])}: code points are drawn', stacklevel=2)
+    return best, [''.join(f'U+{ord(c):04X} ' if c in missing else c for c in name).rstrip() for name in names]
+
+
 def draw(pixels: np.ndarray, found: 'list[dict]') -> Image.Image:
     """Boxes over an RGB image, or classes below it; small images are enlarged."""
     factor = max(1, -(-MIN_EDGE // max(pixels.shape[:2])))
     canvas = Image.fromarray(pixels)
     canvas = canvas.resize((canvas.width * factor, canvas.height * factor), Image.Resampling.BICUBIC)
     size = max(16, max(canvas.size) // 45)
-    font = ImageFont.load_default(size)
+    font, names = font_for([f['name'] for f in found], size)
+    found = [dict(f, name=name) for f, name in zip(found, names)]
     if found and 'box' not in found[0]:
         return draw_classes(canvas, found, font, size)
     draw_boxes(canvas, found, factor, font, size)
@@ -349,6 +390,15 @@ def draw_classes(image: Image.Image, found: 'list[dict]', font: ImageFont.ImageF
     return whole
 
 
+def finite(value: object) -> object:
+    """The same with null in the place of NaN and infinity, which JSON does not have."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def output_names(images: 'list[str]', path: str) -> 'list[str]':
     """Paths of ``list_images(path)`` below that folder; without suffix, unless two would then be the same."""
     folder = path if osp.isdir(path) else osp.dirname(path) or '.'
@@ -364,6 +414,7 @@ def main() -> None:
         raise UserError(f'--score-thr must be from 0 to 1, got {args.score_thr:g}')
     if args.topk < 1:
         raise UserError(f'--topk must be at least 1, got {args.topk}')
+    Image.MAX_IMAGE_PIXELS = 2**29  # Pillow raises at twice as many, as OpenCV does: aerial photographs are large
     session, info = load_model(args.model)
     images = list_images(args.img)
     out_dir = args.out_dir or osp.join('work_dirs', info['config'] or osp.splitext(osp.basename(args.model))[0], 'onnx')
@@ -382,7 +433,7 @@ def main() -> None:
         if args.json:
             os.makedirs(osp.dirname(args.json) or '.', exist_ok=True)
             with open(args.json, 'w', encoding='utf-8') as f:
-                json.dump(results, f, indent=1, ensure_ascii=False)
+                json.dump(finite(results), f, indent=1, ensure_ascii=False, allow_nan=False)
             print(args.json)
     except OSError as e:
         raise UserError(f'{e.filename} cannot be written: {e.strerror}') from e

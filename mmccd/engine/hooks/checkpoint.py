@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import os.path as osp
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmccd.checkpoints.files import PARTIAL, write_atomically
+from mmccd.errors import UserError, suggest
 from mmccd.registry import HOOKS
 
 from ..random_states import get_random_states, make_resumable, set_random_states
@@ -21,6 +23,8 @@ INTERRUPTED = 'interrupted.pth'
 VALIDATED = 'last_validation.json'
 # What a training's numbers depend on. Workers, logs, hooks and validation change none of them.
 RECIPE = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr')
+# Of that, what a checkpoint has the values of, which replace the config's on resuming.
+KEPT = ('optim_wrapper.optimizer.', 'optim_wrapper.paramwise_cfg', 'param_scheduler')
 NOT_RECIPE = ('num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor', 'timeout')
 
 
@@ -39,6 +43,12 @@ def recipe_of(cfg: Any) -> dict[str, str]:
             yield key, repr(list(value)) if isinstance(value, (list, tuple)) else repr(value)
 
     return dict(item for key in RECIPE if cfg.get(key) is not None for item in flatten(cfg[key], key))
+
+
+def _has_value(name: str, value: Any) -> bool:
+    """Whether a metric is a number: COCO's evaluation gives -1 to what no box is there for, others NaN."""
+    number = isinstance(value, (int, float)) and math.isfinite(value)
+    return number and not (value == -1 and ('AP' in name or 'AR@' in name))
 
 
 class _RemoveLater:
@@ -169,14 +179,25 @@ class CheckpointHook(MMEngineCheckpointHook):
                     'learning rate may not fit, and the training will not be the same.'
                 )
         old, new = self._resumed.get('course', now['course']), now['course']
-        changed = [
-            f'{k}: {old.get(k, "(not there)")} -> {new.get(k, "(not there)")}'
+        changed = {
+            k: f'{k}: {old.get(k, "(not there)")} -> {new.get(k, "(not there)")}'
             for k in dict.fromkeys((*old, *new))
             if old.get(k) != new.get(k)
-        ]
-        if changed:
-            more = f'\n  ... and {len(changed) - 12} more' if len(changed) > 12 else ''
-            runner.logger.warning('The config has changed since the checkpoint:\n  ' + '\n  '.join(changed[:12]) + more)
+        }
+        kept = [text for k, text in changed.items() if k.startswith(KEPT)]
+        used = [text for k, text in changed.items() if not k.startswith(KEPT)]
+        for texts, what in (
+            (used, 'The config has changed since the checkpoint:'),
+            (
+                kept,
+                'These changes of the config have no effect: the optimizer and the schedules continue with what the '
+                'checkpoint has. For other values, start another training from its weights (load_from, without '
+                '--resume):',
+            ),
+        ):
+            if texts:
+                more = [f'... and {len(texts) - 12} more'] if len(texts) > 12 else []
+                runner.logger.warning('\n  '.join([what, *texts[:12], *more]))
 
     def _make_up_for_validation(self, runner: Runner) -> None:
         """Validate the epoch of the checkpoint, if its validation was due and was cut off."""
@@ -327,8 +348,29 @@ class CheckpointHook(MMEngineCheckpointHook):
             elif self.file_backend.isdir(outdated):
                 self.file_backend.rmtree(outdated)
 
+    def _with_values(self, runner: Runner, metrics: dict) -> dict:
+        """The metrics, with None, which mmengine passes over, for those without an example (NaN; COCO's -1)."""
+        if not self.save_best:
+            return metrics
+        names = [next(iter(metrics)) if name == 'auto' else name for name in self.key_indicators]
+        for name in names:
+            if name not in metrics:
+                raise UserError(
+                    f'save_best={name!r}: the validation has no such metric{suggest(name, metrics)}. It gives '
+                    f'{", ".join(metrics)}; --resume continues with another save_best (or None)'
+                )
+            value = metrics[name]
+            if not _has_value(name, value):
+                runner.logger.warning(
+                    f'{name} is {value}: the validation split has no example for it, and no checkpoint is the best'
+                )
+        return {
+            name: value if name not in names or _has_value(name, value) else None for name, value in metrics.items()
+        }
+
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        """mmengine's, but the best so far goes after the new one has come."""
+        """mmengine's, but the best so far goes after the new one has come, and what has no value is never the best."""
+        metrics = self._with_values(runner, metrics)
         backend = self.file_backend
         self.file_backend = later = _RemoveLater(backend)
         try:

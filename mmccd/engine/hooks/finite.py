@@ -160,7 +160,7 @@ class CheckFiniteHook(Hook):
         )
         path = osp.join(runner.work_dir, 'nonfinite', f'rank_{get_rank()}.json')
         os.makedirs(osp.dirname(path), exist_ok=True)
-        write_atomically(path, json.dumps(report, indent=1, default=str).encode())
+        write_atomically(path, json.dumps(_texts(report), indent=1, default=str).encode())
         losses = {k: v for k, v in report['losses'].items() if not all(math.isfinite(n) for n in v)}
         images = [str(p.get('img_path') or p.get('img_id')) for p in report['images']]
         lines = [
@@ -176,6 +176,15 @@ class CheckFiniteHook(Hook):
         ]
         self._remove_handles()
         raise NonFiniteError('\n'.join(lines))
+
+
+def _texts(value: Any) -> Any:
+    """The same for JSON, which has no such numbers: 'nan' and 'inf' are what the report is about, so no null."""
+    if isinstance(value, dict):
+        return {k: _texts(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_texts(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(value: Any) -> list[float]:

@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
+import torch.fx
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, initialize
 from torch import Tensor, nn
@@ -99,6 +100,18 @@ def instance_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
     return x * norm.weight[:, None, None] + norm.bias[:, None, None]
 
 
+def _check_channels(x: Tensor, in_channels: int, name: str) -> None:
+    # Shapes are tensors while PyTorch traces; what has no channels is the operator's to refuse.
+    if not torch.jit.is_tracing() and x.dim() > 1 and x.shape[1] != in_channels:
+        raise ValueError(
+            f'in_channels of {name} is {in_channels}, and its input has {x.shape[1]} channels: got shape '
+            f'{tuple(x.shape)}'
+        )
+
+
+torch.fx.wrap('_check_channels')  # a node of a graph that torch.fx traces, where shapes are not known
+
+
 class GlobalAvgPool(nn.AdaptiveAvgPool2d):
     """Mean over space, (N, C, H, W) to (N, C, 1, 1), in float32 for half precision."""
 
@@ -122,6 +135,7 @@ class AttentionLayer(BaseModule):
     A constructor that has ``conv_cfg`` or ``norm_cfg`` gets those of the backbone, unless the config has them.
 
     Attributes:
+        in_channels (int): Channels of the input.
         gate_labels (dict[str, str]): What the numbers of ``gates`` are, for legends. Left as it is here: factors that
             the features are multiplied by.
         replaces_conv (bool): Whether the layer takes the place of a block's 3x3 convolution, with its norm and ReLU.
@@ -130,10 +144,18 @@ class AttentionLayer(BaseModule):
             backbone that logs one for all of them switches it off.
     """
 
+    in_channels: int
     gate_labels = dict(spatial='gate', channel='gate')
     replaces_conv = False
     takes_residual = False
     names_frozen = True
+
+    def check_channels(self, x: Tensor) -> None:
+        """Raise ValueError unless ``x`` has ``in_channels`` channels; a layer that sets that calls this first.
+
+        Without it, PyTorch complains of a convolution's weight, or, where no weight depends on the channels, nobody.
+        """
+        _check_channels(x, self.in_channels, type(self).__name__)
 
     def takes_affine(self, x: Tensor) -> bool:
         """Whether ``layer(x, residual, weight, shift, overwrite, norm)`` normalises ``x`` in its own pass."""

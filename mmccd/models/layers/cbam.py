@@ -90,6 +90,7 @@ class CBAM(AttentionLayer):
         super().__init__(init_cfg)
         check_ratio(ratio, in_channels)
         check_odd('kernel_size', kernel_size)
+        self.in_channels = in_channels
         self.gain = 2 if identity_init else 1
         self.identity_init = identity_init
         self.channel_gate = ChannelGate(in_channels, ratio)
@@ -107,9 +108,11 @@ class CBAM(AttentionLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate features of shape (N, in_channels, H, W)."""
+        self.check_channels(x)
         x = x * (self.channel_gate(x) * self.gain)
         return x * (self.spatial_gate(x) * self.gain)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
+        self.check_channels(x)
         channel = self.channel_gate(x) * self.gain
         return dict(spatial=self.spatial_gate(x * channel) * self.gain, channel=channel.flatten(1))

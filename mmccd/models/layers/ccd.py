@@ -99,6 +99,7 @@ class CCD(AttentionLayer):
         With ``weight`` and ``shift``, (in_channels,), x * weight + shift is gated; with ``overwrite``, nobody else has
         ``x``, and where no gradient is wanted the result may lie in its memory. ``norm`` stands for these two there.
         """
+        self.check_channels(x)
         return ccd_with_options(
             x,
             residual,
@@ -113,6 +114,7 @@ class CCD(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, groups, H, W), by the textbook composition."""
+        self.check_channels(x)
         return ccd_gate(x, self.scale, self.bias, *self.options)
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:

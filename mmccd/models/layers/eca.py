@@ -55,6 +55,7 @@ class ECA(AttentionLayer):
         if kernel_size is None:
             kernel_size = adaptive_kernel_size(in_channels)
         check_odd('kernel_size', kernel_size)
+        self.in_channels = in_channels
         self.identity_init = identity_init
         self.pool = GlobalAvgPool()
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
@@ -67,6 +68,7 @@ class ECA(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1)."""
+        self.check_channels(x)
         with without_autocast(x):
             context = self.pool(x).to(self.conv.weight.dtype)  # (N, C, 1, 1)
             logit = self.conv(context.flatten(2).transpose(1, 2))  # (N, 1, C): the channels are the line

@@ -62,6 +62,7 @@ class GC(ContextBlock, AttentionLayer):
         return self.softmax(self.conv_mask(x).flatten(2))  # (N, 1, H * W)
 
     def _term(self, x: Tensor) -> Tensor:
+        self.check_channels(x)
         with without_autocast(x):
             return self.channel_add_conv(self.spatial_pool(x.to(self.conv_mask.weight.dtype)))  # (N, C, 1, 1)
 
@@ -71,6 +72,7 @@ class GC(ContextBlock, AttentionLayer):
 
     def gates(self, x: Tensor) -> dict[str, Tensor]:
         """Weights of the pooling, times H * W so that their mean is 1 at any size; what is added to each channel."""
+        self.check_channels(x)
         with without_autocast(x):
             weight = self._weight(x.to(self.conv_mask.weight.dtype))
         positions = x.shape[-2:]

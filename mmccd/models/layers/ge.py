@@ -87,6 +87,7 @@ class GE(AttentionLayer):
                 'feat_size must be given for extent=0 with extra_params=True, and for nothing else; got '
                 f'extent={extent}, extra_params={extra_params}, feat_size={feat_size}'
             )
+        self.in_channels = in_channels
         self.extent = extent
         self.extra_params = extra_params
         self.feat_size = None if feat_size is None else _height_and_width(feat_size)
@@ -115,6 +116,7 @@ class GE(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1) for a global extent, else (N, C, H, W)."""
+        self.check_channels(x)
         dtype = statistics_dtype(x)
         with without_autocast(x):
             if self.gather is not None:

@@ -43,6 +43,7 @@ class SE(AttentionLayer, SELayer):
         check_ratio(ratio, in_channels)
         SELayer.__init__(self, in_channels, ratio=ratio, init_cfg=init_cfg)
         self.global_avgpool = GlobalAvgPool()
+        self.in_channels = in_channels
         self.identity_init = identity_init
         self.reset_parameters()
 
@@ -54,6 +55,7 @@ class SE(AttentionLayer, SELayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1)."""
+        self.check_channels(x)
         with without_autocast(x):
             context = self.global_avgpool(x).to(self.conv1.conv.weight.dtype)
             gate = self.conv2(self.conv1(context)).to(x.dtype)

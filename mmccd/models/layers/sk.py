@@ -70,6 +70,7 @@ class SK(AttentionLayer):
             if value % groups:
                 raise ValueError(f'groups must divide {name}={value}, got groups={groups}')
         norm_cfg = dict(type='BN') if norm_cfg is None else norm_cfg
+        self.in_channels = in_channels
         options = dict(stride=stride, padding=dilation, dilation=dilation, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         self.branches = nn.ModuleList(
             [
@@ -92,6 +93,7 @@ class SK(AttentionLayer):
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Both branches, (N, C, h, w), and their weights, (N, 2, C, 1, 1)."""
+        self.check_channels(x)
         first, second = (branch(x) for branch in self.branches)
         with without_autocast(x):
             dtype = statistics_dtype(first)

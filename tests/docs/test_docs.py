@@ -40,6 +40,7 @@ PAGES = [
             'reliability',
             'any_network',
             'write_an_attention',
+            'check_attention',
             'api',
             'cuda',
             'contributing',

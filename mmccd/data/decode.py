@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import cv2
 import numpy as np
@@ -40,6 +42,16 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _BY_A_QUARTER = (5, 6, 7, 8)
+_MAX_PIXELS = 2**30
+_HEIC = 'HEIC: convert it to JPEG or PNG'
+_NO_IMAGES = {  # first bytes, or those after four
+    b'version https://git-lfs': 'a pointer of Git LFS: git lfs pull',
+    **{b'ftyp' + kind: _HEIC for kind in (b'heic', b'heix', b'heim', b'hevc', b'mif1', b'msf1')},
+    b'ftypavif': 'AVIF, which needs Pillow 11.3 or later',
+    b'8BPS': 'a file of Photoshop: convert it to PNG',
+    b'%PDF': 'PDF: convert its pages to PNG',
+    b'<svg': 'SVG: convert it to PNG',
+}
 _DARK = 64  # of 256: 16-bit files that hold 14 bits or less stay below it
 
 
@@ -86,18 +98,40 @@ def by_opencv(content: bytes) -> bool:
     return content.startswith(_OF_OPENCV)
 
 
+@contextmanager
+def pillow() -> Iterator[None]:
+    """Pillow without warnings, and with OpenCV's limit of pixels: aerial photographs exceed its own."""
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = _MAX_PIXELS // 2  # it raises at twice as many
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def open_image(content: bytes) -> Image.Image:
-    """What Pillow reads of a file's head; its pixels are not decoded yet."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # Pillow's own limit of pixels, odd EXIF entries
-        return Image.open(io.BytesIO(content), formats=FORMATS)
+    """What Pillow reads of a file's head; its pixels are not decoded yet.
+
+    Raises:
+        ValueError: If it is none, but something that people take for one.
+        PIL.UnidentifiedImageError: If it is none.
+    """
+    try:
+        with pillow():
+            return Image.open(io.BytesIO(content), formats=FORMATS)
+    except Image.UnidentifiedImageError:
+        for beginning, what in _NO_IMAGES.items():
+            if content.startswith(beginning) or content[4:].startswith(beginning):
+                raise ValueError(f'it is no image that can be read, but {what}') from None
+        raise
 
 
 def orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, as far as it is still to be followed: Pillow's newer versions do so for TIFF."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with pillow():
             if image.format == 'TIFF':
                 value = image.tag_v2.get(_ORIENTATION)
             else:
@@ -124,8 +158,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     Raises:
         ValueError: If its pixels have no range.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with pillow():
         image.load()
         turn = _TURNS.get(orientation(image))
         image = _of_8_bits(image).convert('RGB')

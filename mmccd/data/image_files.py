@@ -10,13 +10,12 @@ from __future__ import annotations
 import os
 import os.path as osp
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from mmengine import fileio
 
-from .decode import FORMATS, bits, by_opencv, decode, is_dark, open_image, reason, to_rgb, upright_size
+from .decode import FORMATS, bits, by_opencv, decode, is_dark, open_image, pillow, reason, to_rgb, upright_size
 
 _SUFFIXES = {
     'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'),
@@ -147,8 +146,7 @@ def read_image(content: bytes, max_pixels: int | None = None) -> ImageFile:
         if max_pixels is not None and size[0] * size[1] > max_pixels:
             return ImageFile(size, turned)
         depth = bits(image, content)
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')
+        with pillow():
             image.load()  # which finds what is cut short
         pixels = decode(content) if by_opencv(content) else to_rgb(image)
     except Exception as e:  # damaged files raise nearly anything, from OSError to struct.error and SyntaxError
@@ -216,7 +214,7 @@ def left_out(paths: Iterable[str]) -> list[LeftOut]:
 def list_images(path: str) -> list[str]:
     """``path`` itself, or the images in this folder and below it, by their suffixes, sorted.
 
-    What is no image by its suffix is counted on stderr. What systems leave behind is none.
+    Files of other formats are counted on stderr. What systems leave behind is none of either.
 
     Raises:
         ValueError: If there is none, or one of them cannot be decoded.
@@ -225,7 +223,7 @@ def list_images(path: str) -> list[str]:
     if osp.isdir(path):
         files = list(walk_files(path))
         paths = sorted(osp.join(path, f) for f in files if is_image(f))
-        others = ', '.join(map(str, left_out(f for f in files if not is_image(f))))
+        others = ', '.join(str(o) for o in left_out(f for f in files if not is_image(f)) if o.may_be_images)
         if not paths:
             has = f'; it has {others}' if others else ''
             raise ValueError(f'folder {path!r} has no image in it (a file named {", ".join(SUFFIXES)}){has}')

@@ -135,6 +135,6 @@ REFUSED = {
     'tiff of floats': (encode(Image.fromarray(GREY.astype(np.float32) / 255), 'TIFF'), 'floats, which have no range'),
     'tiff of 32 bits': (encode(Image.fromarray(GREY.astype(np.int32)), 'TIFF'), '32 bits or with a sign'),
     'eps': (b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'it is no image'),
-    'heic': (struct.pack('>I', 24) + b'ftypheic' + bytes(100), 'it is no image'),
+    'heic': (struct.pack('>I', 24) + b'ftypheic' + bytes(100), 'it is no image.* HEIC: convert'),
     'psd': (b'8BPS' + bytes(100), 'it is no image'),
 }

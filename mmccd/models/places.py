@@ -102,9 +102,9 @@ class _Seen(TorchFunctionMode):
         self._names = names
         self._running: list[_Call] = []
         self._layers = 0
-        self._alive: list[Any] = []  # so that no id is used twice
-        # By the id of a tensor: the modules that have returned it, and of each whether its caller's input went in.
-        self._returned: dict[int, list[tuple[nn.Module, bool, int]]] = {}
+        self._alive: list[Tensor] = []  # so that no id is used twice
+        # By the id of a tensor: the modules that have returned it, each with the caller whose input went in, if any.
+        self._returned: dict[int, list[tuple[nn.Module, _Call | None, int]]] = {}
 
     def run(self, network: nn.Module, sample: Tensor) -> None:
         """One pass at test time; the network is left as it was."""
@@ -128,25 +128,25 @@ class _Seen(TorchFunctionMode):
 
     def enter(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
         """Forward pre-hook of every module."""
-        inputs = {id(t) for t in _tensors((args, kwargs))}
-        self._alive.append((args, kwargs))
-        self._running.append(_Call(self._names[module], inputs, self._layers))
+        tensors = list(_tensors((args, kwargs)))
+        self._alive += tensors  # not the lists that they are in, whose entries HRNet replaces
+        self._running.append(_Call(self._names[module], {id(t) for t in tensors}, self._layers))
         if any(p.dim() > 1 for p in module.parameters(recurse=False)):
             self._layers += 1
 
     def leave(self, module: nn.Module, args: tuple, output: Any) -> None:
         """Forward hook of every module."""
         call = self._running.pop()
-        self._alive.append(output)
+        self._alive += _tensors(output)
         if not isinstance(output, Tensor):
             return
         if output.dim() == 4:
             self.channels[call.name] = output.shape[1]
-        direct = bool(self._running) and bool(call.inputs & self._running[-1].inputs)
+        caller = self._running[-1] if self._running and call.inputs & self._running[-1].inputs else None
         layers = self._layers - call.layers
-        if direct and not layers:  # a norm or an activation before the block's branch and its shortcut
-            self._running[-1].inputs.add(id(output))
-        self._returned.setdefault(id(output), []).append((module, direct, layers))
+        if caller is not None and not layers:  # a norm or an activation before the block's branch and its shortcut
+            caller.inputs.add(id(output))
+        self._returned.setdefault(id(output), []).append((module, caller, layers))
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if getattr(func, '__name__', '') in _SUMS and len(args) > 1 and self._running:
@@ -170,11 +170,14 @@ class _Seen(TorchFunctionMode):
             self.blocks[place] = branch.shape[1]
 
     def _shortcut_layers(self, t: Tensor, block: _Call) -> int | None:
-        """Layers that a shortcut has: 0 if ``t`` is the block's input, None if ``t`` is not made of that alone."""
+        """Layers that a shortcut has, 0 if ``t`` is the block's input; None if ``t`` is no shortcut.
+
+        What has several layers is a branch, too: in HRNet branches are added to each other.
+        """
         if id(t) in block.inputs:
             return 0
-        direct = [layers for _, direct, layers in self._returned.get(id(t), []) if direct]
-        return direct[-1] if direct else None
+        direct = [layers for _, caller, layers in self._returned.get(id(t), []) if caller is block]
+        return direct[-1] if direct and direct[-1] <= 1 else None
 
     def _place(self, branch: Tensor) -> str | None:
         """Name of the module that the attention goes behind: the last to return the branch that can have a child."""

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 from mmcv.cnn.utils import fuse_conv_bn
+from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
@@ -122,6 +123,19 @@ OPENMMLAB = [
     long(dict(type='mmpretrain.ConvNeXt', arch='tiny'), 18, 'stages.0.0.drop_path', 'stages.3.2.drop_path'),
     long(dict(type='mmpretrain.MobileNetV3', arch='small'), 6, 'layer3.linear_conv', 'layer11.linear_conv'),
 ]
+TIMM = [
+    ('timm:resnet18', 8, 'layer1.0.bn2', 'layer4.1.bn2'),
+    long('timm:resnext50_32x4d', 16, 'layer1.0.bn3', 'layer4.2.bn3'),
+    long('timm:res2net50_26w_4s', 16, 'layer1.0.bn3', 'layer4.2.bn3'),
+    long('timm:regnetx_002', 13, 's1.b1.conv3', 's4.b7.conv3'),
+    long('timm:resnest14d', 4, 'layer1.0.bn3', 'layer4.0.bn3'),
+    long('timm:hrnet_w18_small', 23, 'layer1.0.bn3', 'incre_modules.3.0.bn3'),
+    long('timm:convnext_atto', 12, 'stages.0.blocks.0.drop_path', 'stages.3.blocks.1.drop_path'),
+    long('timm:mobilenetv3_small_050', 7, 'blocks.1.1.bn3', 'blocks.4.2.bn3'),
+    long('timm:efficientnet_b0', 9, 'blocks.1.1.bn3', 'blocks.5.3.bn3'),
+    long('timm:cspdarknet53', 23, 'stages.0.blocks.0.conv2', 'stages.4.blocks.3.conv2'),
+    long('timm:cspresnet50', 13, 'stages.0.blocks.0.conv3', 'stages.3.blocks.1.conv3'),
+]
 OWN = [
     (Strange, 2, 'one.c', 'two.c'),
     (PreActivation, 2, 'blocks.0.conv2', 'blocks.1.conv2'),
@@ -130,6 +144,8 @@ OWN = [
 
 
 def build(what):
+    if isinstance(what, str) and what.startswith('timm:'):
+        return pytest.importorskip('timm').create_model(what.removeprefix('timm:'), pretrained=False)
     if isinstance(what, dict):
         pytest.importorskip(what['type'].split('.')[0] + '.models')
         return MODELS.build(what)
@@ -146,7 +162,7 @@ def features(*shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize(('what', 'count', 'first', 'last'), [*TORCHVISION, *OPENMMLAB, *OWN])
+@pytest.mark.parametrize(('what', 'count', 'first', 'last'), [*TORCHVISION, *OPENMMLAB, *TIMM, *OWN])
 def test_places_names_and_outputs(what, count, first, last):
     net = build(what)
     net.eval()
@@ -204,7 +220,8 @@ def test_copies_and_averages_are_whole():
     x = features(1, 3, 64, 64)
     expected = net(x)
     copied = copy.deepcopy(net)
-    for each in (copied, pickle.loads(pickle.dumps(net)), AveragedModel(net).module):
+    averages = AveragedModel(net), ExponentialMovingAverage(net, momentum=0.25)
+    for each in (copied, pickle.loads(pickle.dumps(net)), *(average.module for average in averages)):
         assert torch.equal(each(x), expected)
     nn.init.constant_(copied.layer1[0].bn2.ccd.bias, 3.0)  # its own
     assert not torch.equal(copied(x), expected)
@@ -213,6 +230,22 @@ def test_copies_and_averages_are_whole():
     with pytest.raises(RuntimeError, match=r'layer1\.0\.bn2\.ccd is gone'):
         copied(x)
     assert torch.equal(net(x), expected)
+
+
+@pytest.mark.parametrize(
+    ('average', 'share'), [(lambda net: ExponentialMovingAverage(net, momentum=0.25), 0.25), (AveragedModel, 0.5)]
+)
+def test_averages_follow_the_gates(average, share):
+    net = attached_resnet()
+    averaged = average(net)
+    averaged.update_parameters(net)  # the first update copies
+    before = net.layer3[1].bn2.ccd.scale.detach().clone()
+    with torch.no_grad():
+        net.layer3[1].bn2.ccd.scale += 2.0
+    averaged.update_parameters(net)
+    torch.testing.assert_close(averaged.module.layer3[1].bn2.ccd.scale, before + 2 * share)
+    detached = mmccd.detach(copy.deepcopy(averaged.module))
+    assert list(detached.state_dict()) == list(torchvision.models.resnet18(num_classes=5).state_dict())
 
 
 def test_an_attention_that_is_lost_is_an_error():
@@ -229,6 +262,15 @@ def test_mixed_precision():
         y = net(x)
     expected = net(x)
     assert (y - expected).norm() / expected.norm() < 0.05
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        net(x).square().sum().backward()
+    found = {name: p.grad for name, p in net.named_parameters() if '.ccd.' in name}
+    net.zero_grad()
+    net(x).square().sum().backward()
+    assert len(found) == 16
+    for name, p in net.named_parameters():
+        if '.ccd.' in name:
+            assert (found[name] - p.grad).norm() / p.grad.norm() < 0.2, name
 
 
 @pytest.mark.long
@@ -237,7 +279,7 @@ def test_compiled_and_exported(tmp_path):
     x = features(1, 3, 64, 64)
     with torch.no_grad():
         expected = net(x)
-        torch.testing.assert_close(torch.compile(net)(x), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(torch.compile(net, fullgraph=True)(x), expected, rtol=1e-4, atol=1e-4)
     runtime = pytest.importorskip('onnxruntime')
     torch.onnx.export(net, (x,), tmp_path / 'net.onnx', dynamo=False, input_names=['x'])
     session = runtime.InferenceSession(tmp_path / 'net.onnx', providers=['CPUExecutionProvider'])

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 
-import mmccd  # noqa: F401  before anything of mmdet
+import mmccd  # before anything of mmdet
 from mmccd.cli.arguments import run_tool
 from mmccd.models.layers import attention_types
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 ATTENTIONS = (None, *attention_types())
-CASES = [*(f'classifier {a}' for a in ATTENTIONS), 'RetinaNet CCD']
+CASES = [*(f'classifier {a}' for a in ATTENTIONS), 'attached CCD', 'RetinaNet CCD']
 SCORES = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3], [0.3, 0.7]]
 LABELS = [0, 0, 1, 0, 1]
 
@@ -33,13 +33,16 @@ def build(case: str) -> tuple[Config, torch.nn.Module]:
     """A digits model in float64 whose norms are frozen and whose gates do something."""
     kind, attention = case.split()
     cfg = Config.fromfile(
-        ROOT / 'configs' / ('r18_digits.py' if kind == 'classifier' else 'retinanet_r18_fpn_digits.py')
+        ROOT / 'configs' / ('retinanet_r18_fpn_digits.py' if kind == 'RetinaNet' else 'r18_digits.py')
     )
     cfg.model.backbone.pop('init_cfg', None)
-    cfg.model.backbone.attention = None if attention == 'None' else dict(type=f'mmccd.{attention}')
+    if attention != 'None' and kind != 'attached':
+        cfg.model.backbone.attention = dict(type=f'mmccd.{attention}')
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         model = MODELS.build(cfg.model)
+    if kind == 'attached':
+        mmccd.attach(model, f'mmccd.{attention}')
     for p in model.backbone.parameters():
         if p.dim() == 1:
             torch.nn.init.normal_(p, 0.5, 0.2)

@@ -39,6 +39,7 @@ FORMATS = {
     **AVIF,
 }
 SUFFIXES = tuple(' '.join(FORMATS.values()).split())
+NO_IMAGES = ('.txt', '.json', '.xml', '.csv', '.tsv', '.md', '.yaml', '.yml', '.html', '.py', '.log', '.zip')
 LEFT_BEHIND = {
     '@eadir',
     '@tmp',
@@ -136,7 +137,7 @@ def list_images(path: str) -> 'list[str]':
             for name in names:
                 if name.lower().endswith(SUFFIXES):
                     paths += [] if is_left_behind(name) else [osp.join(root, name)]
-                elif not is_left_behind(name):
+                elif not is_left_behind(name) and not name.lower().endswith(NO_IMAGES):
                     others[osp.splitext(name)[1].lower() or 'no suffix'] += 1
         paths.sort()
         has = ', '.join(f'{n:,} of {suffix}' for suffix, n in others.most_common())

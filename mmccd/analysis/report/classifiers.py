@@ -16,7 +16,7 @@ CONFUSIONS = 12
 
 
 def add_classifiers(
-    context: Context, runs: list[Run], metrics: Section, classes: Section, images: Section
+    context: Context, runs: list[Run], metrics: Section, classes: Section, images: Section, errors: Section
 ) -> list[str]:
     """Fill the sections with classifiers; returns paths of images worth showing again."""
     found: dict[str, tuple[list[cls.Prediction], list[str]]] = {}
@@ -48,7 +48,7 @@ def add_classifiers(
     metrics.tables.append(table)
 
     _add_classes(classes, class_names, truth, names, values)
-    _add_confusions(classes, class_names, same)
+    _add_confusions(errors, class_names, same)
     return images.attempt('images', lambda: _images(context, images, truth, class_names, same)) or []
 
 

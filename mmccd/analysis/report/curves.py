@@ -38,13 +38,15 @@ class Plot:
     title: str
     x_label: str
     curves: list[Curve]
+    whole: bool = True  # whether x counts something
+    limits: tuple[float, float] | None = None  # of y; None: those of the values
 
     def svg(self) -> Markup:
         """The drawing."""
         curves = [Curve(c.run, c.name, thin(c.points)) for c in self.curves]
         xs = [x for c in curves for x, _ in c.points]
-        x_ticks = ticks(min(xs), max(xs), 5, whole=True)
-        y_ticks = ticks(*_limits([y for c in curves for _, y in c.points]), 4)
+        x_ticks = ticks(min(xs), max(xs), 5, whole=self.whole)
+        y_ticks = ticks(*(self.limits or _limits([y for c in curves for _, y in c.points])), 4)
         x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
         y_low, y_high = y_ticks[0], y_ticks[-1]
         y_labels = labels(y_ticks)

@@ -18,6 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from mmccd.data.checks.coco import read_coco
 
+from .errors import Matched, match
 from .predict import batches
 from .run import Run, annotation_file
 
@@ -80,12 +81,16 @@ class Evaluation:
         metrics (dict[str, float | None]): By the names of ``METRICS``, 0 to 1; None where there is no such object.
         classes (dict[str, float | None]): AP of each class.
         images (dict[int, Image]): By image id.
+        precision (dict[float, list[float]]): By IoU, the mean over the classes at recalls of 0, 0.01, ... 1.
+        matched (Matched): What each detection is; classes by their position in the sorted ids.
         source (str): Where the detections are from.
     """
 
     metrics: dict[str, float | None]
     classes: dict[str, float | None]
     images: dict[int, Image]
+    precision: dict[float, list[float]]
+    matched: Matched
     source: str = ''
 
 
@@ -253,7 +258,12 @@ def evaluate(truth: Truth, detections: Sequence[dict], image_ids: Sequence[int] 
         classes[id_] = float(known.mean()) if known.size else None
     metrics = {name: float(e.stats[i]) if e.stats[i] > -1 else None for name, i in METRICS.items()}
     classes = {name: classes[id_] for id_, name in truth.categories.items()}
-    return Evaluation(metrics, classes, _images(truth, found, e, image_ids))
+    known = precision[0, 0] > -1  # classes with objects
+    curves = {
+        float(np.round(iou, 2)): precision[t][:, known].mean(1).tolist() if known.any() else []
+        for t, iou in enumerate(e.params.iouThrs)
+    }
+    return Evaluation(metrics, classes, _images(truth, found, e, image_ids), curves, match(e, SHOWN_FROM))
 
 
 def _images(truth: Truth, found: COCO, e: COCOeval, image_ids: Sequence[int]) -> dict[int, Image]:

@@ -9,6 +9,7 @@ from . import detection as det
 from .blocks import Item, Panel, Section
 from .context import Context
 from .curves import line_style
+from .detector_errors import add_errors
 from .images import ALL_RIGHT, IMAGE_SIDE, add_galleries, data_uri, image_name
 from .run import Run
 from .tables import Cell, Table, compared, decimal, tell_others
@@ -16,7 +17,9 @@ from .tables import Cell, Table, compared, decimal, tell_others
 LEGEND = (('truth', 'ground truth'), ('found', 'found'), ('false', 'false'), ('missed', 'missed'))
 
 
-def add_detectors(context: Context, runs: list[Run], metrics: Section, classes: Section, images: Section) -> list[str]:
+def add_detectors(
+    context: Context, runs: list[Run], metrics: Section, classes: Section, images: Section, errors: Section
+) -> list[str]:
     """Fill the sections with detectors; returns paths of images worth showing again."""
     truths: dict[tuple, det.Truth] = {}
     found: dict[str, tuple[det.Truth, det.Evaluation, list[int]]] = {}
@@ -52,6 +55,7 @@ def add_detectors(context: Context, runs: list[Run], metrics: Section, classes: 
         first, *row = compared(name, [v and v.classes.get(name) for v in values], decimal(3))
         per_class.rows.append([first, Cell(f'{n:,}', float(n)), *row])
     classes.tables.append(per_class)
+    add_errors(context, errors, base, names, same)
     return images.attempt('images', lambda: _images(context, images, base, same)) or []
 
 

@@ -114,10 +114,11 @@ class Report:
         metrics = Section(f'{prefix}-metrics', 'Metrics')
         classes = Section(f'{prefix}-classes', 'Classes')
         images = Section(f'{prefix}-images', 'Images')
+        errors = Section(f'{prefix}-errors', 'Errors')
         add = {'detection': add_detectors, 'classification': add_classifiers}.get(task)
-        shown = add(self.context, runs, metrics, classes, images) if add else []
+        shown = add(self.context, runs, metrics, classes, images, errors) if add else []
         add_logged_metrics(metrics, runs)
-        sections = [metrics, training_section(self.context, prefix, runs), classes, images]
+        sections = [metrics, training_section(self.context, prefix, runs), classes, errors, images]
         if options.gates and options.images:
             sections.append(attention_section(self.context, prefix, runs, shown))
         sections += [cost_section(self.context, prefix, runs), configs_section(prefix, runs)]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class Cell:
     """A cell. ``key``: what a column is sorted by, a number or a text; None: at the end, either way.
 
-    ``change`` is shown beside the text, ``note`` below it.
+    ``change`` is shown beside the text, ``note`` below it. ``shade``, 0 to 1: how dark the cell is, in the colour of
+    what is right, or of what is wrong where it is below 0.
     """
 
     text: str
@@ -19,6 +20,7 @@ class Cell:
     note: str = ''
     best: bool = False
     code: bool = False
+    shade: float = 0.0
 
 
 @dataclass

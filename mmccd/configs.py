@@ -195,7 +195,7 @@ def _like_before(cfg: Config, key: str, value: Any) -> Any:
     is_size = key.rpartition('.')[2] in _SIZES and '.' in key
     if is_size and isinstance(value, str) and not isinstance(before, str):
         raise UserError(f'--cfg-options {key}: must be a number, or numbers as 128,128; got {value!r}')
-    if not isinstance(value, list):
+    if not isinstance(value, list) or not (is_size or 'pipeline' in key):
         return value
     if isinstance(before, list) and all(isinstance(item, tuple) for item in before):
         return [tuple(item) if isinstance(item, list) else item for item in value]

@@ -167,7 +167,8 @@ def test_own_bases_in_a_script(tmp_path):
         ('p.2.scales', [[1, 2], [3, 4]], [(1, 2), (3, 4)]),
         ('p.0.crop_size', [8, 8], (8, 8)),  # not there before
         ('mean', [1, 2], [1, 2]),
-        ('pair', [1, 2], (1, 2)),
+        ('pipeline.0.pair', [1, 2], (1, 2)),  # a tuple before
+        ('pair', [1, 2], [1, 2]),
         ('sizes.scale', [1, 2], [1, 2]),  # a list before
     ],
 )
@@ -176,7 +177,8 @@ def test_tuples_in_options(tmp_path, monkeypatch, option, value, stored):
     monkeypatch.chdir(tmp_path)
     Path('c.py').write_text(
         'test_dataloader = dict(p=[dict(scale=(1, 1)), dict(scale=32), dict(scales=[(1, 1)])],\n'
-        '    mean=[0], pair=(0, 0), sizes=dict(scale=[3, 3]))'
+        '    mean=[0], pair=(0, 0), pipeline=[dict(pair=(0, 0))],\n'
+        '    sizes=dict(scale=[3, 3]))'
     )
     cfg = load_config('c.py', {f'test_dataloader.{option}': value})
     found = cfg.test_dataloader

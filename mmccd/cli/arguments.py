@@ -121,7 +121,7 @@ def check_folder(path: str, argument: str) -> None:
 
 def require_entries(cfg: Config, config: str, *names: str) -> None:
     """UserError unless the config has these entries: what was named is no config then, or one for something else."""
-    missing = [name for name in names if not cfg.get(name)]
+    missing = [name for name in names if cfg.get(name) is None]
     if not missing:
         return
     if len(missing) == len(names):

@@ -30,7 +30,7 @@ def check_resumed(cfg: Config, model: nn.Module, checkpoint: OpenedCheckpoint) -
         UserError: One message that says what has changed and what to do.
     """
     source, content = checkpoint.source, checkpoint.content
-    problem = _incomplete(content) or _other_model(cfg, model, checkpoint)
+    problem = _other_model(cfg, model, checkpoint) or _incomplete(content)
     if problem is None and cfg.get('runner_type') != 'FlexibleRunner':  # which has other entries
         problem = _other_optimizer(cfg, model, content) or _other_schedule(cfg, content) or _other_average(cfg, content)
     if problem is not None:

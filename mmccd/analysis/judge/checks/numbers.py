@@ -114,7 +114,7 @@ def constant(s: Subject, case: Case) -> Finding:
 
 @check('nan', 'Does a NaN in the features stay visible, and in its own sample?')
 def nan(s: Subject, case: Case) -> Finding:
-    """It must not vanish, since a training that looks for it would go on with a wrong result; it may spread in its
+    """It must not vanish, since a training that looks for it would continue with a wrong result; it may spread in its
     sample, over which statistics are taken, but not to others.
     """
     case('NaN at one pixel')

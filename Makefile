@@ -1,6 +1,8 @@
 # Everything starts from a bare checkout: each target makes what it needs, and does nothing twice.
-# PYTHON=... names one; otherwise the first of these that fits, those that the tests run with most often first.
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
+# PYTHON=... names one; otherwise the first of these that fits, those that the tests run with most often first. It is
+# looked for when it is needed, once.
+PYTHON ?= $(eval PYTHON := $(FIND_PYTHON))$(PYTHON)
+FIND_PYTHON = $(shell for p in python3.11 python3.12 python3.13 python3.10 python3 python; do \
 	$$p -c '$(FITS)' >/dev/null 2>&1 && echo $$p && break; done)
 NO_PYTHON = error: no Python 3.10 to 3.13 with venv found: install one (Debian, Ubuntu: apt-get install python3-venv; \
 	macOS: brew install python@3.12; all: https://www.python.org/downloads), or name it: make PYTHON=/path/to/python

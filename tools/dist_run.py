@@ -17,7 +17,8 @@ def main() -> None:
         # torchrun ends with code 1 for any code of its processes: mmccd.InterruptHook writes the real one here.
         marker = os.environ['MMCCD_INTERRUPTED'] = os.path.join(folder, 'exit_code')
         # torchrun passes SIGTERM on to its processes, but not SIGUSR1.
-        signal.signal(signal.SIGUSR1, lambda *_: signal.raise_signal(signal.SIGTERM))
+        if hasattr(signal, 'SIGUSR1'):  # not on Windows
+            signal.signal(signal.SIGUSR1, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
             run.main()
         except BaseException as e:

@@ -46,7 +46,7 @@ def write_results(path: str, results: Iterable[Result]) -> None:
     """Write a sorted CSV file: a row for each metric of each run."""
     rows = sorted((asdict(r) for r in results), key=lambda r: (r['metric'], r['config'], r['seed']))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', newline='') as f:
+    with open(path, 'w', newline='', encoding='utf-8') as f:
         writer = csv.DictWriter(f, [field.name for field in fields(Result)], lineterminator='\n')
         writer.writeheader()
         writer.writerows(rows)
@@ -58,7 +58,7 @@ def read_results(path: str) -> list[Result]:
     Raises:
         ValueError: If the file has other columns or a value is not a number.
     """
-    with open(path, newline='') as f:
+    with open(path, newline='', encoding='utf-8') as f:
         reader = csv.DictReader(f)
         wanted = [field.name for field in fields(Result)]
         if reader.fieldnames != wanted:

@@ -90,18 +90,26 @@ def run(log: str, tool: str, *args: str) -> None:
     command = [sys.executable, osp.join('tools', tool), *args]
     print('$ python ' + ' '.join(command[1:]), flush=True)
     with open(log, 'a') as f:
-        # A terminal sends Ctrl-C to the tool as well. It gets SIGTERM instead, on which a training saves.
+        # A terminal sends Ctrl-C to the tool as well. It gets SIGTERM instead, on which a training saves. On Windows,
+        # which has no fork, SIGTERM would end it at once: there it keeps the Ctrl-C.
+        forks = hasattr(os, 'fork')
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_ignore_ctrl_c
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            preexec_fn=_ignore_ctrl_c if forks else None,
         )
         try:
             _copy(process.stdout, f, show=True)
             code = process.wait()
         except KeyboardInterrupt as e:
-            process.terminate()
+            if forks:
+                process.terminate()
             print('\nending ...', file=sys.stderr, flush=True)
             _copy(process.stdout, f)
-            saved = process.wait() == SAVED
+            code = process.wait()
+            saved = code == SAVED or (tool == 'train.py' and code == 128 + signal.SIGINT)
             raise Interrupted(e.code if isinstance(e, Interrupted) else 128 + signal.SIGINT, saved) from None
         finally:
             if process.poll() is None:

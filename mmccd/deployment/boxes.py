@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import delta2bbox
+from mmdet.models.task_modules.coders.legacy_delta_xywh_bbox_coder import legacy_delta2bbox
 from torch import Tensor
 from torchvision.ops import nms, roi_align
 
@@ -111,7 +113,9 @@ def decode(coder: Any, priors: Tensor, deltas: Tensor, height: int | Tensor, wid
     """Boxes (n, 4) from priors (n, 4) and deltas (n, 4), cut off at the border of the image."""
     inclusive = isinstance(coder, InclusiveBBoxCoder)
     if inclusive:
-        boxes = coder.decode(priors, deltas)
+        # As coder.decode; behind its unflatten, the exporter takes the number of boxes for a constant.
+        boxes = legacy_delta2bbox(priors, deltas, coder.means, coder.stds)
+        boxes = boxes + boxes.new_tensor([0.5, 0.5, -0.5, -0.5])
     else:  # its decode has a branch for ONNX that calls a removed function
         boxes = delta2bbox(
             priors, deltas, coder.means, coder.stds, add_ctr_clamp=coder.add_ctr_clamp, ctr_clamp=coder.ctr_clamp
@@ -156,7 +160,7 @@ def roi_features(extractor: SingleRoIExtractor, maps: tuple[Tensor, ...], boxes:
     """
     if isinstance(extractor, InclusiveRoIExtractor):
         boxes = boxes + boxes.new_tensor([0, 0, 1, 1])
-    rois = torch.cat([torch.zeros_like(boxes[:, :1]), boxes], dim=1)  # all of image 0
+    rois = F.pad(boxes, (1, 0))  # all of image 0; zeros_like may become a constant with the trace's number of boxes
     layers = list(zip(extractor.roi_layers, maps))
     if len(layers) == 1:
         return _align(*layers[0], rois)

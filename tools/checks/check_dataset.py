@@ -68,7 +68,7 @@ def main() -> None:
     report = check_config(cfg, tuple(args.splits), args.workers, args.max_pixels)
     print(report.text())
     if args.out:
-        with open(args.out, 'w') as f:
+        with open(args.out, 'w', encoding='utf-8') as f:
             json.dump(dict(config=args.config, **report.as_dict()), f, indent=1)
     if args.write_clean:
         content = write_clean(report, args.write_clean)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sysconfig
 from importlib import metadata, util
 from pathlib import Path
 
@@ -51,6 +52,19 @@ def source(module: str) -> str:
     return Path(spec.origin).read_text(encoding='utf-8') if spec and spec.origin else ''
 
 
+def mentions(module: str, text: str) -> bool:
+    """Whether a file of a package, none of which is run, has this text in it."""
+    spec = util.find_spec(module) if can_be_found(module) else None
+    folders = spec.submodule_search_locations if spec else None
+    files = (path for folder in folders or () for path in Path(folder).rglob('*.py'))
+    return any(text in path.read_text(encoding='utf-8', errors='replace') for path in files)
+
+
+def python_headers() -> bool:
+    """Whether C code can be compiled against this Python."""
+    return Path(sysconfig.get_path('include'), 'Python.h').is_file()
+
+
 def nvidia_driver() -> bool:
     """Whether this machine has an NVIDIA driver (Linux)."""
     return Path('/proc/driver/nvidia/version').exists()
@@ -86,6 +100,19 @@ def pinned(distribution: str, requirement: str) -> str | None:
     return None
 
 
+def oldest(distribution: str, requirement: str) -> str | None:
+    """Oldest version of ``requirement`` that an installed distribution asks for, where it asks for no exact one."""
+    for line in requires(distribution):
+        match = re.match(rf'{requirement}\s*\(?>=\s*([\w.+]+)', line)
+        if match:
+            return match.group(1)
+    return None
+
+
 def matching_torchvision(torch: tuple[int, ...]) -> str:
-    """torchvision is released with torch: 0.15.0 with 2.0.0, 0.16.0 with 2.1.0, and so on."""
-    return f'0.{torch[1] + 15}.{torch[2] if len(torch) > 2 else 0}' if torch[:1] == (2,) else '*'
+    """torchvision was released with torch, 0.15.0 with 2.0.0 and so on; 0.29.2 takes every torch from 2.14 on."""
+    if torch[:1] != (2,):
+        return 'torchvision'
+    if torch[1] >= 14:
+        return 'torchvision>=0.29.2'
+    return f'torchvision==0.{torch[1] + 15}.{torch[2] if len(torch) > 2 else 0}'

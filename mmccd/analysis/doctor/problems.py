@@ -28,9 +28,12 @@ IMPORTS = (
     'mmpretrain',
 )
 FIRST_BAD_SETUPTOOLS = (82,)
-# What the default wheels of PyTorch, which are built for CUDA 13, need of driver and card.
-CUDA_13_DRIVER, CUDA_13_CAPABILITY = (580,), (7, 5)
+TURNS_WEBP = (4, 13)
+# What the default wheels of PyTorch, which are built for CUDA 13, need of the card.
+CUDA_13_CAPABILITY = (7, 5)
 OLDER_CARDS = 'pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cu126'
+# CUDA that torch is built for: the oldest driver, and what to do with an older one.
+DRIVERS = {(13,): ((580,), OLDER_CARDS), (12,): ((525,), 'nvidia-smi    (then install a newer driver)')}
 
 
 class Problem(NamedTuple):
@@ -98,7 +101,13 @@ def _torch_pairs() -> Iterator[Problem]:
     if torch and torchvision and wanted and release(wanted) != release(torch):
         yield Problem(
             f'torchvision {torchvision} is built for torch {wanted}, and torch {torch} is installed',
-            f'pip install "torchvision=={matching_torchvision(release(torch))}"',
+            f'pip install "{matching_torchvision(release(torch))}"',
+        )
+    oldest = installed.oldest('torchvision', 'torch')
+    if torch and torchvision and oldest and release(torch) < release(oldest):
+        yield Problem(
+            f'torchvision {torchvision} needs torch {oldest} or newer, and torch {torch} is installed',
+            f'pip install "{matching_torchvision(release(torch))}"',
         )
     triton, wanted = installed.version('triton'), installed.pinned('torch', 'triton')
     if triton and wanted and release(wanted) != release(triton):
@@ -118,11 +127,27 @@ def _numpy_pairs() -> Iterator[Problem]:
         )
 
 
+def _opencv() -> Iterator[Problem]:
+    """OpenCV 4.13 decodes WebP differently: measured on an image with orientation 6, 4.12 leaves it as it is stored."""
+    for name in ('opencv-python-headless', 'opencv-python'):
+        version = installed.version(name)
+        if release(version) >= TURNS_WEBP:
+            yield Problem(
+                f'{name} {version} turns WebP images by their EXIF orientation, as 4.12 and older do not: boxes that '
+                'were drawn, or learnt, without that lie elsewhere',
+                f'pip install "{name}<4.13"',
+                broken=False,
+            )
+            return
+
+
 def _setuptools() -> Iterator[Problem]:
+    """mmengine 0.10.7 imports pkg_resources; onedl-mmengine does not, and a build of mmcv gets its own setuptools."""
     version = installed.version('setuptools')
-    if version and release(version) >= FIRST_BAD_SETUPTOOLS:
+    if version and release(version) >= FIRST_BAD_SETUPTOOLS and installed.mentions('mmengine', 'pkg_resources'):
+        who = ' '.join((*installed.providers('mmengine'), ('mmengine',))[0])
         yield Problem(
-            f'setuptools {version} has no pkg_resources, which mmengine and the build of mmcv import',
+            f'setuptools {version} has no pkg_resources, which {who} imports',
             'pip install "setuptools>=80,<82"',
         )
 
@@ -192,17 +217,23 @@ def _gpu() -> Iterator[Problem]:
             'apt-get install -y gcc libc6-dev',
             broken=False,
         )
-    if release(torch.version.cuda) >= (13,):
-        driver = installed.nvidia_driver_version()
-        if driver and driver < CUDA_13_DRIVER:
-            yield Problem(
-                f'torch {torch.__version__} is built for CUDA {torch.version.cuda}, which needs driver '
-                f'{CUDA_13_DRIVER[0]} or newer, and this machine has {".".join(map(str, driver))}',
-                OLDER_CARDS,
-            )
-            return
+    elif torch.version.cuda is not None and not installed.python_headers():
+        yield Problem(
+            f"Triton, and with it torch.compile, needs Python's headers, and {sys.executable} has no Python.h",
+            f'apt-get install -y python{sys.version_info[0]}.{sys.version_info[1]}-dev',
+            broken=False,
+        )
+    driver, cuda = installed.nvidia_driver_version(), release(torch.version.cuda)
+    oldest, command = DRIVERS.get(cuda[:1], ((), ''))
+    if driver and driver < oldest:
+        yield Problem(
+            f'torch {torch.__version__} is built for CUDA {torch.version.cuda}, which needs driver {oldest[0]} or '
+            f'newer, and this machine has {".".join(map(str, driver))}',
+            command,
+        )
+        return
     if torch.cuda.is_available():
-        if release(torch.version.cuda) >= (13,):
+        if cuda >= (13,):
             for index in range(torch.cuda.device_count()):
                 capability = torch.cuda.get_device_capability(index)
                 if capability < CUDA_13_CAPABILITY:
@@ -238,6 +269,7 @@ def find_problems() -> list[Problem]:
             _mmcv_range,
             _torch_pairs,
             _numpy_pairs,
+            _opencv,
             _setuptools,
             _imports,
             _mmcv_operators,

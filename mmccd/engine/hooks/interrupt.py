@@ -25,6 +25,9 @@ EXIT_CODE = 85  # after SIGTERM and SIGUSR1: whatever started the training may s
 CTRL_C_CODE = 128 + signal.SIGINT  # after Ctrl-C, as a shell has it: nothing starts it again
 # A file that the hook makes when it ends the training, with the exit code in it: for launchers that pass none on.
 MARKER = 'MMCCD_INTERRUPTED'
+# What ends a training: Windows lacks SIGUSR1, and has SIGBREAK (Ctrl-Break) alone.
+_NAMES = ('SIGTERM', 'SIGUSR1', 'SIGBREAK', 'SIGINT')
+SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 class Interrupted(SystemExit):
@@ -38,7 +41,7 @@ class _WorkerOutlives:
     """``worker_init_fn`` for workers that get the signal too: they keep working until the main process ends, or ends
     them.
 
-    Where the system does not report the sender of a signal (macOS), they end on it as other workers do.
+    Where the system does not report the sender of a signal (macOS, Windows), they end on SIGTERM as other workers do.
 
     Args:
         inner (Callable, optional): The loader's own function.
@@ -48,8 +51,9 @@ class _WorkerOutlives:
         self.inner = inner
 
     def __call__(self, worker_id: int) -> None:
-        for signum in (signal.SIGUSR1, signal.SIGINT):
-            signal.signal(signum, signal.SIG_IGN)
+        for signum in SIGNALS:
+            if signum != signal.SIGTERM:
+                signal.signal(signum, signal.SIG_IGN)
         if hasattr(signal, 'sigwaitinfo'):
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # by this thread and those it starts
             threading.Thread(target=self._end_with, args=(parent_process().pid,), daemon=True).start()
@@ -66,7 +70,7 @@ class _WorkerOutlives:
 
 @HOOKS.register_module()
 class InterruptHook(Hook):
-    """Save and end after Ctrl-C, SIGTERM or SIGUSR1 (slurm's ``--signal=USR1@120``).
+    """Save and end after Ctrl-C, SIGTERM or SIGUSR1 (slurm's ``--signal=USR1@120``); Ctrl-C or -Break on Windows.
 
     The exit code is 130 after Ctrl-C and 85 after the others. The signal may reach one process or all. All processes
     finish the iteration and use its gradients; then :class:`CheckpointHook` saves ``interrupted.pth``, from which
@@ -78,7 +82,7 @@ class InterruptHook(Hook):
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
-    signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    signals = SIGNALS
 
     def __init__(self) -> None:
         self._received: int | None = None

@@ -78,7 +78,7 @@ class SkippedImagesHook(Hook):
         broken = sum(counts, Counter())
         times = sum(broken.values())
         if times != self._written and runner.rank == 0:
-            with open(osp.join(runner.work_dir, FILE), 'w') as f:
+            with open(osp.join(runner.work_dir, FILE), 'w', encoding='utf-8') as f:
                 f.writelines(
                     f'{path}\t{n}\t{why_broken(path) or "it can be read now"}\n' for path, n in sorted(broken.items())
                 )

@@ -54,11 +54,13 @@ def problems(monkeypatch):
         driver=False,
         driver_version=(580, 95, 5),
         compiler='/usr/bin/gcc',
+        headers=True,
+        pairs=('==2.11.0', '==3.6.0'),
     ):
         there = {**GOOD, **dict(versions)}
         required = {
-            'torchvision': ['numpy', 'torch (==2.11.0)', "scipy ; extra == 'scipy'"],
-            'torch': ['triton==3.6.0; platform_system == "Linux"'],
+            'torchvision': ['numpy', f'torch ({pairs[0]})', "scipy ; extra == 'scipy'"],
+            'torch': [f'triton{pairs[1]}; platform_system == "Linux"'],
         }
         names = {n for n, (_, ds) in {**REQUIRED, **OPTIONAL}.items() if any(there.get(d) for d in ds)}
         monkeypatch.setattr(installed, 'version', there.get)
@@ -66,6 +68,10 @@ def problems(monkeypatch):
         monkeypatch.setattr(installed, 'can_be_found', lambda m: m in names)
         monkeypatch.setattr(installed, 'import_error', dict(imports).get)
         monkeypatch.setattr(installed, 'source', lambda m: dict(sources).get(m, ''))
+        # The original mmengine alone imports pkg_resources.
+        mentions = {('mmengine', 'pkg_resources')} if there.get('mmengine') else set()
+        monkeypatch.setattr(installed, 'mentions', lambda m, text: (m, text) in mentions)
+        monkeypatch.setattr(installed, 'python_headers', lambda: headers)
         monkeypatch.setattr(installed, 'nvidia_driver', lambda: driver)
         monkeypatch.setattr(installed, 'nvidia_driver_version', lambda: driver_version if driver else ())
         monkeypatch.setattr(doctor, 'c_compiler', lambda: compiler)
@@ -75,9 +81,30 @@ def problems(monkeypatch):
     return find
 
 
+# What pip installs without pins on Python 3.13, where venv brings no setuptools.
+NEWEST = {
+    'torch': '2.15.0+cu130',
+    'torchvision': '0.29.2',
+    'triton': '3.9.0',
+    'setuptools': '84.2.1',
+}
+
+
 @pytest.mark.parametrize('versions', [{}, ORIGINAL], ids=['maintained', 'original'])
 def test_good_environments(problems, versions):
     assert problems(versions, sources=SOURCES if versions else {}) == []
+
+
+@pytest.mark.parametrize('setuptools', ['84.2.1', None])
+def test_newest_environments(problems, setuptools):
+    """torchvision 0.29.2 takes torch 2.14 and newer, and torch 2.15 any triton 3.9."""
+    pairs = ('>=2.14.0', '~=3.9.0')
+    assert problems({**NEWEST, 'setuptools': setuptools}, pairs=pairs) == []
+    [problem] = problems({**NEWEST, 'torch': '2.11.0'}, pairs=pairs)
+    assert problem.text == 'torchvision 0.29.2 needs torch 2.14.0 or newer, and torch 2.11.0 is installed'
+    assert problem.command == 'pip install "torchvision==0.26.0"'
+    [problem] = problems({**NEWEST, 'torchvision': '0.26.0'}, pairs=('==2.11.0', '~=3.9.0'))
+    assert problem.command == 'pip install "torchvision>=0.29.2"'
 
 
 @pytest.mark.parametrize(
@@ -139,10 +166,22 @@ def test_good_environments(problems, versions):
             True,
         ),
         (
-            dict(versions={'setuptools': '82.0.0'}),
-            'setuptools 82.0.0 has no pkg_resources',
+            dict(versions={**ORIGINAL, 'setuptools': '82.0.0'}, sources=SOURCES),
+            'setuptools 82.0.0 has no pkg_resources, which mmengine 0.10.7 imports',
             'pip install "setuptools>=80,<82"',
             True,
+        ),
+        (
+            dict(versions={'opencv-python': '4.13.0.92', 'opencv-python-headless': '4.13.0.92'}),
+            'opencv-python-headless 4.13.0.92 turns WebP images by their EXIF orientation',
+            'pip install "opencv-python-headless<4.13"',
+            False,
+        ),
+        (
+            dict(versions={'opencv-python': '5.0.0.93', 'opencv-python-headless': '4.12.0.88'}),
+            'opencv-python 5.0.0.93 turns WebP images',
+            'pip install "opencv-python<4.13"',
+            False,
         ),
         (
             dict(imports={'cv2': 'ImportError: libGL.so.1: cannot open shared object file'}),
@@ -236,7 +275,16 @@ def test_gpu_that_torch_does_not_see(problems, monkeypatch, cuda, hidden, text, 
     [
         ('13.0', dict(driver_version=(570, 86, 10)), (9, 0), 'needs driver 580 or newer', 'whl/cu126', True),
         ('13.0', {}, (7, 0), '(sm_70) is older', 'whl/cu126', True),
+        ('12.6', dict(driver_version=(470, 82)), (7, 0), 'needs driver 525 or newer', 'a newer driver', True),
         ('13.0', dict(compiler=None), (9, 0), 'C compiler', 'apt-get install -y gcc libc6-dev', False),
+        (
+            '12.8',
+            dict(headers=False),
+            (9, 0),
+            'no Python.h',
+            f'apt-get install -y python{sys.version_info[0]}.{sys.version_info[1]}-dev',
+            False,
+        ),
     ],
 )
 def test_gpu_that_does_not_fit(problems, monkeypatch, cuda, fake, capability, text, command, broken):
@@ -275,7 +323,7 @@ def test_environment_that_names_no_backend(problems, monkeypatch):
 
 
 def test_what_is_broken_comes_first(problems):
-    found = problems({'onedl-mmpretrain': None, 'triton': '3.2.0', 'setuptools': '82.0'})
+    found = problems({'onedl-mmpretrain': None, 'triton': '3.2.0', 'packaging': None})
     assert [p.broken for p in found] == [True, False, False]
 
 
@@ -298,7 +346,7 @@ def test_versions_are_compared_as_numbers():
     assert installed.release('2.11.0+cu130') == (2, 11, 0) > installed.release('2.6.0')
     assert installed.release('3.0.0rc1') == (3, 0, 0)
     assert installed.release(None) == ()
-    assert installed.matching_torchvision((2, 6, 0)) == '0.21.0'
+    assert installed.matching_torchvision((2, 6, 0)) == 'torchvision==0.21.0'
 
 
 @pytest.mark.slow

@@ -1,4 +1,3 @@
 # Written by `make configs` (mmccd/cli/config_table.py).
-# Spatial Group-wise Enhance (arXiv:1905.09646) is CCD with the global context alone.
-_base_ = './ccd_r50_8xb32_in1k.py'
-model = dict(backbone=dict(attention=dict(scales=(1,))))
+_base_ = ['./r50_8xb32_in1k.py', './_base_/attention/sge.py']
+model = dict(backbone=dict(attention=_base_.attention))

@@ -22,13 +22,14 @@ FOLDER = Path(__file__).parents[1] / 'configs'
 EVERYTHING = sorted(p.stem for p in FOLDER.glob('*.py'))
 NAMES = [n for n in EVERYTHING if '_24e_' not in n]  # those: old names of the Cascade R-CNN's 2x
 ATTENTIONS = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # with configs for both detectors
+LATER = ('sge', 'simam', 'coord', 'ema', 'triplet', 'bam', 'shuffle', 'nam', 'lsk', 'fca')  # with RetinaNet's 1x
 TYPES = {a.name: f'mmccd.{a.type}' for a in config_table.ATTENTIONS}
-# [<detector>_]<attention>_<network>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>, and sge;
+# [<detector>_]<attention>_<network>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>;
 # how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
 STOCK = {stock.name.partition('_{}')[0]: stock for stock in config_table.STOCK}  # by MMDetection's own recipe
 RULE = re.compile(
     rf'(?:(?P<detector>retinanet|cascade_rcnn|{"|".join(STOCK)})_)?'
-    rf'(?:(?P<attention>{"|".join(TYPES)}|sge|ccd(?:-[a-z0-9]+)+)_)?'
+    rf'(?:(?P<attention>{"|".join(TYPES)}|ccd(?:-[a-z0-9]+)+)_)?'
     r'(?P<network>(?P<kind>[rx])(?P<depth>\d+)(?P<variant>d|-32x4d)?)'
     r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|8xb2-12e|1x|2x))(?:_legacy)?)?_'
     r'(?P<dataset>in1k|coco|digits|trees)'
@@ -43,6 +44,17 @@ PARAMETERS = {
     'gc': 28_105_032,
     'eca': 25_557_032 + 13 * 5 + 3 * 7,
     'ccd': 25_559_080,
+    # By the formulas of tests/models/layers/test_definitions.py.
+    'sge': 25_559_080,
+    'simam': 25_557_032,
+    'coord': 25_557_032 + 1_917_832,
+    'ema': 25_557_032 + 3_151_232,
+    'triplet': 25_557_032 + 16 * 300,
+    'bam': 25_557_032 + 5_214_464,
+    'shuffle': 25_557_032 + 708,
+    'nam': 25_557_032 + 30_208,
+    'lsk': 25_557_032 + 31_360_608,
+    'fca': 25_557_032 + 2_514_944,
 }
 # torchvision's ResNeXt-50 32x4d; timm's resnet50d
 NETWORKS = {'r50': 25_557_032, 'x50-32x4d': 25_028_904, 'r50d': 25_576_264}
@@ -75,6 +87,7 @@ def test_the_promised_configs_are_there():
     promised |= {
         f'{d}_{b}_fpn_{s}_coco' for d in ('retinanet', 'cascade_rcnn') for b in backbones for s in ('1x', '2x')
     }
+    promised |= {f'{a}_r50_8xb32_in1k' for a in LATER} | {f'retinanet_{a}_r50_fpn_1x_coco' for a in LATER}
     promised |= {f'retinanet_{b}_fpn_2x_legacy_coco' for b in ('r50', 'se_r50', 'ccd_r50')}
     promised |= {f'cascade_rcnn_{b}_fpn_2x_legacy_coco' for b in ('r50', 'gc_r50', 'ccd_r50')}
     promised |= {'r18_digits', 'retinanet_r18_fpn_digits', 'cascade_rcnn_ccd_r18_fpn_digits'}
@@ -126,7 +139,7 @@ def test_name_and_runtime(stem):
     assert backbone.type == 'mmccd.AttentionResNet'
     assert backbone.depth == int(name['depth'])
     attention = backbone.get('attention')
-    word = name['attention'] and name['attention'].split('-')[0].replace('sge', 'ccd')
+    word = name['attention'] and name['attention'].split('-')[0]
     assert (attention and attention.type) == (word and TYPES[word])
     if name['detector']:
         assert backbone.init_cfg.type == 'mmccd.PretrainedBackbone'
@@ -349,13 +362,13 @@ TRAINED = [
     if not n.endswith(('2x_coco', '_legacy_coco'))
     and '_r101_' not in n
     and '_fsdp-' not in n
-    and not n.startswith(('ccd-', 'sge'))
+    and not n.startswith('ccd-')
 ]
 # At full depth they take a second or more each; of these the plain one and ours are trained every time.
 LARGE = [
     n
     for n in TRAINED
-    if re.search('(^|_)(se|ge|cbam|sk|gc|eca)_r50_(fpn_1x_coco|8xb32_in1k)$', n)
+    if re.search(f'(^|_)(se|ge|cbam|sk|gc|eca|{"|".join(LATER)})_r50_(fpn_1x_coco|8xb32_in1k)$', n)
     or parsed(n)['detector'] in STOCK
     or parsed(n)['variant']
 ]

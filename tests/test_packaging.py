@@ -16,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 
 import mmccd
+from mmccd.cli import config_table
 
 # What a build starts from, as git has it: nothing that lies about in a checkout.
 SOURCES = ('mmccd', 'configs', 'tools', 'tests', 'model-index.yml', 'pyproject.toml', 'README.md', 'LICENSE')
@@ -37,19 +38,23 @@ def entries(root):
 def test_every_config_is_in_the_metafile(root, entries):
     assert [e['Name'] for e in entries['Models']] == mmccd.list_configs()
     collections = {c['Name'] for c in entries['Collections']}
+    types = {a.name: a.type for a in config_table.ATTENTIONS}
+    detectors = ['retinanet', 'cascade_rcnn', *(s.name.partition('_{}')[0] for s in config_table.STOCK)]
     for entry in entries['Models']:
         name = entry['Name']
         assert (root / entry['Config']).is_file() and entry['Config'] == f'configs/{name}.py'
         assert 'Weights' not in entry, 'published weights: say so in the head of metafile.yml, and test them'
         # The names tell attention, task and data: test_configs.py holds the configs to them.
         detector, attention, dataset = re.fullmatch(
-            r'(retinanet_|cascade_rcnn_)?(?:([a-z]+)[-a-z0-9]*_)?r\d+_.*?([a-z0-9]+)', name
+            rf'(?:({"|".join(detectors)})_)?(?:({"|".join(types)})[-a-z0-9]*_)?[rx]\d+.*_([a-z0-9]+)', name
         ).groups()
         assert entry['In Collection'] in collections
-        assert entry['In Collection'] == {None: 'ResNet', 'sge': 'CCD'}.get(attention, (attention or '').upper())
-        [result] = entry['Results']
-        assert result['Task'] == ('Object Detection' if detector else 'Image Classification')
-        assert result['Dataset'] == {'in1k': 'ImageNet-1k', 'coco': 'COCO'}.get(dataset, dataset)
+        assert entry['In Collection'] == {None: 'ResNet', **types}[attention]
+        tasks = ['Object Detection'] if detector else ['Image Classification']
+        tasks += ['Instance Segmentation'] if detector == 'mask_rcnn' else []
+        assert [result['Task'] for result in entry['Results']] == tasks
+        for result in entry['Results']:
+            assert result['Dataset'] == {'in1k': 'ImageNet-1k', 'coco': 'COCO'}.get(dataset, dataset)
 
 
 def test_metrics_are_the_authors_as_in_the_readme(root, entries):

@@ -65,8 +65,54 @@ ATTENTIONS = (
         'CCD',
         'Cascaded Context Dependency: An Extremely Lightweight Module for Deep Convolutional Neural Networks',
     ),
+    Attention(
+        'sge',
+        'SGE',
+        'Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks',
+        'https://arxiv.org/abs/1905.09646',
+    ),
+    Attention(
+        'simam',
+        'SimAM',
+        'SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks',
+        'https://proceedings.mlr.press/v139/yang21o.html',
+    ),
+    Attention(
+        'coord',
+        'CoordAttention',
+        'Coordinate Attention for Efficient Mobile Network Design',
+        'https://arxiv.org/abs/2103.02907',
+    ),
+    Attention(
+        'ema',
+        'EMAttention',
+        'Efficient Multi-Scale Attention Module with Cross-Spatial Learning',
+        'https://arxiv.org/abs/2305.13563',
+    ),
+    Attention(
+        'triplet',
+        'TripletAttention',
+        'Rotate to Attend: Convolutional Triplet Attention Module',
+        'https://arxiv.org/abs/2010.03045',
+    ),
+    Attention('bam', 'BAM', 'BAM: Bottleneck Attention Module', 'https://arxiv.org/abs/1807.06514'),
+    Attention(
+        'shuffle',
+        'ShuffleAttention',
+        'SA-Net: Shuffle Attention for Deep Convolutional Neural Networks',
+        'https://arxiv.org/abs/2102.00240',
+    ),
+    Attention('nam', 'NAM', 'NAM: Normalization-based Attention Module', 'https://arxiv.org/abs/2111.12419'),
+    Attention(
+        'lsk',
+        'LSK',
+        'Large Selective Kernel Network for Remote Sensing Object Detection',
+        'https://arxiv.org/abs/2303.09030',
+    ),
+    Attention('fca', 'FCA', 'FcaNet: Frequency Channel Attention Networks', 'https://arxiv.org/abs/2012.11452'),
 )
 COMPARED = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # on COCO and on the digits, too
+LATER = ('sge', 'simam', 'coord', 'ema', 'triplet', 'bam', 'shuffle', 'nam', 'lsk', 'fca')  # RetinaNet's 1x, too
 
 
 @dataclass(frozen=True)
@@ -87,7 +133,7 @@ class Schedule:
 
 
 SCHEDULES = {
-    '1x': Schedule('coco_1x', dict(retinanet=COMPARED, cascade_rcnn=COMPARED)),
+    '1x': Schedule('coco_1x', dict(retinanet=COMPARED + LATER, cascade_rcnn=COMPARED)),
     '2x': Schedule('coco_2x', dict(retinanet=COMPARED, cascade_rcnn=COMPARED)),
     '2x_legacy': Schedule(
         'coco_2x',
@@ -184,11 +230,6 @@ VARIANTS = {
             ('ccd-s148-none', 'scales=(1, 4, 8), normalize=None', ''),
             ('ccd-s1-none', 'scales=(1,), normalize=None', ''),
             ('ccd-s1-minmax', "scales=(1,), normalize='minmax'", ''),
-            (
-                'sge',
-                'scales=(1,)',
-                '# Spatial Group-wise Enhance (arXiv:1905.09646) is CCD with the global context alone.\n',
-            ),
         )
     },
 }
@@ -323,7 +364,7 @@ def _detectors() -> dict[str, str]:
 def _entry(name: str) -> str:
     """A config's entry. Attention, task and dataset are read from its name; a test of all configs compares them."""
     detector = next((d for d in _detectors() if name.startswith(f'{d}_')), '')
-    word = name.removeprefix(f'{detector}_').split('_')[0].split('-')[0].replace('sge', 'ccd')
+    word = name.removeprefix(f'{detector}_').split('_')[0].split('-')[0]
     collection = {a.name: a.type for a in ATTENTIONS}.get(word, 'ResNet')
     keys = ('box AP', 'box AP50', 'box AP75') if detector else ('Top 1 Accuracy',)
     metrics = ', '.join(f'{k} (authors): {v:.{1 if detector else 2}f}' for k, v in zip(keys, PUBLISHED.get(name, ())))

@@ -1,0 +1,2 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
+attention = dict(type='mmccd.TripletAttention')

@@ -51,6 +51,8 @@ def is_plain(content: Any) -> bool:
         and set(map(type, boxes)) <= {list}
         and set(map(len, boxes)) <= {4}
         and _are_numbers(chain.from_iterable(boxes), chain.from_iterable(boxes))
+        and min(map(itemgetter(2), boxes), default=1) > 0
+        and min(map(itemgetter(3), boxes), default=1) > 0
         and (min(areas, default=1) > 0 or not any(map(_lacks_area, annotations)))
     )
 
@@ -100,6 +102,11 @@ def repair(content: Any) -> list[str]:
         annotations,
         '{} with ignore: 1, which training leaves out: ignored in evaluation, too (iscrowd 1)',
         _repair_ignore,
+    )
+    done += _count(
+        annotations,
+        '{} without width or height, which no detection can match: ignored in evaluation (iscrowd 1), as in training',
+        _repair_empty,
     )
     done += _count(annotations, 'area of {} missing, null or 0: taken from the box', _repair_area)
     return done + _renumber(annotations)
@@ -205,6 +212,17 @@ def _repair_ignore(annotation: dict) -> bool:
     if _missing(annotation.get('ignore')):
         annotation.pop('ignore', None)  # training takes NaN for true
     if annotation.get('ignore') != 1 or annotation['iscrowd'] != 0:
+        return False
+    annotation['iscrowd'] = 1
+    return True
+
+
+def _repair_empty(annotation: dict) -> bool:
+    """MMDetection leaves these out of training; COCO's evaluation counts them as never found."""
+    box = annotation.get('bbox')
+    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box, box) or annotation['iscrowd'] != 0:
+        return False
+    if min(box[2:]) > 0:
         return False
     annotation['iscrowd'] = 1
     return True

@@ -98,7 +98,13 @@ def first(content, what='annotations'):
     [
         (
             lambda c: first(c).update(bbox=[0, 0, 0, 10]),
-            {'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in an image of 40 x 30, area 200']},
+            {
+                'box-empty': ['annotations[0] (id 2): bbox [0, 0, 0, 10] in an image of 40 x 30, area 200'],
+                'repaired': [
+                    '{}: 1 entry without width or height, which no detection can match: ignored in evaluation '
+                    '(iscrowd 1), as in training'
+                ],
+            },
         ),
         (
             lambda c: first(c).update(area=0),

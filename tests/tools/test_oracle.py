@@ -222,6 +222,19 @@ REPAIRED = {
     'sizes as floats': several(each('images', 'width', float), each('images', 'height', float)),
     'annotation of no image': lambda c: c[A].append(dict(c[A][0], id=99, image_id=99)),
     'annotation of no category': lambda c: c[A].append(dict(c[A][0], id=99, category_id=99)),
+    'box without width': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[9, 9, 0, 9], area=0)),
+    'box without height, with an area': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[9, 9, 9, 0], area=81)),
+    'box of a negative size': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[9, 9, -3, 5], area=15)),
+    'images in another order': lambda c: c['images'].reverse(),
+    'annotations in another order': lambda c: c[A].reverse(),
+    'category that nobody uses': lambda c: c['categories'].append(dict(id=7, name='bird', supercategory=None)),
+    'boxes as floats': each(A, 'bbox', lambda b: [*map(float, b)]),
+    'segmentation empty or null': several(
+        each(A, 'segmentation', lambda _: []), each(A, 'segmentation', lambda _: None, 2)
+    ),
+    'segmentation of polygons': each(A, 'segmentation', lambda _: [[0, 0, 9, 0, 9, 9]]),
+    'file names from here': each('images', 'file_name', './{}'.format),
+    'values that are null': several(each('images', 'license', lambda _: None), lambda c: c.update(info=None)),
     'keys that nobody knows': each(A, 'caption', lambda _: ['?']),
 }
 REFUSED = {
@@ -254,6 +267,11 @@ REFUSED = {
     'crowds alone': (each(A, 'iscrowd', lambda _: 1), 'has no box of the classes cat, dog'),
     'ignored boxes alone': (each(A, 'ignore', lambda _: 1), 'has no box of the classes cat, dog'),
 }
+
+
+def test_number_of_kinds():
+    """Beside the images of test_images."""
+    assert len(REPAIRED) + len(REFUSED) >= 100
 
 
 def report_of(root: Path) -> tuple[dict, dict]:
@@ -295,7 +313,7 @@ def test_right(toy_coco, run, change):
     }
     write_clean(found, str(toy_coco / 'clean.json'))
     (toy_coco / 'clean.json').replace(toy_coco / 'val.json')
-    assert set(check(toy_coco).findings) <= {'image-without-boxes'}
+    assert set(check(toy_coco).findings) <= {'image-without-boxes', 'category-unused'}
 
 
 @pytest.mark.parametrize(('change', 'message'), [pytest.param(*case, id=name) for name, case in REFUSED.items()])

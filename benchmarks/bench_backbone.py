@@ -1,8 +1,9 @@
-"""Forward and training step of the seven ResNets, side by side.
+"""Forward and training step of ResNets with different attentions, side by side; by default the seven of the paper.
 
 Examples:
     python benchmarks/bench_backbone.py
     python benchmarks/bench_backbone.py --only plain ccd --runs 40
+    python benchmarks/bench_backbone.py --only ccd sge simam coord ema triplet bam shuffle nam lsk fca eca
     python benchmarks/bench_backbone.py --device cuda --batch 1 64 --amp --channels-last
 
 Each run takes every network in turn; ratios to the plain one are of medians within the one run. A training step is
@@ -20,12 +21,26 @@ from common import RESULTS, add_allocator, environment, interleaved, percentiles
 
 from mmccd.models import AttentionResNet
 
-NETWORKS = dict(plain=None, se='SE', ge='GE', cbam='CBAM', sk='SK', gc='GC', ccd='CCD')
+PAPER = dict(plain=None, se='SE', ge='GE', cbam='CBAM', sk='SK', gc='GC', ccd='CCD')
+NETWORKS = dict(
+    PAPER,
+    eca='ECA',
+    sge='SGE',
+    simam='SimAM',
+    coord='CoordAttention',
+    ema='EMAttention',
+    triplet='TripletAttention',
+    bam='BAM',
+    shuffle='ShuffleAttention',
+    nam='NAM',
+    lsk='LSK',
+    fca='FCA',
+)
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', nargs='+', choices=list(NETWORKS), default=list(NETWORKS), help='networks')
+    parser.add_argument('--only', nargs='+', choices=list(NETWORKS), default=list(PAPER), help='networks')
     parser.add_argument('--depth', type=int, default=50)
     parser.add_argument('--size', type=int, default=224, help='pixels a side')
     parser.add_argument('--batch', type=int, nargs='+', default=[1, 8], help='batches; the last one is trained, too')
@@ -105,7 +120,7 @@ def main() -> None:
                 )
             )
             print(
-                '{network:6} {mode:8} batch {batch:<3} {ms_p50:10.2f} ms {images_per_s:9.2f} images/s  '
+                '{network:8} {mode:8} batch {batch:<3} {ms_p50:10.2f} ms {images_per_s:9.2f} images/s  '
                 'of plain {of_plain}'.format(**rows[-1])
             )
     suffix = ''.join(

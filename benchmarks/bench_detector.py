@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 import torch
-from bench_backbone import NETWORKS
+from bench_backbone import NETWORKS, PAPER
 from common import RESULTS, add_allocator, environment, interleaved, percentiles, use_allocator, write
 
 import mmccd
@@ -31,7 +31,8 @@ def size(text: str) -> tuple[int, int]:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--only', nargs='+', choices=list(NETWORKS), default=list(NETWORKS), help='networks')
+    with_config = [name for name in NETWORKS if name != 'eca']
+    parser.add_argument('--only', nargs='+', choices=with_config, default=list(PAPER), help='networks')
     parser.add_argument('--size', type=size, default=(320, 480), help='height x width of the images; default: 320x480')
     parser.add_argument('--batch', type=int, default=2, help='images; default: 2')
     parser.add_argument('--device', default='cpu')

@@ -22,7 +22,24 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmccd.models import CBAM, CCD, ECA, GC, GE, SE, SK
+from mmccd.models import (
+    BAM,
+    CBAM,
+    CCD,
+    ECA,
+    FCA,
+    GC,
+    GE,
+    LSK,
+    NAM,
+    SE,
+    SK,
+    CoordAttention,
+    EMAttention,
+    ShuffleAttention,
+    SimAM,
+    TripletAttention,
+)
 from mmccd.models.layers import AttentionLayer
 
 CONVENTIONS = ('published', 'mac', 'mmengine')
@@ -116,6 +133,36 @@ def _elementary(layer: nn.Module, x: Tensor, out: Tensor) -> int:
         return 2 * x.numel() + 3 * positions  # weighted sum, addition, softmax
     if isinstance(layer, SK):
         return 5 * out.numel() + 3 * 2 * out.shape[1]  # two poolings, two products and a sum, softmax
+    return _elementary_of_many(layer, x)
+
+
+def _elementary_of_many(layer: nn.Module, x: Tensor) -> int:
+    """As :func:`_elementary`, of layers that gate every element; a normalisation over space counts five."""
+    h, w = x.shape[-2:]
+    n, channels, positions = x.numel(), x.shape[1], h * w
+    if isinstance(layer, SimAM):
+        return 8 * n  # mean, subtract, square, sum, divide, add, sigmoid, product
+    if isinstance(layer, CoordAttention):
+        # Two poolings, two products; h-swish in the hidden layer, sigmoids.
+        return 4 * n + (layer.conv1.out_channels + channels) * (h + w)
+    if isinstance(layer, EMAttention):
+        # Strips, two products, norm with scale and shift, two means, two weighted sums, product; sigmoids and softmax.
+        rest = channels * (h + w) + 2 * 3 * channels + 2 * layer.groups * positions
+        return (2 + 2 + 7 + 2 + 2 + 1) * n + rest
+    if isinstance(layer, TripletAttention):
+        return (6 + 2 + 1 + 1) * n + channels * (h + w) + positions  # six poolings, mean of three, product; sigmoids
+    if isinstance(layer, BAM):
+        return 5 * n  # pooling, sum of the branches, sigmoid, add one, product
+    if isinstance(layer, ShuffleAttention):
+        # One half: pooling, product; the other: norm, scale and shift twice, sigmoid, product.
+        return (2 + 5 + 4 + 1 + 1) * n // 2 + 3 * channels // 2
+    if isinstance(layer, NAM):
+        return 3 * n + 2 * channels  # share, sigmoid, product; the shares
+    if isinstance(layer, LSK):
+        selected = channels // 2 * positions
+        return 2 * 2 * selected + 2 * positions + 3 * selected + n  # two poolings, sigmoids, selection, product
+    if isinstance(layer, FCA):
+        return 2 * n + channels * layer.grid**2 + channels  # pooling, product; transform, sigmoid
     return 0
 
 

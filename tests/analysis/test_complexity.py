@@ -1,6 +1,8 @@
 import pytest
+import torch
 from mmengine.config import Config
 
+import mmccd.models
 from mmccd.analysis.complexity import build_on_meta, measure
 
 # Parameters and operations of the published models, exact.
@@ -47,6 +49,39 @@ def test_eca_is_counted(root):
     assert found.attention_params == found.params - plain.params == 13 * 5 + 3 * 7
     assert found.flops - plain.flops == elements + products
     assert found.attention_ops == 2 * elements + products + (3 * 256 + 4 * 512 + 6 * 1024 + 3 * 2048)
+
+
+# Of 64 channels, 4 x 6: 1,536 elements, 24 positions, 10 rows and columns. Convolutions with their biases, norms two an
+# element, then what is no module, as in the comments of mmccd/analysis/complexity.py.
+OPERATIONS = {
+    'SGE': 3 * 1536 + 8 * 64 * 24,
+    'SimAM': 8 * 1536,
+    'CoordAttention': 80 * 65 + 2 * 80 + (256 + 384) * 9 + 4 * 1536 + (8 + 64) * 10,
+    'EMAttention': 640 * 9 + 1536 * 73 + 16 * 1536 + 64 * 10 + 6 * 64 + 2 * 8 * 24,
+    'TripletAttention': (64 * 6 + 64 * 4 + 24) * (98 + 2) + 10 * 1536 + 64 * 10 + 24,
+    'BAM': (4 * 65 + 3 * 4 + 64 * 5) + 96 * (65 + 3 + 2 * (37 + 3)) + 24 * 5 + 5 * 1536,
+    'ShuffleAttention': 768 * 2 + 3 * 32 + 768 * 11,
+    'NAM': 5 * 1536 + 2 * 64,
+    'LSK': 1536 * (26 + 50) + 2 * 768 * 65 + 48 * 99 + 1536 * 33 + 4 * 768 + 48 + 3 * 768 + 1536,
+    'FCA': 2 * 256 + 4 + 2 * 1536 + 64 * 49 + 64,
+}
+
+
+@pytest.mark.parametrize('name', OPERATIONS)
+def test_operations_of_a_layer(name):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 64, 1)
+            self.layer = getattr(mmccd.models, name)(64).eval()
+
+        def forward(self, x, mode):
+            return self.layer(self.stem(x))
+
+    with torch.device('meta'):
+        found, stem = measure(Net(), (4, 6), 'mac'), 3 * 1536
+    assert found.attention_ops == OPERATIONS[name]
+    assert found.flops == stem + OPERATIONS[name]
 
 
 @pytest.mark.parametrize(('convention', 'expected'), [('mac', 4.089), ('mmengine', 4.112)])

@@ -29,6 +29,7 @@ PAGES = [
             'quick_start',
             'imagenet_coco',
             'own_data',
+            'logging',
             'visualization',
             'deployment',
             'results',
@@ -400,15 +401,40 @@ def test_the_table_of_attentions_has_their_options(root):
 
     rows = re.findall(r'^\| `mmccd\.(\w+)` \| (.+) \| (.+) \|$', (root / 'docs' / 'api.md').read_text(), re.MULTILINE)
     assert {name for name, *_ in rows} == set(attention_types())
-    given = ('in_channels', 'out_channels', 'stride', 'dilation', 'conv_cfg', 'norm_cfg', 'init_cfg')  # by the backbone
     for name, options, key in rows:
         layer = attention_types()[name]
+        given = ('in_channels', 'conv_cfg', 'norm_cfg', 'init_cfg')  # by the backbone
+        if layer.replaces_conv:
+            given += ('out_channels', 'stride', 'dilation')
         expected = {n: p.default for n, p in inspect.signature(layer).parameters.items() if n not in given}
         found = re.findall(r'`(\w+)` \(((?:[^()]|\([^()]*\))*)\)', options)
         assert {n for n, _ in found} == set(expected), name
         for option, text in found:
             assert re.match(re.escape(repr(expected[option])) + r'(?:$|[,:])', text), (name, option, text)
         assert name == 'SK' or key == f'`{layer._abbr_}`'
+
+
+def test_the_list_of_attentions(root):
+    """Parameters in a ResNet-50, and whether a layer can start as the identity."""
+    import inspect
+
+    from mmccd.models import AttentionResNet
+    from mmccd.models.layers import attention_types
+
+    text = (root / 'docs' / 'write_an_attention.md').read_text()
+    rows = re.findall(r'^\| `mmccd\.(\w+)` \| (.+) \| (.+) \| ([\d,]+) \| (.+) \|$', text, re.MULTILINE)
+    assert {name for name, *_ in rows} == set(attention_types())
+
+    def count(**options):
+        with torch.device('meta'):
+            return sum(p.numel() for p in AttentionResNet(50, **options).parameters())
+
+    plain = count()
+    for name, paper, _, parameters, identity in rows:
+        assert count(attention=dict(type=f'mmccd.{name}')) - plain == int(parameters.replace(',', '')), name
+        assert 'https://' in paper or name == 'CCD'
+        can = 'identity_init' in inspect.signature(attention_types()[name]).parameters
+        assert identity == ('`identity_init`' if can else 'always' if name == 'GC' else 'no'), name
 
 
 def test_figures_are_small(root):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mmccd.configs import load_config
 from mmccd.errors import UserError
-from mmccd.models import CCD, GE, SK, AttentionResNet
+from mmccd.models import CCD, FCA, GE, SGE, SK, AttentionResNet, SimAM
 from mmccd.models.build import build_model
 from mmccd.models.layers import attention_types
 
@@ -56,6 +56,9 @@ OWN_WORDS = {
         normalize=mostly('zscore', 'minmax', None),
         eps=mostly(1e-7, 1e-3),
     ),
+    SGE: dict(eps=mostly(1e-5, 1e-3)),
+    SimAM: dict(e_lambda=mostly(1e-4, 0.5)),
+    FCA: dict(frequencies=mostly(1, 2, 8, 16), grid=mostly(7, 14)),
     GE: dict(extent=mostly(0, 2, 4, 8), extra_params=flag, feat_size=mostly(None, 5, (5, 7), (7, 5)), mlp=flag),
     SK: dict(out_channels=mostly(None, 8, 32, 64)),
 }
@@ -70,7 +73,12 @@ def names_one_of(message: str, names) -> bool:
     return any(re.search(rf'\b{name}\b', message) for name in (*names, 'channels', 'scale'))
 
 
-@pytest.mark.parametrize('layer', LAYERS)
+EVERY_TIME = ('CBAM', 'CCD', 'ECA', 'GC', 'GE', 'SE', 'SK')  # test_bad_arguments of the others is
+
+
+@pytest.mark.parametrize(
+    'layer', [pytest.param(each, marks=() if each.__name__ in EVERY_TIME else pytest.mark.long) for each in LAYERS]
+)
 @few
 @given(data=st.data())
 def test_layers(layer, data):

@@ -1,4 +1,4 @@
-"""Draw attention maps: the gates of CCD, SE, GE, CBAM, ECA, SK and GC, one figure an image; classifiers and detectors.
+"""Draw attention maps: the gates of the attention layers, one figure an image; classifiers and detectors.
 
 The image goes through the test pipeline of the config, so that the gates are those that the network computes for it.
 """

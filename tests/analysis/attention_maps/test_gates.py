@@ -52,6 +52,22 @@ def test_recorded_gates_are_those_that_the_network_applies(fuse):
     assert not model.backbone.layer1[0].ccd._forward_pre_hooks  # nothing stays behind
 
 
+@pytest.mark.parametrize(
+    ('attention', 'shapes'),
+    [
+        ('EMAttention', {'spatial': (8, 5, 7)}),
+        ('BAM', {'spatial': (128, 5, 7)}),
+        ('FCA', {'channel': (128,)}),
+    ],
+)
+def test_gates_of_other_layers_are_recorded(attention, shapes):
+    model = classifier(dict(type=f'mmccd.{attention}'))
+    layers = choose_layers(attention_layers(model.backbone), stages=[2], blocks=[1])
+    found = record_gates(model, batch(), layers).gates
+    assert {(g.layer, g.kind): g.values.shape for g in found} == {(attention, k): s for k, s in shapes.items()}
+    assert all(g.values.std() > 1e-4 for g in found)
+
+
 def test_image_is_rgb_and_padding_is_told(root):
     init_default_scope('mmdet')
     cfg = load_config(str(root / 'configs' / 'retinanet_ccd_r18_fpn_digits.py'))

@@ -9,7 +9,10 @@ from mmccd.models.backbones import attention_resnet
 from mmccd.models.layers import attention_types
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-ATTENTIONS = list(attention_types())  # every file of mmccd/models/layers is in it
+EVERY_TIME = ('CBAM', 'CCD', 'ECA', 'GC', 'GE', 'SE', 'SK')  # whole networks with the others take too long for that
+ATTENTIONS = [  # every file of mmccd/models/layers is in it
+    pytest.param(name, marks=() if name in EVERY_TIME else pytest.mark.long) for name in attention_types()
+]
 
 
 def randomize(net):

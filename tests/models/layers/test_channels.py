@@ -7,9 +7,10 @@ import torch
 import torch.fx
 
 from mmccd import models
+from mmccd.models.layers import attention_types
 
 
-@pytest.mark.parametrize('name', ['CCD', 'SE', 'GE', 'CBAM', 'GC', 'SK', 'ECA'])
+@pytest.mark.parametrize('name', sorted(attention_types()))
 def test_other_number_of_channels(name):
     """Not broadcast, and not left to PyTorch's convolutions: the message has both numbers; so have the maps."""
     layer = getattr(models, name)(64)

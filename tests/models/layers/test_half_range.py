@@ -5,12 +5,13 @@ import copy
 import pytest
 import torch
 
-from mmccd.models import CCD, GE
+from mmccd.models import CCD, FCA, GE
 from mmccd.models.layers import attention_types
 from mmccd.ops import ccd
 
 LAYERS = {
     **{name: lambda layer=layer: layer(64) for name, layer in attention_types().items()},
+    'FCA': lambda: FCA(64, ratio=4),  # of four hidden channels, ReLU may leave one, whose gradient is nearly nothing
     'CCD of wide groups': lambda: CCD(64, groups=8),
     'CCD without normalisation': lambda: CCD(64, groups=8, normalize=None),
     'CCD by cosine': lambda: CCD(64, groups=8, similarity='cosine'),
@@ -53,7 +54,10 @@ def features(kind, peak):
 @pytest.mark.parametrize('name', LAYERS)
 def test_large_features(name, kind, dtype, device):
     layer = make(name).to(device)
-    x = features(kind, LARGEST).to(device, dtype).requires_grad_()
+    if name == 'LSK':  # whose factor is no gate, but as large as its input: one under which the output can be written
+        layer.conv.weight.data.mul_(1e-5)
+    # BAM's output is up to twice its input.
+    x = features(kind, LARGEST / 2 if name == 'BAM' else LARGEST).to(device, dtype).requires_grad_()
     exact_layer, exact_x = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()
     gradient = torch.randn(x.shape, device=device).mul(1e-3).to(dtype)
 

@@ -154,15 +154,19 @@ def main() -> None:
     converted = convert(data, kinds, out, args.force)
     with converted.written(args.overwrite):
         own = make_config(cfg, base, out, converted.data, args.gpus, args.batch_size, args.workers)
+        if own.base:
+            check_out(own.base[0], args.overwrite)
         if converted.files:
             print(converted.text())
         commands = report_findings(own, out, args.force)
-        try:
-            write_atomically(out, own.text.encode())
-        except OSError as e:
-            raise UserError(f'--out {out} could not be written: {e.strerror}') from e
+        for path, text in [*([own.base] if own.base else []), (out, own.text)]:
+            try:
+                write_atomically(path, text.encode())
+            except OSError as e:
+                raise UserError(f'--out {path} could not be written: {e.strerror}') from e
 
-    print(f'\n{own.text}\n{out}: written. Next:')
+    beside = f' (with {own.base[0]}, what --base has as one file)' if own.base else ''
+    print(f'\n{own.text}\n{out}: written{beside}. Next:')
     if args.gpus > 1:  # the learning rate is that of all of them
         print(f'  {shown("dist_train.sh")} {out} {args.gpus}')
     else:

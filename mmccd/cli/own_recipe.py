@@ -190,9 +190,10 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
     Returns:
         tuple: What to change in the backbone, the reason, and a warning or ''.
     """
-    given = backbone.get('init_cfg') or []
+    inner = backbone.get('backbone') or {}  # WithAttention's
+    given = backbone.get('init_cfg') or inner.get('init_cfg') or []
     found = [init for init in (given if isinstance(given, (list, tuple)) else [given]) if init.get('checkpoint')]
-    if found and found != [given]:
+    if found and (found != [given] or inner):
         return {}, "Initial weights: as the base's.", ''
     checkpoint = found[0]['checkpoint'] if found else None
     change: dict[str, Any] = {}

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmccd.data.checks.report import number
+
 from . import detection as det
 from .blocks import Section
 from .classifiers import CONFUSIONS
@@ -33,7 +35,7 @@ def add_errors(
     """
     section.intro = (
         'Precision by recall: the mean over the classes. Types of errors: what COCO AP at an IoU of '
-        f'{FOREGROUND} would gain if all errors of a type were corrected (TIDE, ECCV 2020); their number below. '
+        f'{FOREGROUND} would gain if all errors of a type were corrected (TIDE, ECCV 2020). '
         f'Confusion matrices: detections with a score of {det.SHOWN_FROM} or more at an IoU of {FOREGROUND}.'
     )
     for iou in SHOWN_IOUS:
@@ -48,7 +50,7 @@ def add_errors(
     table = Table('Types of errors: gain in AP50', ['type', *names])
     for kind, text in KINDS.items():
         values = [errors[n].gains[kind] if n in errors else None for n in names]
-        numbers = [f'{errors[n].counts[kind]:,}' if n in errors else '' for n in names]
+        numbers = [number(errors[n].counts[kind], 'error', 'errors') if n in errors else '' for n in names]
         table.rows.append(compared(f'{kind}: {text}', values, decimal(3), 'low', numbers))
     section.tables.append(table)
     classes = [truth.categories[i] for i in sorted(truth.categories)]  # as COCO's evaluation sorts them

@@ -2,7 +2,9 @@
 
 TIDE: Bolya et al., ECCV 2020, https://arxiv.org/abs/2008.08115, sections 2.2 and 2.3, at an IoU of 0.5 for a match and
 0.1 for the background. Own code, since tidecv (2020) imports seaborn and OpenCV for its plots. Detections are matched
-as COCO's evaluation has matched them, at most 100 of a class in an image, and AP is COCO's at an IoU of 0.5.
+as COCO's evaluation has matched them, at most 100 of a class in an image, and AP is COCO's at an IoU of 0.5. Counts
+are tidecv's. So are gains, but where errors of class and of place are near one object: there tidecv corrects only the
+best of both kinds together, and so neither alone finds all that it could.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, GlobalAvgPool, check_int, check_ratio, fit_norm_cfg, without_autocast
+from .base import AttentionLayer, GlobalAvgPool, check_int, check_ratio, fit_norm_cfg, set_to_zero, without_autocast
 
 
 def _norm(norm_cfg: dict | None, channels: int) -> nn.Module:
@@ -49,10 +49,15 @@ class SpatialBranch(nn.Module):
 
     def __init__(self, in_channels: int, hidden: int, dilation: int, norm_cfg: dict | None) -> None:
         super().__init__()
-        dilated = dict(kernel_size=3, padding=dilation, dilation=dilation)
         self.conv1, self.bn1 = nn.Conv2d(in_channels, hidden, 1), _norm(norm_cfg, hidden)
-        self.conv2, self.bn2 = nn.Conv2d(hidden, hidden, **dilated), _norm(norm_cfg, hidden)
-        self.conv3, self.bn3 = nn.Conv2d(hidden, hidden, **dilated), _norm(norm_cfg, hidden)
+        self.conv2, self.bn2 = (
+            nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation),
+            _norm(norm_cfg, hidden),
+        )
+        self.conv3, self.bn3 = (
+            nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation),
+            _norm(norm_cfg, hidden),
+        )
         self.relu = nn.ReLU(inplace=True)
         self.conv4 = nn.Conv2d(hidden, 1, 1)
 
@@ -100,6 +105,7 @@ class BAM(AttentionLayer):
         check_ratio(ratio, in_channels)
         check_int('dilation', dilation)
         hidden = in_channels // ratio
+        self.in_channels = in_channels
         self.identity_init = identity_init
         self.channel_branch = ChannelBranch(in_channels, hidden, norm_cfg)
         self.spatial_branch = SpatialBranch(in_channels, hidden, dilation, norm_cfg)
@@ -108,12 +114,11 @@ class BAM(AttentionLayer):
     def reset_parameters(self) -> None:
         self.reset_inner_layers()
         if self.identity_init:
-            for last in (self.channel_branch.fc2, self.spatial_branch.conv4):
-                nn.init.zeros_(last.weight)
-                nn.init.zeros_(last.bias)
+            set_to_zero(self.channel_branch.fc2, self.spatial_branch.conv4)
 
     def gate(self, x: Tensor) -> Tensor:
         """1 + M(x), of the shape of ``x``."""
+        self.check_channels(x)
         with without_autocast(x):
             gate = 1 + torch.sigmoid(self.channel_branch(x) + self.spatial_branch(x))
             return (gate / 1.5 if self.identity_init else gate).to(x.dtype)

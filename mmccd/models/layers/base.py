@@ -82,6 +82,13 @@ def without_autocast(x: Tensor) -> AbstractContextManager:
     return nullcontext() if x.device.type == 'meta' else torch.autocast(x.device.type, enabled=False)
 
 
+def set_to_zero(*layers: nn.Module) -> None:
+    """Set all parameters of these layers to 0."""
+    for layer in layers:
+        for p in layer.parameters():
+            nn.init.zeros_(p)
+
+
 def centred(x: Tensor) -> Tensor:
     """``x`` less its mean over the last two dimensions; twice, since the mean of large features has a rounding error.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_int, fit_norm_cfg, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, fit_norm_cfg, set_to_zero, statistics_dtype, without_autocast
 
 MIN_HIDDEN = 8  # channels between the two layers, at the least
 
@@ -56,6 +56,7 @@ class CoordAttention(AttentionLayer):
         check_int('in_channels', in_channels)
         check_int('ratio', ratio)
         hidden = max(MIN_HIDDEN, in_channels // ratio)
+        self.in_channels = in_channels
         self.identity_init = identity_init
         self.conv1 = nn.Conv2d(in_channels, hidden, 1)
         # Called bn1 whichever norm it is: its name in checkpoints.
@@ -68,12 +69,11 @@ class CoordAttention(AttentionLayer):
     def reset_parameters(self) -> None:
         self.reset_inner_layers()
         if self.identity_init:
-            for conv in (self.conv_h, self.conv_w):
-                nn.init.zeros_(conv.weight)
-                nn.init.zeros_(conv.bias)
+            set_to_zero(self.conv_h, self.conv_w)
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of the shape of ``x``."""
+        self.check_channels(x)
         with without_autocast(x):
             dtype = statistics_dtype(x)
             strips = torch.cat((x.mean(3, dtype=dtype), x.mean(2, dtype=dtype)), 2)  # (N, C, H + W)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_int, instance_norm, statistics_dtype, without_autocast
+from .base import AttentionLayer, check_int, instance_norm, set_to_zero, statistics_dtype, without_autocast
 
 
 @MODELS.register_module()
@@ -55,6 +55,7 @@ class EMAttention(AttentionLayer):
         if in_channels % groups:
             raise ValueError(f'groups must divide in_channels={in_channels}, got groups={groups}')
         channels = in_channels // groups
+        self.in_channels = in_channels
         self.groups = groups
         self.identity_init = identity_init
         self.gn = nn.GroupNorm(channels, channels)
@@ -65,12 +66,11 @@ class EMAttention(AttentionLayer):
     def reset_parameters(self) -> None:
         self.reset_inner_layers()
         if self.identity_init:
-            for layer in (self.gn, self.conv3x3):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
+            set_to_zero(self.gn, self.conv3x3)
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, groups, H, W)."""
+        self.check_channels(x)
         h, w = x.shape[2:]
         with without_autocast(x):
             dtype, inner = statistics_dtype(x), self.conv1x1.weight.dtype
@@ -89,4 +89,5 @@ class EMAttention(AttentionLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate features of shape (N, in_channels, H, W)."""
-        return (x.unflatten(1, (self.groups, -1)) * self.gate(x).unsqueeze(2)).flatten(1, 2)
+        gate = self.gate(x).unsqueeze(2)
+        return (x.unflatten(1, (self.groups, -1)) * gate).flatten(1, 2)

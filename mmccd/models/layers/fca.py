@@ -89,6 +89,7 @@ class FCA(AttentionLayer):
         check_int('grid', grid)
         if grid % SIDE:
             raise ValueError(f'grid must be a multiple of {SIDE}, got {grid}')
+        self.in_channels = in_channels
         self.frequencies, self.grid = frequencies, grid
         self.identity_init = identity_init
         self.register_buffer('filters', torch.empty(in_channels, grid, grid), persistent=False)
@@ -113,6 +114,7 @@ class FCA(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of shape (N, C, 1, 1)."""
+        self.check_channels(x)
         with without_autocast(x):
             z = x.to(statistics_dtype(x))
             h, w = z.shape[2:]

@@ -49,6 +49,7 @@ class LSK(AttentionLayer):
         super().__init__(init_cfg)
         check_int('in_channels', in_channels, minimum=2)
         half = in_channels // 2
+        self.in_channels = in_channels
         self.identity_init = identity_init
         self.conv0 = nn.Conv2d(in_channels, in_channels, 5, padding=2, groups=in_channels)
         self.conv_spatial = nn.Conv2d(in_channels, in_channels, 7, padding=9, dilation=3, groups=in_channels)
@@ -61,11 +62,13 @@ class LSK(AttentionLayer):
     def reset_parameters(self) -> None:
         self.reset_inner_layers()
         if self.identity_init:
+            assert self.conv.bias is not None
             nn.init.zeros_(self.conv.weight)
             nn.init.ones_(self.conv.bias)
 
     def gate(self, x: Tensor) -> Tensor:
         """Factor of the shape of ``x``, in the dtype of the weights."""
+        self.check_channels(x)
         with without_autocast(x):
             near = self.conv0(x.to(self.conv0.weight.dtype))
             far = self.conv2(self.conv_spatial(near))  # (N, C / 2, H, W)

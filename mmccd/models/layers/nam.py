@@ -48,6 +48,7 @@ class NAM(AttentionLayer):
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
         # Called bn whichever norm it is: its name in checkpoints.
+        self.in_channels = in_channels
         self.bn = build_norm_layer(fit_norm_cfg(norm_cfg, in_channels), in_channels)[1]
         if getattr(self.bn, 'weight', None) is None:
             raise ValueError(f'norm_cfg must be a norm with a weight, got {norm_cfg}')
@@ -58,6 +59,7 @@ class NAM(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of the shape of ``x``."""
+        self.check_channels(x)
         with without_autocast(x):
             factors = self.bn.weight.abs()
             shares = factors / factors.sum().clamp_min(torch.finfo(factors.dtype).tiny)

@@ -60,6 +60,7 @@ class ShuffleAttention(AttentionLayer):
                 f'groups must divide half of the channels, in_channels / 2 = {in_channels // 2}, got groups={groups}'
             )
         half = in_channels // (2 * groups)
+        self.in_channels = in_channels
         self.groups = groups
         self.cweight = nn.Parameter(torch.empty(1, half, 1, 1))
         self.cbias = nn.Parameter(torch.empty(1, half, 1, 1))
@@ -76,6 +77,7 @@ class ShuffleAttention(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of the shape of ``x``, in the order of its channels."""
+        self.check_channels(x)
         with without_autocast(x):
             halves = x.to(statistics_dtype(x)).unflatten(1, (self.groups, 2, -1))  # (N, G, 2, C / 2G, H, W)
             first, second = halves[:, :, 0], halves[:, :, 1]

@@ -46,6 +46,7 @@ class SimAM(AttentionLayer):
     """
 
     _abbr_ = 'simam'
+    e_lambda: float
 
     def __init__(self, in_channels: int, e_lambda: float = 1e-4, init_cfg: dict | list[dict] | None = None) -> None:
         super().__init__(init_cfg)
@@ -54,10 +55,12 @@ class SimAM(AttentionLayer):
             raise TypeError(f'e_lambda must be a number, got {e_lambda!r}')
         if not 0 < e_lambda < math.inf:
             raise ValueError(f'e_lambda must be above 0 and finite, got {e_lambda}')
+        self.in_channels = in_channels
         self.e_lambda = e_lambda
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of the shape of ``x``."""
+        self.check_channels(x)
         with without_autocast(x):
             squares = centred(x.to(statistics_dtype(x))).square()
             variance = squares.sum((2, 3), keepdim=True) / max(x.shape[2] * x.shape[3] - 1, 1)  # (N, C, 1, 1)

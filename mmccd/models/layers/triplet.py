@@ -54,6 +54,7 @@ class TripletAttention(AttentionLayer):
         super().__init__(init_cfg)
         check_int('in_channels', in_channels)
         check_odd('kernel_size', kernel_size)
+        self.in_channels = in_channels
         self.identity_init = identity_init
         # By the two dimensions that a gate is over.
         self.cw = SpatialGate(kernel_size, conv_cfg, norm_cfg)
@@ -71,6 +72,7 @@ class TripletAttention(AttentionLayer):
 
     def gate(self, x: Tensor) -> Tensor:
         """Gate of the shape of ``x``."""
+        self.check_channels(x)
         over_cw = self.cw(x.transpose(1, 2)).transpose(1, 2)  # (N, C, 1, W)
         over_hc = self.hc(x.transpose(1, 3)).transpose(1, 3)  # (N, C, H, 1)
         gate = (over_cw + over_hc + self.hw(x)) / 3

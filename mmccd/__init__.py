@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .apis import allow_mmengine_checkpoints, config_path, get_config, init_model
     from .configs import list_configs
     from .models.attach import attach, detach
+    from .models.weights import get_weights
 
 check_requirements()
 mmcv_ops.install()
@@ -35,6 +36,7 @@ __all__ = [
     'config_path',
     'detach',
     'get_config',
+    'get_weights',
     'init_model',
     'list_configs',
 ]
@@ -45,6 +47,7 @@ _HOMES = {
     'detach': 'mmccd.models.attach',
     'config_path': 'mmccd.apis',
     'get_config': 'mmccd.apis',
+    'get_weights': 'mmccd.models.weights',
     'init_model': 'mmccd.apis',
     'list_configs': 'mmccd.configs',
 }

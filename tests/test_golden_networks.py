@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmccd.checkpoints.convert import parse_arch
 from mmccd.checkpoints.read import read_checkpoint
+from mmccd.models import conversion
 from mmccd.ops import ccd_reference
 
 TESTS = Path(__file__).parent
@@ -35,7 +36,6 @@ def load_file(path: Path) -> ModuleType:
 
 
 seeded = load_file(TESTS / 'data' / 'golden' / 'seeded_weights.py')
-tool = load_file(TESTS.parent / 'tools' / 'model_converters' / 'original_to_mmccd.py')
 
 
 def authors_state(shapes: dict) -> dict[str, Tensor]:
@@ -66,11 +66,11 @@ def write_detector(path: Path, state: dict[str, Tensor]) -> Path:
 def convert_and_build(path: Path, arch: str | None = None) -> nn.Module:
     """Converter, the config that it finds, the model with every tensor of the converted file."""
     out = path.with_suffix('.converted')
-    tool.convert_file(str(path), str(out), arch=arch)
+    conversion.convert_file(str(path), str(out), arch=arch)
     checkpoint = read_checkpoint(str(out))
     for file in (path, out):
         file.unlink()  # 100 MB each
-    cfg, _ = tool.find_config(parse_arch(checkpoint['meta']['arch']))
+    cfg, _ = conversion.find_config(parse_arch(checkpoint['meta']['arch']))
     model = MODELS.build(dict(cfg.model, _scope_=cfg.default_scope))
     model.load_state_dict(checkpoint['state_dict'], strict=True)
     return model.double().eval()

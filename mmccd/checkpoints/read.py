@@ -240,7 +240,7 @@ def _download(url: str) -> str:
     os.makedirs(_download_folder(), exist_ok=True)
     path = osp.join(_download_folder(), osp.basename(urlparse(url).path))
     if not osp.exists(path):
-        with _locked(f'{path}.lock'):
+        with locked(f'{path}.lock'):
             if not osp.exists(path):
                 print_log(f'Downloading {url} to {path}', logger='current')
                 torch.hub.download_url_to_file(url, path, progress=sys.stderr.isatty())  # a file appears when complete
@@ -248,8 +248,12 @@ def _download(url: str) -> str:
 
 
 @contextmanager
-def _locked(path: str) -> Iterator[None]:
-    """One process of this machine at a time; all at once where the system or the file system has no locks."""
+def locked(path: str) -> Iterator[None]:
+    """Inside, one process of this machine at a time; all at once where system or file system have no locks.
+
+    Args:
+        path (str): Of a file, which is made for it and stays.
+    """
     with open(path, 'a') as file:
         if fcntl is not None:
             with suppress(OSError):

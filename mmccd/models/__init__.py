@@ -1,5 +1,6 @@
 """Everything that a config can name: attention layers, the backbone that holds them, and its initialiser."""
 
+from . import weights as weights  # registers authors:// and hf://
 from .attach import with_attention
 from .backbones import AttentionResNet
 from .layers import (

@@ -19,6 +19,7 @@ from torch import Tensor
 import mmccd
 from mmccd.checkpoints.read import read_checkpoint
 from mmccd.errors import UserError
+from mmccd.models.conversion import convert_file
 
 TOOL = 'model_converters/original_to_mmccd.py'
 OUT = 'made/out.pth'
@@ -60,6 +61,11 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+def convert(*args, **kwargs) -> str:
+    """What the tool prints."""
+    return str(convert_file(*args, **kwargs))
+
+
 def save(state: dict, path: str = 'in.pth.tar', **more) -> str:
     """The authors' format."""
     torch.save(
@@ -76,8 +82,8 @@ def save(state: dict, path: str = 'in.pth.tar', **more) -> str:
     return path
 
 
-def test_what_is_written(load_tool, place, state):
-    out = load_tool(TOOL).convert_file(save(state('ccd_resnet50')), OUT)
+def test_what_is_written(place, state):
+    out = convert(save(state('ccd_resnet50')), OUT)
     assert out == (
         f'ccd_r50 (classifier): 352 tensors, 25,559,080 parameters -> {OUT}, fits configs/ccd_r50_8xb32_in1k.py'
     )
@@ -90,9 +96,9 @@ def test_what_is_written(load_tool, place, state):
     assert checkpoint['state_dict']['backbone.layer3.5.ccd.bias'].shape == (64,)
 
 
-def test_detector(load_tool, place, state):
+def test_detector(place, state):
     torch.save(dict(meta=dict(epoch=24), state_dict=state('det_cascade_rcnn_ccd_r50'), optimizer={}), 'in.pth')
-    out = load_tool(TOOL).convert_file('in.pth', OUT, arch='ccd_r50', task='det')
+    out = convert('in.pth', OUT, arch='ccd_r50', task='det')
     assert out == (
         f'cascade_rcnn_ccd_r50 (detector): 396 tensors, 69,396,814 parameters -> {OUT}, '
         'fits configs/cascade_rcnn_ccd_r50_fpn_2x_legacy_coco.py'
@@ -108,27 +114,25 @@ def test_detector(load_tool, place, state):
         ('ge_r50', 'ge_r50', 'configs/ge_r50_8xb32_in1k.py'),  # the same tensors
     ],
 )
-def test_arch_is_recorded(load_tool, place, state, arch, name, config):
-    line = load_tool(TOOL).convert_file(save(state('resnet50')), OUT, arch=arch)
+def test_arch_is_recorded(place, state, arch, name, config):
+    line = convert(save(state('resnet50')), OUT, arch=arch)
     assert line.startswith(f'{name} (classifier)')
     assert line.endswith(f'fits {config}')
     assert read_checkpoint(OUT)['meta']['arch'] == name
 
 
-def test_depth_without_a_config_of_its_own(load_tool, place):
+def test_depth_without_a_config_of_its_own(place):
     with torch.device('meta'):
         net = torchvision.models.resnet34()
-    line = load_tool(TOOL).convert_file(
-        save({k: torch.zeros(()).expand(v.shape) for k, v in net.state_dict().items()}), OUT
-    )
+    line = convert(save({k: torch.zeros(()).expand(v.shape) for k, v in net.state_dict().items()}), OUT)
     assert line.endswith(
         'fits configs/r50_8xb32_in1k.py --cfg-options model.backbone.depth=34 model.head.in_channels=512'
     )
 
 
-def test_files_from_before_batch_counters(load_tool, place, state):
+def test_files_from_before_batch_counters(place, state):
     save({k: v for k, v in state('ccd_resnet50').items() if not k.endswith('num_batches_tracked')})
-    assert '352 tensors' in load_tool(TOOL).convert_file('in.pth.tar', OUT)
+    assert '352 tensors' in convert('in.pth.tar', OUT)
 
 
 def test_an_older_out_is_replaced(call_tool, place, state):
@@ -181,7 +185,7 @@ def test_unknown_arch(refused, state):
             'backbone.layer1.0.ccd.scale (32,) in the checkpoint, (64,) in the model (groups=32 and groups=64)',
         ),
         ({'layer1.0.pf.scale': (64,)}, 'layer1.0.pf.scale: must have shape (1, groups, 1), has (64,)'),
-        ({'layer1.0.eca.conv.weight': (1, 1, 3)}, '1 tensors have no place in it: layer1.0.eca.conv.weight'),
+        ({'layer1.0.simam.conv.weight': (1, 1, 3)}, '1 tensors have no place in it: layer1.0.simam.conv.weight'),
         ({'layer3.2.bn2.weight': None}, '1 missing key (layer3: 1): backbone.layer3.2.bn2.weight'),
         ({'layer3.5.pf.scale': None}, '1 missing key (ccd: 1): backbone.layer3.5.ccd.scale'),
         (
@@ -253,8 +257,7 @@ def test_bad_paths(refused, state, args, message):
     assert refused(TOOL, *args).startswith(message)
 
 
-def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatch):
-    tool = load_tool(TOOL)
+def test_an_interrupted_write_leaves_nothing(place, state, monkeypatch):
     save(state('resnet50'))
 
     def fail(fd):
@@ -262,7 +265,7 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
 
     monkeypatch.setattr(os, 'fsync', fail)
     with pytest.raises(OSError, match='disk full'):
-        tool.convert_file('in.pth.tar', 'out.pth')
+        convert_file('in.pth.tar', 'out.pth')
     assert [p.name for p in place.iterdir()] == ['in.pth.tar']
 
 
@@ -289,10 +292,10 @@ def test_an_interrupted_write_leaves_nothing(load_tool, place, state, monkeypatc
     ids=['classifier', 'retinanet', 'cascade_rcnn'],
 )
 def test_from_the_authors_file_to_metrics(
-    run_tool, load_tool, root, place, coco, seeded_state, shapes, name, config, options, metric
+    run_tool, root, place, coco, seeded_state, shapes, name, config, options, metric
 ):
     save({k: torch.from_numpy(v) for k, v in seeded_state(shapes(name)).items()})
-    line = load_tool(TOOL).convert_file('in.pth.tar', OUT)
+    line = convert('in.pth.tar', OUT)
     assert line.endswith(f'fits configs/{config}.py')
     Path('data').mkdir()
     if name.startswith('det'):
@@ -325,14 +328,14 @@ def test_from_the_authors_file_to_metrics(
         os.remove(file)
 
 
-def test_eca_with_kernels_of_its_own(load_tool, place):
+def test_eca_with_kernels_of_its_own(place):
     """The authors' 3, 3, 5, 7: plugins, named in the last line, as a config of one's own has them."""
     state = torchvision.models.resnet50().state_dict()
     for stage, (blocks, kernel) in enumerate(zip((3, 4, 6, 3), (3, 3, 5, 7)), 1):
         for block in range(blocks):
             state[f'layer{stage}.{block}.eca.conv.weight'] = torch.zeros(1, 1, kernel)
     torch.save({k: torch.zeros(()).expand(v.shape) for k, v in state.items()}, 'eca.pth')
-    said = load_tool(TOOL).convert_file('eca.pth', OUT).splitlines()
+    said = convert('eca.pth', OUT).splitlines()
     assert said[0].startswith('eca_r50 (classifier): 336 tensors, 25,557,104 parameters')  # 25,557,032 and 72 weights
     assert said[0].endswith('fits configs/eca_r50_8xb32_in1k.py, with this in a config of your own:')
     Path('mine.py').write_text(f"_base_ = 'mmccd::eca_r50_8xb32_in1k.py'\n{said[1]}\n")
@@ -340,9 +343,9 @@ def test_eca_with_kernels_of_its_own(load_tool, place):
     assert model.backbone.layer3[5].eca.conv.kernel_size == (5,)
 
 
-def test_network_that_only_its_name_tells(load_tool, place, state):
+def test_network_that_only_its_name_tells(place, state):
     with pytest.raises(
         UserError, match=r"in\.pth\.tar is not converted: it names its network: 'resnetblur50' has the ten"
     ):
-        load_tool(TOOL).convert_file(save(state('resnet50'), meta=dict(arch='resnetblur50')), OUT)
+        convert(save(state('resnet50'), meta=dict(arch='resnetblur50')), OUT)
     assert not Path(OUT).exists()

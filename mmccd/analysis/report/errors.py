@@ -192,7 +192,7 @@ def find_errors(m: Matched) -> Errors:
             if kind in ('Cls', 'Loc'):  # the best one finds its object, unless that is found
                 best = _best(np.flatnonzero(~keep), m)
                 keep[best], right[best], labels[best] = True, True, m.classes[m.objects[best]]
-        gains[kind] = mean_ap(labels[keep], m.scores[keep], right[keep], classes) - ap
+        gains[kind] = mean_ap(labels[keep], m.scores[keep], right[keep], classes, np.unique(m.classes)) - ap
     return Errors(ap, counts, gains)
 
 
@@ -205,16 +205,22 @@ def _best(wrong: np.ndarray, m: Matched) -> list[int]:
     return list(best.values())
 
 
-def mean_ap(labels: np.ndarray, scores: np.ndarray, right: np.ndarray, classes: np.ndarray) -> float:
+def mean_ap(
+    labels: np.ndarray, scores: np.ndarray, right: np.ndarray, classes: np.ndarray, among: np.ndarray | None = None
+) -> float:
     """COCO's AP over the classes that have objects, at 101 recalls.
 
     Args:
         labels, scores, right (np.ndarray): (D, ) class, score and whether it counts, of each detection.
         classes (np.ndarray): (G, ) of each object.
+        among (np.ndarray | None): Classes that detections count in without an object, with an AP of 0. Default: none.
     """
     found = []
-    for k in np.unique(classes):
+    for k in np.unique(classes) if among is None else among:
         own = labels == k
+        if not (classes == k).any():
+            found += [0.0] * bool(own.any())
+            continue
         hits = right[own][np.argsort(-scores[own], kind='mergesort')]
         recall = np.cumsum(hits) / (classes == k).sum()
         precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)

@@ -398,6 +398,23 @@ def test_page_of_detectors(made_up, two_runs, toy_coco, capsys):
         ['model.backbone.attention', 'not set', "dict(type='mmccd.CCD')"],
         ['model.backbone.init_cfg.checkpoint', "'checkpoints/r18_digits.pth'", "'checkpoints/ccd_r18_digits.pth'"],
     ]
+    # ccd misses a cat of three and has two dogs too many, after all right ones. plain has one dog of three and no cat:
+    # without what it misses, its only class is right.
+    miss = 34 / 101 / 2
+    errors = found['Types of errors: gain in AP50']
+    assert errors[0] == ['type', 'plain', 'ccd']
+    assert errors[1] == ['Cls: right place, wrong class', '0.000 0 errors', '0.000 0 errors']
+    assert errors[5] == ['Bkg: no object there', '0.000 0 errors', '0.000 2 errors']
+    changed = f'\N{MINUS SIGN}{round(1 - miss, 3) - round(miss, 3):.3f} ★ {miss:.3f} 1 error'
+    assert errors[6] == ['Miss: not found, nor by one of the above', f'{1 - miss:.3f} 5 errors', changed]
+    assert found['Confusion matrix of ccd: objects in rows, what they are detected as in columns'] == [
+        ['object', 'cat', 'dog', 'not detected'],
+        ['cat', '2', '0', '1'],
+        ['dog', '0', '3', '0'],
+        ['no object', '0', '1', ''],
+    ]
+    assert 'Most frequent confusions' not in page
+    assert page.count('<figcaption>precision at an IoU of 0.') == 5
     # F1 of plain and ccd: 0 and 0.8, 0.67 and 1, 0 and 0.67. Each image is in the page once.
     assert re.findall(r'<p class="name">(.*?)</p>', page) == ['3.jpg', '1.jpg', '2.jpg']
     assert page.count('data:image/webp;base64,') == 3

@@ -235,8 +235,15 @@ RECIPES = {
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-@pytest.mark.parametrize('depth', [18, pytest.param(50, marks=pytest.mark.long)])
-@pytest.mark.parametrize('attention', [None, *ATTENTIONS])
+@pytest.mark.parametrize(
+    ('attention', 'depth'),
+    [
+        *((a, 18) for a in (None, *EVERY_TIME)),
+        *(pytest.param(a, 50, marks=pytest.mark.long) for a in (None, *EVERY_TIME)),
+        # At depth 50, their configs are trained (tests/test_configs.py).
+        *(pytest.param(a, 18, marks=pytest.mark.long) for a in attention_types() if a not in EVERY_TIME),
+    ],
+)
 def test_all_that_is_trained_gets_a_gradient(attention, depth, recipe):
     """DistributedDataParallel needs no find_unused_parameters, whichever outputs a neck leaves alone."""
     net = AttentionResNet(depth, attention=attention and dict(type=f'mmccd.{attention}'), **RECIPES[recipe]).train()

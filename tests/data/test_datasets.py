@@ -333,7 +333,7 @@ def test_images_of_all_formats(formats, kind, monkeypatch):
     said: list[str] = []
     monkeypatch.setattr('mmccd.data.datasets.print_log', lambda text, *_: said.append(text))
     dataset = dict(type=kind, data_root=str(formats), data_prefix='', metainfo=dict(classes=('a', 'b')))
-    dataset['pipeline'] = [LOAD, dict(type='PackInputs')]
+    dataset.update(pipeline=[LOAD, dict(type='PackInputs')], serialize_data=False)  # which collects garbage
     use_own_dataset(dataset, 'mmpretrain')
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         built = DATASETS.build(dataset)
@@ -350,7 +350,7 @@ def test_images_of_all_formats(formats, kind, monkeypatch):
 
 def test_suffixes_of_ones_own(formats):
     """``extensions`` are what they are."""
-    dataset = folders(formats, extensions=('.png', '.heic'))
+    dataset = folders(formats, extensions=('.png', '.heic'), serialize_data=False)
     assert sorted(dataset.get_data_info(i)['img_path'][-6:] for i in range(len(dataset))) == [
         '/5.png',
         '/5.png',
@@ -368,7 +368,7 @@ def test_suffixes_of_ones_own(formats):
 
 
 def test_without_labels(formats):
-    dataset = folders(formats, with_label=False)
+    dataset = folders(formats, with_label=False, serialize_data=False)
     assert len(dataset) == 13
     assert [(f.suffix, f.count, f.example) for f in dataset.left_out] == [
         ('.heic', 2, 'a/6.heic'),
@@ -425,4 +425,4 @@ def test_nothing_left_has_numbers(toy_coco):
         UserError, match=r'none of the 6 images .* 6 with a side below 31, and those without a box, 2, of'
     ):
         coco(toy_coco, filter_cfg=dict(min_size=31, filter_empty_gt=True))
-    assert len(coco(toy_coco, filter_cfg=dict(min_size=25, filter_empty_gt=True))) == 3
+    assert len(coco(toy_coco, filter_cfg=dict(min_size=25, filter_empty_gt=True), serialize_data=False)) == 3

@@ -2,6 +2,7 @@
 
 mmdet installs them, and they fail there where mmcv has no compiled operators, on names that its registries do not know,
 and on checkpoints that PyTorch refuses. Here they find what ``import mmccd`` sets up; nothing in them is changed.
+``test_robustness`` gets the transform that mmdet's maintained line no longer has.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from mmccd.checkpoints.read import allow_mmengine_checkpoints
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.parser import tool_parser
+from mmccd.compat.mmdet_tools import register_corrupt
 from mmccd.errors import UserError, suggest
 
 EXAMPLES = """examples:
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error('the name of a tool is missing; --list shows them')
     path = find_tool(args.name, tools)
     allow_mmengine_checkpoints()
+    if path.stem == 'test_robustness':
+        register_corrupt()
     # One of them imports another as `tools.analysis_tools`.
     sys.path.insert(0, str(next(parent for parent in path.parents if parent.name == 'tools').parent))
     sys.argv = [str(path), *argv[1:]]

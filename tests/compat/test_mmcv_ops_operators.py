@@ -272,6 +272,7 @@ ROTATED = {  # (x, y, w, h, angle), and the intersection with SQUARE
     'inside': ([0.2, 0.1, 1, 0.5, 0.3], 0.5),
     'around': ([0.2, 0.1, 10, 9, 0.3], 4.0),
     'a corner': ([1, 1, math.sqrt(2), math.sqrt(2), math.pi / 4], 0.5),
+    'nearly parallel': ([1, 0, 2, 2, 1e-7], 2.0),
     'a side in common': ([2, 0, 2, 2, 0], 0.0),
     'a corner in common': ([2, 2, 2, 2, 0], 0.0),
     'apart': ([9, 9, 2, 2, 0.4], 0.0),

@@ -3,6 +3,9 @@
 Where a sample lies exactly at -1, on the outer edge of the ring in which pixels and the zeros around them are mixed,
 torchvision's offset gradient is the slope on the inner side. mmcv's is 0, as everywhere further out. An offset starts
 as 0, so that with padding this concerns the whole border of every image. Here it is mmcv's.
+
+The modulated one takes offsets and masks of larger maps than the output, as mmcv's kernels do: DyHead has them. An
+image's memory is read from its beginning then, as if it were of the output's size.
 """
 
 from __future__ import annotations
@@ -143,6 +146,7 @@ def modulated_deform_conv_forward(
 ) -> None:
     """The same with a factor for each sample, mask (N, deformable_group kH kW, H', W'), and a bias (C', )."""
     layout = _Layout((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group)
+    offset, mask = (_beginning(t, output) for t in (offset, mask))
     output.copy_(_forward(input, weight, offset, mask, bias if with_bias else None, layout))
 
 
@@ -175,13 +179,25 @@ def modulated_deform_conv_backward(
 ) -> None:
     """All five gradients: those of input, weight and bias are added, those of offset and mask written."""
     layout = _Layout((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w), group, deformable_group)
+    offset, mask = (_beginning(t, grad_output) for t in (offset, mask))
     grads = _backward(grad_output, input, weight, offset, mask, bias if with_bias else None, layout)
     grad_input.add_(grads[0])
     grad_weight.add_(grads[1])
-    grad_offset.copy_(grads[2])
-    grad_mask.copy_(grads[3])
+    for whole, grad in ((grad_offset, grads[2]), (grad_mask, grads[3])):
+        if whole.shape != grad.shape:
+            whole.zero_()
+        _beginning(whole, grad).copy_(grad)
     if with_bias:
         grad_bias.add_(grads[4])
+
+
+def _beginning(t: Tensor, output: Tensor) -> Tensor:
+    """What a map of the output's size takes of each image's memory in ``t``, (N, C, H, W), as a view."""
+    height, width = output.shape[2:]
+    taken = t.size(1) * height * width
+    if t.shape[2:] == output.shape[2:] or taken > t[0].numel():
+        return t
+    return t.flatten(1)[:, :taken].view(len(t), t.size(1), height, width)
 
 
 def _arguments(

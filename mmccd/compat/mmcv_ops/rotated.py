@@ -18,8 +18,8 @@ _TOLERANCE = 1e-9  # of a box's sides: what is on a side counts as inside, else 
 def box_iou_rotated(boxes1: Tensor, boxes2: Tensor, ious: Tensor, mode_flag: int, aligned: bool) -> None:
     """Overlaps of boxes1 (N, 5) and boxes2 (M, 5), written to ious (N M, ), or (N, ) for pairs if aligned.
 
-    mode_flag: 0 for the intersection over the union, 1 over the area of boxes1. Computed in float64, where mmcv's
-    has float32; half precision runs too.
+    mode_flag: 0 for the intersection over the union, 1 over the area of boxes1. Computed in float64: mmcv's float32
+    loses corners of boxes that are nearly parallel (1 / 7 for an IoU of 1 / 3).
     """
     if aligned:
         ious.copy_(_pairs(boxes1, boxes2, mode_flag))

@@ -38,6 +38,7 @@ test_dataloader = dict(
         data_prefix=dict(img='val/'),
         metainfo=dict(classes={classes}),
         test_mode=True,
+        serialize_data=False,  # spares a collection of garbage
         pipeline=[
             dict(type='mmccd.LoadImageFromFile'),
             dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape')),

@@ -6,9 +6,10 @@ import os
 import os.path as osp
 from xml.etree import ElementTree
 
+from mmccd.data.image_files import is_image
 from mmccd.errors import UserError
 
-from .images import Images, image_of, is_image
+from .images import Images, image_of
 from .labelled import Findings, Label, Labelled, LabelledImage, check_class_names, split_name, split_of
 from .shapes import Box, around, ellipse, from_corners, rotated, to_number
 

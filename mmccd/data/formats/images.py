@@ -6,43 +6,32 @@ import os
 import os.path as osp
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import PurePosixPath
 
-from PIL import Image
-
-from mmccd.data.classes import is_left_behind
-from mmccd.data.image_files import FORMATS, read_file
+from mmccd.data.image_files import SUFFIXES, ImageFile, is_image, read_file, read_image, walk_files
 
 from .labelled import Findings
 
-
-@cache
-def image_suffixes() -> tuple[str, ...]:
-    """Suffixes of image files, in lower case, with their dots."""
-    Image.init()
-    return tuple(sorted(suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS))
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name is that of an image."""
-    return name.lower().endswith(image_suffixes())
+_BEGINNING = 1 << 18  # bytes: EXIF and the size stand in the first segments
 
 
 def image_of(stem: str) -> str | None:
     """The image of a path without its suffix; None if there is none."""
-    names = (stem + s for suffix in image_suffixes() for s in (suffix, suffix.upper()))
+    names = (stem + s for suffix in SUFFIXES for s in (suffix, suffix.upper()))
     return next(filter(osp.isfile, names), None)
 
 
 def walk(folder: str) -> Iterator[str]:
-    """All files in a folder and below it, sorted, without what systems leave behind; links are followed."""
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        below = osp.relpath(root, folder)
-        for name in sorted(names):
-            if not is_left_behind(osp.normpath(osp.join(below, name))):
-                yield osp.normpath(osp.join(root, name))
+    """Paths of all files in a folder and below it, sorted, without what systems leave behind; links are followed."""
+    return (osp.normpath(osp.join(folder, path)) for path in walk_files(folder))
+
+
+def _header(path: str) -> ImageFile:
+    """What the header of an image says; of a large JPEG the beginning is enough."""
+    with open(path, 'rb') as f:
+        beginning = f.read(_BEGINNING)
+    image = read_image(beginning, max_pixels=0) if beginning.startswith(b'\xff\xd8') else None
+    return read_file(path, max_pixels=0)[0] if image is None or image.problem else image
 
 
 class Images:
@@ -142,7 +131,7 @@ class Images:
         return size[1]
 
     def _size(self, path: str, where: str, stated: tuple[float | None, float | None]) -> tuple[int, int] | None:
-        image, _ = read_file(path, max_pixels=0)  # 0: its header alone
+        image = _header(path)
         if image.problem or not all(image.size):
             self.findings.add('image-broken', f'{path}: {image.problem or "it has no size"}')
             return None

@@ -14,9 +14,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from mmccd.data.checks.coco import is_finite, is_number
 from mmccd.data.classes import parse_json
+from mmccd.data.image_files import is_image
 from mmccd.errors import UserError
 
-from .images import Images, is_image
+from .images import Images
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage
 from .shapes import Box, around, ellipse, rotated
 

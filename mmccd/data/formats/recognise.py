@@ -7,7 +7,7 @@ import os.path as osp
 from itertools import islice
 from xml.etree import ElementTree
 
-from mmccd.data.classes import is_left_behind
+from mmccd.data.image_files import is_left_behind
 from mmccd.errors import UserError
 
 from . import cvat, label_studio, yolo

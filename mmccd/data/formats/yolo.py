@@ -16,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from mmccd.data.image_files import is_image
 from mmccd.errors import UserError
 
-from .images import Images, image_of, is_image, walk
+from .images import Images, image_of, walk
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage, check_class_names, split_name
 from .shapes import around
 

@@ -4,7 +4,7 @@ default_hooks = _base_.stock_hooks
 train_dataloader = dict(dataset=_base_.stock_train)
 val_dataloader = dict(dataset=_base_.stock_test)
 test_dataloader = dict(dataset=_base_.stock_test)
-# MMDetection's has weights of Caffe: BGR images, not divided by their deviation, and the stride in the first convolution.
+# MMDetection's has weights of Caffe: BGR images, not divided by their deviation, and the stride in another place.
 model = dict(
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(

@@ -112,6 +112,7 @@ ATTENTIONS = (
     Attention('fca', 'FCA', 'FcaNet: Frequency Channel Attention Networks', 'https://arxiv.org/abs/2012.11452'),
 )
 COMPARED = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # on COCO and on the digits, too
+PHOTOGRAPHS = ('fashion', 'solar')  # data that anybody can make: classifiers with every attention
 LATER = ('sge', 'simam', 'coord', 'ema', 'triplet', 'bam', 'shuffle', 'nam', 'lsk', 'fca')  # RetinaNet's 1x, too
 
 
@@ -164,7 +165,7 @@ class Stock:
 
 
 _RGB = """\
-# MMDetection's has weights of Caffe: BGR images, not divided by their deviation, and the stride in the first convolution.
+# MMDetection's has weights of Caffe: BGR images, not divided by their deviation, and the stride in another place.
 model = dict(
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(
@@ -267,6 +268,12 @@ def leaves() -> dict[str, str]:
         texts[f'retinanet_{name}_r18_fpn_digits'] = _with_attention(
             'retinanet_r18_fpn_digits', name, f'{name}_r18_digits'
         )
+        texts[f'retinanet_{name}_r18_fpn_fashion'] = _with_attention(
+            'retinanet_r18_fpn_fashion', name, f'{name}_r18_fashion'
+        )
+    for attention in ATTENTIONS:
+        for dataset in PHOTOGRAPHS:
+            texts[f'{attention.name}_r18_{dataset}'] = _with_attention(f'r18_{dataset}', attention.name)
     texts['retinanet_ccd_r18_fpn_trees'] = _with_attention('retinanet_r18_fpn_trees', 'ccd', 'ccd_r18_digits')
     for key, schedule in SCHEDULES.items():
         for detector, attentions in schedule.attentions.items():

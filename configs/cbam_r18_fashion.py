@@ -1,0 +1,3 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
+_base_ = ['./r18_fashion.py', './_base_/attention/cbam.py']
+model = dict(backbone=dict(attention=_base_.attention))

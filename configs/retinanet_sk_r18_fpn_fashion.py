@@ -1,0 +1,3 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
+_base_ = ['./retinanet_r18_fpn_fashion.py', './_base_/attention/sk.py']
+model = dict(backbone=dict(attention=_base_.attention, init_cfg=dict(checkpoint='checkpoints/sk_r18_fashion.pth')))

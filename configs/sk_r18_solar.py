@@ -1,0 +1,3 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
+_base_ = ['./r18_solar.py', './_base_/attention/sk.py']
+model = dict(backbone=dict(attention=_base_.attention))

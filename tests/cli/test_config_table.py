@@ -88,6 +88,8 @@ def test_one_row_is_one_attention(copy, monkeypatch):
         '_base_/attention/xyz.py': 'created',
         'metafile.yml': 'changed',
         'xyz_r50_8xb32_in1k.py': 'created',
+        'xyz_r18_fashion.py': 'created',
+        'xyz_r18_solar.py': 'created',
     }
     assert Config.fromfile(copy / 'xyz_r50_8xb32_in1k.py').model.backbone.attention == dict(type='mmccd.XYZ')
     text = (copy / 'metafile.yml').read_text()

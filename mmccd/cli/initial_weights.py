@@ -238,7 +238,7 @@ def _check_stock(name: str, module: nn.Module, item: dict, source: str) -> dict[
     """mmengine's ``Pretrained`` loads what fits: refuse what would leave a part out. Returns what it is to be given.
 
     Heads that the module does not have are no part of it, and neither are the biases of convolutions before a norm,
-    which Caffe's files have.
+    which Caffe's files have. An attention that is the identity at first may be missing: the network is the file's.
     """
     content = read_checkpoint(source, mmap=True)
     state = without_wrappers(tensors_of(content, source))
@@ -253,8 +253,10 @@ def _check_stock(name: str, module: nn.Module, item: dict, source: str) -> dict[
             f'nothing in {source} matches {name}{f" under prefix {prefix!r}" if prefix else ""}: it has '
             f'{shown(list(state), 4)}; {name} has {shown(list(module.state_dict()), 4)}{_prefix_remedy(state, module)}'
         )
+    identities = [n for n, m in module.named_modules() if getattr(m, 'identity_init', False)]
     problems = replace(
         found,
+        missing=[k for k in found.missing if not k.startswith(tuple(f'{n}.' for n in identities))],
         unexpected=[
             k
             for k in found.unexpected

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from mmccd.errors import suggest
 
 BLOCKS = 'blocks'
+_SIDES = (64, 256)  # of images that show the blocks
 # Functions that add, by the names that torch.overrides sees.
 _SUMS = ('add', 'add_', '__add__', '__iadd__', '__radd__')
 # Modules that return what they get at test time; the layer before them is the better place.
@@ -43,8 +44,7 @@ def find_places(network: nn.Module, where: str | Sequence[str] = BLOCKS, sample:
 
     Args and errors as of :func:`mmccd.models.attach.attach`.
     """
-    with _watched(network) as seen:
-        seen.run(network, _sample(network) if sample is None else sample)
+    seen = _seen(network, sample)
     if isinstance(where, str) and where == BLOCKS:
         if not seen.blocks:
             raise ValueError(
@@ -68,6 +68,19 @@ def find_places(network: nn.Module, where: str | Sequence[str] = BLOCKS, sample:
                 )
             found[_last_step(network, name)] = seen.channels[name]
     return [Place(name, channels) for name, channels in found.items()]
+
+
+def _seen(network: nn.Module, sample: Tensor | None) -> _Seen:
+    """What a pass shows: of ``sample``, or of a small image, or of a larger one where that shrinks to nothing."""
+    for side in _SIDES:
+        try:
+            with _watched(network) as seen:
+                seen.run(network, _sample(network, side) if sample is None else sample)
+            return seen
+        except ValueError:
+            if sample is not None or side == _SIDES[-1]:
+                raise
+    raise AssertionError('unreachable')
 
 
 def _last_step(network: nn.Module, name: str) -> str:
@@ -198,11 +211,11 @@ def _watched(network: nn.Module) -> Iterator[_Seen]:
         yield seen
 
 
-def _sample(network: nn.Module) -> Tensor:
+def _sample(network: nn.Module, side: int) -> Tensor:
     """A random image on the network's device, of its dtype."""
     first = next(network.parameters(), torch.empty(0))
     rng = torch.Generator().manual_seed(0)
-    return torch.rand(1, 3, 64, 64, generator=rng).to(first.device, first.dtype)
+    return torch.rand(1, 3, side, side, generator=rng).to(first.device, first.dtype)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -59,7 +59,7 @@ def attended_backbone(
         >>> attended_backbone(dict(type='ResNet', depth=50))['attention']
         {'type': 'mmccd.CCD', 'identity_init': True}
     """
-    layer = dict(attention) if isinstance(attention, Mapping) else dict(type=attention)
+    layer: dict[str, Any] = dict(attention) if isinstance(attention, Mapping) else dict(type=attention)
     kind = MODELS.get(layer['type']) if isinstance(layer['type'], str) else layer['type']
     if kind is None:
         raise ValueError(f'attention: there is no {layer["type"]!r} in the registry')
@@ -129,7 +129,7 @@ def _parameters(kind: type) -> dict[str, inspect.Parameter]:
     for each in kind.__mro__:
         if '__init__' not in each.__dict__:
             continue
-        parameters = inspect.signature(each.__init__).parameters
+        parameters = inspect.signature(each.__dict__['__init__']).parameters
         for name, parameter in parameters.items():
             found.setdefault(name, parameter)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import nn
 
 import mmccd
@@ -300,3 +301,22 @@ def test_safetensors(tmp_path, monkeypatch):
     check_init_checkpoint(Config(), model)
     model.init_weights()
     assert all(torch.equal(v, FULL[k]) for k, v in model.backbone.state_dict().items())
+
+
+def test_an_attention_that_is_the_identity_may_be_missing(tmp_path, monkeypatch):
+    """The network is the file's then, in AttentionResNet and around any other; an attention that is none is refused."""
+    from mmdet.models import ResNet
+
+    monkeypatch.chdir(tmp_path)
+    torch.save(ResNet(18).state_dict(), 'w.pth')
+    model = Whole()
+    around = dict(type='mmccd.WithAttention', backbone=dict(type='mmdet.ResNet', depth=18, init_cfg=pretrained()))
+    inside = dict(type='mmccd.AttentionResNet', depth=18, init_cfg=pretrained())
+    for backbone, identity in ((around, True), (inside, True), (inside, False)):
+        attention = dict(type='mmccd.CCD', **({'identity_init': identity} if backbone is inside else {}))
+        model.backbone = MODELS.build(dict(backbone, attention=attention))
+        if identity:
+            check_init_checkpoint(Config(), model)
+            continue
+        with pytest.raises(UserError, match=r'16 missing keys \(ccd: 16\)'):
+            check_init_checkpoint(Config(), model)

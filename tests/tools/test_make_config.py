@@ -409,6 +409,7 @@ def test_base_of_mmdetection(call_tool, coco):
     assert 'Initial weights: torchvision://resnet50.' in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('base', 'attention', 'expected'),
     [
@@ -429,12 +430,14 @@ def test_attention_in_a_base_of_mmdetection(call_tool, coco, base, attention, ex
         assert (backbone.groups, backbone.base_width, backbone.depth) == (32, 4, 101)
 
 
+@pytest.mark.long
 def test_a_base_of_mmdetection_as_it_is(call_tool, coco):
     assert make(call_tool, '--base', FASTER_RCNN, '--out', 'own.py', '--attention', 'none') == (0, '')
     backbone = Config.fromfile('own.py').model.backbone
     assert (backbone.type, backbone.init_cfg.type, 'attention' in backbone) == ('ResNet', 'Pretrained', False)
 
 
+@pytest.mark.long
 def test_base_of_mmpretrain(call_tool, folders):
     base = 'mmpretrain::resnet/resnetv1d50_8xb32_in1k.py'
     code, err = call_tool(TOOL, '--train', 'train', '--val', 'val', '--base', base, '--out', 'own.py', '--workers', 0)

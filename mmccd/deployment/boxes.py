@@ -6,6 +6,7 @@ which a traced graph would keep.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,12 +15,13 @@ import torch.nn.functional as F
 from mmcv.ops import RoIAlign
 from mmdet.models.roi_heads.roi_extractors import SingleRoIExtractor
 from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
-from mmdet.models.task_modules.coders.delta_xywh_bbox_coder import delta2bbox
-from mmdet.models.task_modules.coders.legacy_delta_xywh_bbox_coder import legacy_delta2bbox
 from torch import Tensor
 from torchvision.ops import nms, roi_align
 
 from mmccd.compat.mmdet_v06 import InclusiveBBoxCoder, InclusiveRoIExtractor
+
+# Of a box's side and its prior's, as a logarithm: the default of MMDetection's coders.
+_MAX_RATIO = abs(math.log(16 / 1000))
 
 
 class Choice(NamedTuple):
@@ -110,16 +112,25 @@ def best_of_level(
 
 
 def decode(coder: Any, priors: Tensor, deltas: Tensor, height: int | Tensor, width: int | Tensor) -> Tensor:
-    """Boxes (n, 4) from priors (n, 4) and deltas (n, 4), cut off at the border of the image."""
+    """Boxes (n, 4) from priors (n, 4) and deltas (n, 4), cut off at the border of the image.
+
+    As the coder's own ``decode``, in the same order of operations, but without its branch for no box at all: a graph
+    that was traced with none would keep it.
+    """
     inclusive = isinstance(coder, InclusiveBBoxCoder)
+    deltas = deltas * deltas.new_tensor(coder.stds) + deltas.new_tensor(coder.means)
+    low, high = priors[:, :2], priors[:, 2:]
+    size = high - low + 1 if inclusive else high - low
+    move, log_size = size * deltas[:, :2], deltas[:, 2:].clamp_max(_MAX_RATIO)
+    if not inclusive and coder.add_ctr_clamp:
+        move = move.clamp(-coder.ctr_clamp, coder.ctr_clamp)
+    else:
+        log_size = log_size.clamp_min(-_MAX_RATIO)
+    centre, half = (low + high) * 0.5 + move, size * log_size.exp() * 0.5
     if inclusive:
-        # As coder.decode; behind its unflatten, the exporter takes the number of boxes for a constant.
-        boxes = legacy_delta2bbox(priors, deltas, coder.means, coder.stds)
-        boxes = boxes + boxes.new_tensor([0.5, 0.5, -0.5, -0.5])
-    else:  # its decode has a branch for ONNX that calls a removed function
-        boxes = delta2bbox(
-            priors, deltas, coder.means, coder.stds, add_ctr_clamp=coder.add_ctr_clamp, ctr_clamp=coder.ctr_clamp
-        )
+        boxes = torch.cat([centre - half + 0.5, centre + half - 0.5], dim=1)
+    else:
+        boxes = torch.cat([centre - half, centre + half], dim=1)
         if not coder.clip_border:
             return boxes
     ends = torch.stack([torch.as_tensor(v) - int(inclusive) for v in (width, height, width, height)])
@@ -168,7 +179,7 @@ def roi_features(extractor: SingleRoIExtractor, maps: tuple[Tensor, ...], boxes:
     index = [(level == i).nonzero().squeeze(1) for i in range(len(layers))]
     found = torch.cat([_align(*layer, rois[i]) for layer, i in zip(layers, index)])
     # A box without a level, because its size is NaN, keeps zeros, as in MMDetection.
-    out = found.new_zeros(1).expand(boxes.shape[0], *found.shape[1:])
+    out = (level * 0).to(found.dtype)[:, None, None, None].expand(-1, *found.shape[1:])
     return out.index_put((torch.cat(index),), found)
 
 

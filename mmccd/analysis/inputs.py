@@ -15,12 +15,8 @@ from mmccd.configs import datasets_of
 from mmccd.data.stock import use_own_loader
 
 
-def prepare_image(cfg: Config, path: str) -> dict[str, Any]:
-    """A batch of one image from the test pipeline of the config, for ``model.data_preprocessor``.
-
-    Args:
-        cfg (Config): A config of a detector or a classifier.
-        path (str): The image.
+def pipeline_of(cfg: Config) -> list[dict[str, Any]]:
+    """A copy of the test pipeline of a config, with mmccd's loader of images, in whose scope it can be built.
 
     Raises:
         ValueError: If the config has no ``test_dataloader`` with a pipeline.
@@ -34,8 +30,22 @@ def prepare_image(cfg: Config, path: str) -> dict[str, Any]:
     init_default_scope(scope)
     pipeline = copy.deepcopy(dataset.pipeline)
     use_own_loader(pipeline, scope)
+    return pipeline
+
+
+def prepare_image(cfg: Config, path: str) -> dict[str, Any]:
+    """A batch of one image from the test pipeline of the config, for ``model.data_preprocessor``.
+
+    Args:
+        cfg (Config): A config of a detector or a classifier.
+        path (str): The image.
+
+    Raises:
+        ValueError: If the config has no ``test_dataloader`` with a pipeline.
+    """
+    pipeline = Compose(pipeline_of(cfg))
     # No annotations for a pipeline that loads them; img_id is a key that PackDetInputs may ask for.
-    return pseudo_collate([Compose(pipeline)(dict(img_path=path, img_id=0, instances=[]))])
+    return pseudo_collate([pipeline(dict(img_path=path, img_id=0, instances=[]))])
 
 
 def rgb_pixels(inputs: Tensor) -> np.ndarray:

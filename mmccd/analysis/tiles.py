@@ -7,7 +7,6 @@ fits of them. Merging differs, too: an object that a tile's border cuts gives wa
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,12 +14,10 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.registry import init_default_scope
 from torch import nn
 from torchvision.ops import box_iou
 
-from mmccd.configs import datasets_of
-from mmccd.data.stock import use_own_loader
+from .inputs import pipeline_of
 
 COVERED = 0.5  # share of a cut box from which another box stands for it
 EDGE = 0.01  # of a tile's side, from which a box counts as cut by the border; at least 2 pixels
@@ -93,15 +90,7 @@ def split_pipeline(cfg: Config) -> tuple[Compose, Compose]:
     Raises:
         ValueError: If the config's test set has no pipeline that begins with a loader of images.
     """
-    for _, dataset in datasets_of(cfg.get('test_dataloader') or {}, 'test_dataloader'):
-        if dataset.get('pipeline'):
-            break
-    else:
-        raise ValueError('the config has no test_dataloader.dataset.pipeline')
-    scope = cfg.get('default_scope', 'mmengine')
-    init_default_scope(scope)
-    pipeline = copy.deepcopy(dataset.pipeline)
-    use_own_loader(pipeline, scope)
+    pipeline = pipeline_of(cfg)
     if 'LoadImage' not in str(pipeline[0].get('type')):
         raise ValueError(f'the test pipeline must begin with a loader of images, begins with {pipeline[0].get("type")}')
     return Compose(pipeline[:1]), Compose(pipeline[1:])

@@ -61,3 +61,13 @@ def test_get_flops_with_options(root, capsys, monkeypatch):
     runpy.run_path(str(root / 'tools' / 'analysis_tools' / 'get_flops.py'), run_name='__main__')
     (row,) = json.loads(capsys.readouterr().out)
     assert row['params_over_plain'] == 2 * 64 * 8  # scale and bias of 64 groups in 8 blocks
+
+
+def test_detector_matrix_refuses(call_tool, tmp_path):
+    tool = 'analysis_tools/detector_matrix.py'
+    assert call_tool(tool, '--out', 'x.csv') == (2, "error: --out must end with .json, got 'x.csv'\n")
+    code, err = call_tool(tool, '--out', tmp_path / 'no' / 'x.json')
+    assert (code, f'the folder {tmp_path}/no does not exist' in err) == (2, True)
+    code, err = call_tool(tool, 'atss/atss_r50_fpn_2x_coco', '--out', tmp_path / 'x.json')
+    assert (code, 'atss/atss_r50_fpn_1x_coco' in err) == (2, True)
+    assert not list(tmp_path.iterdir())

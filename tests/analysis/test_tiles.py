@@ -9,6 +9,7 @@ from mmdet.apis import inference_detector
 from mmengine.config import Config
 from mmengine.structures import InstanceData
 from PIL import Image
+from torchvision.ops import box_iou
 
 import mmccd
 from mmccd.analysis import tiles
@@ -139,6 +140,34 @@ def test_merging():
     # At the border of the image itself nothing is cut.
     assert len(merged(instances((0, 0, 10, 20, 0.9, 0)), instances((50, 0, 60, 20, 0.8, 0)))) == 2
     assert merged(instances(), instances()) == []
+
+
+def test_a_forest():
+    """Crowns of 12 to 56 pixels that overlap, in tiles of 256 with 64 in common, as the trees' photographs have them.
+
+    The detector sees what a tile has of each crown, from a third on, with a score by chance: all are found once, whole.
+    """
+    rng = np.random.default_rng(0)
+    width, height = 1000, 700
+    crowns: list[tuple] = []
+    while len(crowns) < 250:
+        w, h = rng.integers(12, 57, 2)
+        x, y = rng.integers(0, width - w), rng.integers(0, height - h)
+        box = torch.tensor([[x, y, x + w, y + h]], dtype=torch.float32)
+        if not crowns or float(box_iou(box, torch.tensor(crowns)).max()) < 0.45:
+            crowns.append(tuple(box[0].tolist()))
+    assert (box_iou(torch.tensor(crowns), torch.tensor(crowns)) > 0.2).sum() > len(crowns) + 10
+    views, found = cut(width, height, 256, 0.25), []
+    for tile in views:
+        boxes = torch.tensor(crowns) - torch.tensor([tile.x, tile.y, tile.x, tile.y])
+        seen = torch.stack([boxes[:, i].clamp(0, side) for i, side in enumerate((tile.width, tile.height) * 2)], 1)
+        area = (seen[:, 2:] - seen[:, :2]).prod(1) / (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        seen = seen[area > 1 / 3]
+        scores = torch.from_numpy(rng.random(len(seen)))
+        found.append(InstanceData(bboxes=seen, scores=scores, labels=torch.zeros(len(seen), dtype=torch.long)))
+    assert sum(map(len, found)) > 1.5 * len(crowns)
+    boxes, _, _ = merge(views, found, (width, height), 0.5)
+    assert sorted(map(tuple, boxes.tolist())) == sorted(crowns)
 
 
 def test_one_tile_is_the_model_alone(tmp_path):

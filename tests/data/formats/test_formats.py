@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 from mmengine.config import Config
+from PIL import Image
 
 from mmccd.analysis.report import detection
 from mmccd.data import formats
 from mmccd.data.checks import check_config
+from mmccd.data.formats import images
 from mmccd.data.formats.labelled import EXAMPLES, Findings, check_class_names, split_of
 from mmccd.data.formats.shapes import ellipse, rotated, tidy
 from mmccd.errors import UserError
@@ -86,19 +89,37 @@ def test_boxes_that_are_left_out_are_counted(label_folders, tmp_path):
     label_folders.save_image(tmp_path / 'a.jpg')
     boxes = [(4, 3, 20, 10), (4, 3, 20, 10), (4, 3, 0.5, 10), (50, 3, 5, 5), (30, 3, 20, 10), (0, 0, 40.5, 30)]
     labels = [formats.Label('cat', box, f'line {i}') for i, box in enumerate(boxes, 1)]
-    labels.append(formats.Label('dog', boxes[0], 'line 7'))
+    labels += [formats.Label('dog', boxes[0], 'line 7'), formats.Label('dog', (0, 0, 5, 5), 'line 8', True)]
     findings = Findings()
     image = formats.LabelledImage(str(tmp_path / 'a.jpg'), (40, 30), labels)
     content = formats.to_coco([image], ('cat', 'dog'), findings).content
-    assert [(a['category_id'], a['bbox']) for a in content['annotations']] == [
-        (1, [4, 3, 20, 10]),
-        (1, [30, 3, 20, 10]),
-        (1, [0, 0, 40.5, 30]),
-        (2, [4, 3, 20, 10]),
+    assert [(a['category_id'], a['bbox'], a['iscrowd']) for a in content['annotations']] == [
+        (1, [4, 3, 20, 10], 0),
+        (1, [30, 3, 20, 10], 0),
+        (1, [0, 0, 40.5, 30], 0),
+        (2, [4, 3, 20, 10], 0),
+        (2, [0, 0, 5, 5], 1),
     ]
     assert findings.counts == {'box-double': 1, 'box-empty': 1, 'box-outside': 1, 'box-partly-outside': 1}
     assert findings.examples['box-outside'] == ['line 4: bbox [50, 3, 5, 5] in an image of 40 x 30']
     assert findings.examples['box-double'] == ['line 2: cat [4, 3, 20, 10]']
+
+
+def test_size_of_a_large_jpeg_is_that_of_its_beginning(tmp_path):
+    """More than is read of it, with EXIF, also where what stands before the size is longer than that."""
+    pixels = np.random.default_rng(0).integers(0, 255, (600, 900, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / 'it.jpg'
+    Image.fromarray(pixels).save(path, quality=95, exif=exif)
+    content = path.read_bytes()
+    assert len(content) > 2 * images._BEGINNING
+    assert images._header(str(path)).size == (600, 900)
+    comment = b'\xff\xfe\xff\xff' + bytes(0xFFFD)
+    path.write_bytes(content[:2] + 5 * comment + content[2:])
+    assert images._header(str(path)).size == (600, 900)
+    path.write_bytes(content[:100])
+    assert images._header(str(path)).problem
 
 
 def test_division(label_folders):

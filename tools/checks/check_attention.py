@@ -64,9 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             checks=args.checks,
         )
         jobs, table = jobs_of(args.module, args.all, args.list, common, args.out)
-        judge_all(jobs, table, args.time_limit, lenient=bool(args.all))
         words = sys.argv[1:] if argv is None else argv
         command = shlex.join(['python', 'tools/checks/check_attention.py', *words])
+        judge_all(jobs, table, args.time_limit, bool(args.all), lambda t: write(t, args.out, command))
         print(json.dumps(table.as_dict(), indent=1) if args.json else table.text())
         write(table, args.out, command)
     except UserError as e:

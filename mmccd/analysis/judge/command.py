@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,9 @@ def _listed(path: Path, common: dict[str, Any]) -> tuple[list[Job], str, str]:
     return jobs, title, text
 
 
-def judge_all(jobs: Sequence[Job], table: Table, seconds: float, lenient: bool) -> None:
+def judge_all(
+    jobs: Sequence[Job], table: Table, seconds: float, lenient: bool, save: Callable[[Table], None] = lambda table: None
+) -> None:
     """Judge one module after the other, with a progress bar.
 
     Args:
@@ -80,6 +82,7 @@ def judge_all(jobs: Sequence[Job], table: Table, seconds: float, lenient: bool) 
         seconds (float): Limit of one check.
         lenient (bool): Leave out, too, what cannot be built or has features of another shape: of all classes of a
             package, most are something else.
+        save (Callable): Called after each module, so that nothing is lost if the next one takes too long.
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise UserError(f'--time-limit must be above 0, got {seconds}')
@@ -92,6 +95,7 @@ def judge_all(jobs: Sequence[Job], table: Table, seconds: float, lenient: bool) 
                 table.left_out[job.module] = verdict.unfit
             else:
                 table.verdicts.append(verdict)
+            save(table)
 
 
 class _Bar:
@@ -148,4 +152,6 @@ def write(table: Table, out: Sequence[str], command: str) -> None:
             each = [v.markdown() for v in table.verdicts] if len(table.verdicts) == 1 and not table.left_out else []
             head = [f'# {title}', *([table.text_above] if table.text_above else [])]
             text = '\n\n'.join([*head, f'```shell\n{command}\n```', f'{made}.', *(each or [table.markdown()])]) + '\n'
-        path.write_text(text, encoding='utf-8')
+        partial = path.with_name(f'{path.name}.partial')
+        partial.write_text(text, encoding='utf-8')
+        os.replace(partial, path)

@@ -118,7 +118,7 @@ class Verdict:
 
     def markdown(self) -> str:
         """A table of the findings."""
-        lines = [f'### {_cell(self.title())}', '', '| check | result | figure | what to do |', '|---|---|---|---|']
+        lines = [f'## {_cell(self.title())}', '', '| check | result | figure | what to do |', '|---|---|---|---|']
         lines += [f'| {f.check} | {_mark(f.status)} | {_cell(f.figure)} | {_cell(f.advice)} |' for f in self.findings]
         return '\n'.join([*lines, '', self.counts()])
 
@@ -193,10 +193,10 @@ class Table:
         if details:
             for v in self.verdicts:
                 if v.failed:
-                    lines += ['', f'### {_cell(v.title())}', '']
+                    lines += ['', f'## {_cell(v.title())}', '']
                     lines += [f'* **{f.check}**: {_cell(f.figure)}' for f in v.of(FAIL)]
         if self.left_out:
-            lines += ['', '### Left out', '', *(f'* {_cell(k)}: {_cell(v)}' for k, v in self.left_out.items())]
+            lines += ['', '## Left out', '', *(f'* {_cell(k)}: {_cell(v)}' for k, v in self.left_out.items())]
         return '\n'.join(lines)
 
     def as_dict(self) -> dict:

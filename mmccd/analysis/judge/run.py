@@ -100,12 +100,21 @@ def make_subject(
         for name in chosen:
             if name not in names:
                 raise UserError(f'{like} has no option {name!r}{suggest(name, names)}; it has {", ".join(names)}')
-        chosen = {**{k: v for k, v in (options or {}).items() if k in names}, **chosen}
+        # The same word may have another meaning: a ratio of 1 / 16 is none of the definition's.
+        taken = {k: v for k, v in (options or {}).items() if k in names and _fits(v, names[k])}
+        chosen = {**taken, **chosen}
     return Subject(module, channels, size, dict(options or {}), like, chosen)
 
 
-def _options_of(kind: type) -> list[str]:
-    return [n for n in inspect.signature(kind).parameters if n not in ('channels', 'shared', 'options')]
+def _options_of(kind: type) -> dict[str, Any]:
+    """Options of a definition with their defaults."""
+    parameters = inspect.signature(kind).parameters
+    return {n: p.default for n, p in parameters.items() if n not in ('channels', 'shared', 'options')}
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value is of the kind of a default."""
+    return not (isinstance(value, float) and isinstance(default, int))
 
 
 def chosen_checks(checks: Iterable[str] | None) -> list[str]:

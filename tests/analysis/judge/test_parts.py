@@ -17,6 +17,7 @@ from mmccd.analysis.judge.packages import modules_of
 from mmccd.analysis.judge.page import html
 from mmccd.analysis.judge.references import REFERENCES, find_reference
 from mmccd.analysis.judge.results import Finding, Table, Verdict
+from mmccd.analysis.judge.run import make_subject
 from mmccd.analysis.judge.subject import BuildError, arguments_of, parse_options
 
 SIZE = (14, 12)
@@ -132,7 +133,7 @@ def test_tables():
     ]
     text = table.markdown()
     assert '| a:B | SE | 9 |  |  |  |  | sizes |' in text
-    assert '### a:B(8, r=4) like SE\n\n* **sizes**: NaN \\| &lt;b>' in text
+    assert '## a:B(8, r=4) like SE\n\n* **sizes**: NaN \\| &lt;b>' in text
     assert '* a:D: needs a thing' in text
     assert table.text().splitlines()[-1] == '2 modules judged, 1 with a failed check, 1 left out'
     assert json.loads(json.dumps(table.as_dict()))['modules'][0]['findings'][1]['status'] == 'fail'
@@ -180,3 +181,32 @@ def test_documented_checks(root):
     assert rows == [(name, check.question.replace('|', '\\|')) for name, check in CHECKS.items()]
     flat = ' '.join(text.split())
     assert ', '.join(REFERENCES) in flat
+
+
+def test_options_of_the_definition_are_taken_over():
+    """But not a ratio of another meaning."""
+    subject = make_subject('a:B', 'gc', 64, SIZE, dict(ratio=8, act='relu'), None)
+    assert (subject.like, subject.like_options) == ('GC', dict(ratio=8))
+    assert make_subject('a:B', 'GC', 64, SIZE, dict(ratio=1 / 16), None).like_options == {}
+    assert make_subject('a:B', 'GC', 64, SIZE, dict(ratio=1 / 16), dict(ratio=4)).like_options == dict(ratio=4)
+    assert make_subject('a:B', 'CCD', 64, SIZE, dict(scales=(1,)), None).like_options == dict(scales=(1,))
+
+
+class OtherEps(nn.Module):
+    """GC whose norm has another eps."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.mask, self.down = nn.Conv2d(channels, 1, 1), nn.Conv2d(channels, channels // 4, 1)
+        self.norm, self.up = nn.LayerNorm([channels // 4, 1, 1], eps=1e-6), nn.Conv2d(channels // 4, channels, 1)
+
+    def forward(self, x):
+        weight = self.mask(x).flatten(2).softmax(2)
+        context = (x.flatten(2) * weight).sum(2)[:, :, None, None]
+        return x + self.up(torch.relu(self.norm(self.down(context))))
+
+
+def test_another_eps_is_a_note():
+    verdict = mmccd.check_attention(OtherEps, 'GC', 16, (5, 4), like_options=dict(ratio=4), checks=['equality'])
+    assert verdict['equality'].status == 'note'
+    assert 1e-7 < verdict['equality'].value < 1e-4

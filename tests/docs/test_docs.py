@@ -42,6 +42,7 @@ PAGES = [
             'reliability',
             'any_network',
             'write_an_attention',
+            'attention_audit',
             'check_attention',
             'api',
             'cuda',

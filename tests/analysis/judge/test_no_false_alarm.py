@@ -50,7 +50,7 @@ def test_layers(name):
 @pytest.mark.parametrize('name', LAYERS)
 def test_layers_by_all_checks(name):
     like = name if name in REFERENCES else None
-    verdict = check_attention(f'mmccd.models:{name}', like)
+    verdict = check_attention(f'mmccd.models:{name}', like, channels=128)
     assert not verdict.failed, verdict.text()
     assert verdict['compile'].status == 'pass'
     assert verdict['forward'].value > 0

@@ -1,6 +1,7 @@
 """Attention in networks of others: the right places, the same outputs and names, and nothing lost in silence."""
 
 import copy
+import inspect
 import logging
 import pickle
 
@@ -15,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import mmccd
 from mmccd.models import CCD, ECA
+from mmccd.models.layers import attention_types
 from mmccd.models.places import find_places
 
 
@@ -202,6 +204,29 @@ def test_the_branch_is_gated_before_the_sum():
     assert block.bn2.ccd.groups == 16
     expected = torch.relu(branch + block.downsample(x))
     torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize('name', [n for n, layer in attention_types().items() if not layer.replaces_conv])
+def test_every_layer_starts_as_the_identity_or_says_that_it_cannot(name):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.a, self.b = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 4, 1), nn.Conv2d(4, 64, 1)
+
+        def forward(self, x):
+            x = self.stem(x)
+            return x + self.b(self.a(x).relu())
+
+    net, x = Net().eval(), features(2, 3, 14, 9)
+    expected, layer = net(x), attention_types()[name]
+    if 'identity_init' in inspect.signature(layer).parameters or name == 'GC':
+        assert torch.equal(mmccd.attach(net, f'mmccd.{name}', sample=x)(x), expected)
+    else:
+        with pytest.raises(ValueError, match=f'mmccd.{name} does not start as the identity'):
+            mmccd.attach(net, f'mmccd.{name}', sample=x)
+        difference = (mmccd.attach(net, f'mmccd.{name}', identity_init=False, sample=x)(x) - expected).abs().max()
+        assert difference > 1e-3
+    assert isinstance(getattr(net.b, layer._abbr_), layer)
 
 
 def norm(bn):

@@ -7,7 +7,7 @@ from mmcv.cnn.bricks import ConvWS2d
 from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
-from mmccd.models import CBAM, GE, SK, AttentionResNet
+from mmccd.models import BAM, CBAM, GE, NAM, SK, AttentionResNet, CoordAttention, TripletAttention
 from mmccd.models.layers.base import fit_norm_cfg
 
 GN = dict(type='GN', num_groups=32)
@@ -116,6 +116,7 @@ def test_convolutions_are_the_networks():
     for layer in (
         CBAM(64, conv_cfg=dict(type='ConvWS')).spatial_gate.conv,
         GE(64, extent=2, extra_params=True, conv_cfg=dict(type='ConvWS')).gather.conv1,
+        TripletAttention(64, conv_cfg=dict(type='ConvWS')).hc.conv,
         SK(64, conv_cfg=dict(type='ConvWS')).branches[0].conv,
     ):
         assert isinstance(layer, ConvWS2d)
@@ -158,7 +159,36 @@ def test_fit_norm_cfg(norm_cfg, channels, expected):
     build_norm_layer(expected, channels)
 
 
+@pytest.mark.parametrize(
+    ('layer', 'norms'),
+    [
+        (CoordAttention, {'bn1': 8}),
+        (TripletAttention, {'cw.bn': 1, 'hc.bn': 1, 'hw.bn': 1}),
+        (BAM, {'channel_branch.bn': 16, **{f'spatial_branch.bn{i}': 16 for i in (1, 2, 3)}}),
+        (NAM, {'bn': 256}),
+    ],
+)
+def test_norms_of_other_layers(layer, norms):
+    """Those of ``norm_cfg``, under the names of always; and the network's, where the layer is its attention."""
+    plain, m = layer(256), layer(256, norm_cfg=GN)
+    assert {n: g.num_channels for n, g in m.named_modules() if isinstance(g, nn.GroupNorm)} == norms
+    assert {n: g.num_features for n, g in plain.named_modules() if isinstance(g, nn.BatchNorm2d)} == norms
+    assert not [n for n, g in m.named_modules() if isinstance(g, nn.modules.batchnorm._BatchNorm)]
+    assert [n for n, _ in m.named_parameters()] == [n for n, _ in plain.named_parameters()]
+    assert m(torch.randn(2, 256, 4, 3)).isfinite().all()
+    synchronised = layer(256, norm_cfg=dict(type='SyncBN'))
+    assert all(isinstance(synchronised.get_submodule(n), nn.SyncBatchNorm) for n in norms)
+    frozen = layer(256, norm_cfg=dict(type='BN', requires_grad=False))
+    expected = {f'{n}.{p}' for n in norms for p in ('weight', 'bias')}
+    assert {n for n, p in frozen.named_parameters() if not p.requires_grad} == expected
+    with torch.device('meta'):
+        net = AttentionResNet(50, attention=dict(type=f'mmccd.{layer.__name__}'), norm_cfg=GN)
+    assert not [n for n, g in net.named_modules() if isinstance(g, nn.modules.batchnorm._BatchNorm)]
+
+
 def test_identity_needs_a_weight():
+    with pytest.raises(ValueError, match=r"identity_init needs a norm with a weight, got norm_cfg={'type': 'IN'}"):
+        TripletAttention(64, identity_init=True, norm_cfg=dict(type='IN'))
     with pytest.raises(ValueError, match=r"identity_init needs a norm with a weight, got norm_cfg={'type': 'IN'}"):
         CBAM(64, identity_init=True, norm_cfg=dict(type='IN'))
     CBAM(64, norm_cfg=dict(type='IN'))

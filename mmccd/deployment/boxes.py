@@ -154,6 +154,8 @@ def suppress(boxes: Tensor, scores: Tensor, groups: Tensor, choice: Choice) -> T
         groups (Tensor): (n,), int64. Boxes of different groups do not suppress each other, unless ``class_agnostic``.
         choice (Choice): Threshold and number.
     """
+    # A box that ends before it begins (0.6's are a pixel longer) overlaps with none; ONNX would swap its ends.
+    boxes = torch.cat([boxes[:, :2], torch.maximum(boxes[:, :2], boxes[:, 2:])], dim=1)
     if not choice.class_agnostic:
         # One NMS for all: as in mmcv, an offset separates the groups. The zero is for no box at all.
         widest = torch.cat([boxes.reshape(-1), boxes.new_zeros(1)]).max()

@@ -29,7 +29,7 @@ LACKS = {
         ),
         os: (
             'fork forkpty register_at_fork killpg getpgid setpgid getpgrp setsid getuid geteuid getgid getegid nice '
-            ' getloadavg mkfifo chown lchown wait wait3 wait4 sched_getaffinity sched_setaffinity O_DIRECTORY '
+            'getloadavg mkfifo chown lchown wait wait3 wait4 sched_getaffinity sched_setaffinity O_DIRECTORY '
             'O_NOFOLLOW O_NONBLOCK pread pwrite sendfile posix_fadvise posix_fallocate memfd_create'
         ),
     },
@@ -55,6 +55,7 @@ def simulate(system: str) -> None:
         return load(name, globals, *args, **kwargs)
 
     builtins.__import__ = without_unix
+    os.environ.setdefault('USERNAME', 'user')  # as Windows does
     # Neither glibc nor GNU's OpenMP.
     platform.libc_ver = lambda *args, **kwargs: ('', '')
     found = ctypes.CDLL.__getattr__

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 import mmccd
 from mmccd.analysis.inputs import prepare_image
@@ -127,6 +129,86 @@ def test_boxes_are_those_of_mmdet(call_tool, pytorch, export, images, tmp_path, 
                 f['label'] == label and abs(f['score'] - score) < 0.02 and np.abs(f['box'] - box).max() < 1
                 for f in found
             ), (r['image'], score, label, box)
+
+
+EPOCHS = 30
+CASCADE = f"""
+# A quarter of the channels, and four scenes learnt by heart.
+model = dict(
+    backbone=dict(
+        base_channels=16, attention=dict(groups=8), init_cfg=dict(_delete_=True, type='Kaiming', layer='Conv2d')),
+    neck=dict(in_channels=[16, 32, 64, 128]),
+    train_cfg=dict(rpn_proposal=dict(nms_pre=300, max_per_img=100)))
+scenes = dict(ann_file='annotations/instances_val.json', data_prefix=dict(img='val/'))
+train_dataloader = dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=scenes)
+val_dataloader = dict(num_workers=0, persistent_workers=False)
+test_dataloader = val_dataloader
+param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5)]
+train_cfg = dict(max_epochs={EPOCHS}, val_interval={EPOCHS})
+default_hooks = dict(checkpoint=dict(interval={EPOCHS}))
+"""
+
+
+@pytest.mark.long
+def test_map_of_a_two_stage_detector(call_tool, root, workplace, capsys):
+    """A Cascade R-CNN that has learnt something: the boxes of infer_onnx.py have the mAP of test.py."""
+    base = root / 'configs' / 'cascade_rcnn_ccd_r18_fpn_digits.py'
+    (workplace / 'cascade.py').write_text(f'_base_ = {str(base)!r}\n{CASCADE}')
+    assert call_tool('train.py', 'cascade.py', '--work-dir', 'trained') == (0, '')
+    checkpoint = f'trained/epoch_{EPOCHS}.pth'
+    tested = ('--work-dir', 'tested', '--out', 'tested/metrics.json', '--out-item', 'metrics')
+    code, stderr = call_tool('test.py', 'cascade.py', checkpoint, *tested)
+    assert code == 0, stderr
+    expected = json.loads((workplace / 'tested' / 'metrics.json').read_text())
+    assert expected['coco/bbox_mAP'] > 0.05
+
+    folder = workplace / 'data' / 'digits' / 'det'
+    assert call_tool(EXPORT, 'cascade.py', checkpoint, '--out', 'cascade.onnx', '--images', folder / 'val')[0] == 0
+    assert 'FAILED' not in capsys.readouterr().out
+    inferred = ('--json', 'found.json', '--out-dir', 'drawn', '--score-thr', 0)
+    assert call_tool(INFER, 'cascade.onnx', folder / 'val', *inferred)[0] == 0
+    truth = COCO(folder / 'annotations' / 'instances_val.json')
+    ids = {image['file_name']: image['id'] for image in truth.dataset['images']}
+    found = [
+        dict(
+            image_id=ids[Path(result['image']).name],
+            category_id=truth.getCatIds()[box['label']],
+            bbox=[*box['box'][:2], box['box'][2] - box['box'][0], box['box'][3] - box['box'][1]],
+            score=box['score'],
+        )
+        for result in json.loads((workplace / 'found.json').read_text())
+        for box in result['found']
+    ]
+    evaluation = COCOeval(truth, truth.loadRes(found), 'bbox')
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    for value, key in zip(evaluation.stats, ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_75')):
+        assert value == pytest.approx(expected[f'coco/{key}'], abs=0.0006)  # three digits are written
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('runtime', ['int8', 'openvino'])
+def test_other_runtimes_are_rows_of_the_table(call_tool, small, images, tmp_path, capsys, runtime):
+    """Rows without a limit, below those that have one; the 8-bit file is smaller, and infer_onnx.py runs it."""
+    if runtime == 'openvino':
+        pytest.importorskip('openvino')
+    out = tmp_path / 'model.onnx'
+    options = ('--out', out, '--images', images / 'wide.png', '--also', runtime)
+    assert call_tool(EXPORT, *small[CLASSIFIER], *options) == (0, '')
+    table = [line.split(' | ') for line in capsys.readouterr().out.splitlines() if line.startswith('| ')]
+    names = [row[0].removeprefix('| ') for row in table]
+    assert names == ['output', 'logits', 'scores', f'logits, {runtime}', f'scores, {runtime}']
+    assert [row[-1].strip(' |') for row in table[1:]] == ['1e-04', '1e-04', '', '']
+    worst = max(map(float, table[-1][1:4]))
+    if runtime == 'openvino':
+        assert worst < 1e-4
+        return
+    assert 1e-4 < worst < 0.2
+    less = tmp_path / 'model_int8.onnx'
+    assert 0.2 < less.stat().st_size / out.stat().st_size < 0.6
+    assert call_tool(INFER, less, images / 'wide.png', '--out-dir', tmp_path / 'drawn')[0] == 0
+    assert (tmp_path / 'drawn' / 'wide_onnx.png').is_file()
 
 
 @pytest.mark.slow
@@ -347,11 +429,17 @@ def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch)
         ),
         ((*detector, '--images', 'text.png'), "image 'text.png' cannot be used: it is no image\n"),
         ((*detector, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'), 'end2end cannot export test_cfg.nms='),
-        ((cascade, 'cascade.pth'), 'CascadeRCNN cannot be exported with --kind end2end; --kind raw exports backbone, '),
+        (
+            (cascade, 'cascade.pth', '--cfg-options', 'model.test_cfg.rcnn.nms.type=soft_nms'),
+            'end2end cannot export test_cfg.rcnn.nms=',
+        ),
     ):
         code, stderr = call_tool(EXPORT, *args)
         assert (code, stderr[:7]) == (2, 'error: '), args
         assert message in stderr, args
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    code, stderr = call_tool(EXPORT, *detector, '--also', 'openvino')
+    assert (code, stderr) == (2, 'error: the export needs openvino: pip install openvino\n')
     monkeypatch.setitem(sys.modules, 'onnxruntime', None)
     assert call_tool(EXPORT, *detector) == (2, 'error: the export needs onnxruntime: pip install onnxruntime\n')
     assert not list(workplace.rglob('*.onnx*'))

@@ -81,7 +81,7 @@ def test_new_style(new):
     assert model.backbone.layer2[3].ccd.scale.shape == (64,)
     dumped = Config.fromstring(cfg.pretty_text, '.py')
     assert dumped.to_dict() == cfg.to_dict()
-    assert load_config.__globals__['with_names'](cfg) is cfg  # nothing is left to name
+    assert with_names(cfg) is cfg  # nothing is left to name
 
 
 def test_dump_of_the_new_style(new):

@@ -85,7 +85,7 @@ def check_load_from(cfg: Config, model: nn.Module) -> LoadFrom | None:
     if problems:
         problems = [f'  {line}' for line in problems]
         remedy = _remedy(refused, of_classes, found, target)
-        if all(key.startswith('backbone.') for key in found.tensors):
+        if all(key.startswith('backbone.') for key in found.tensors) and not remedy.endswith(f'{ALLOW}={CLASSES}'):
             remedy += _backbone_remedy(checkpoint, model)
         raise UserError(
             '\n'.join([f'load_from {source} does not fit the model, nothing was loaded:', *problems, remedy])

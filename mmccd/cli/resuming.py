@@ -18,7 +18,7 @@ from mmccd.errors import UserError
 
 from .initial_weights import ALLOW, CLASSES, class_tensors
 
-# Options of PyTorch's optimizers that older versions do not have, and that change no number.
+# Options of PyTorch's optimizers that older versions do not have, and that do not change results.
 _OPTIONAL = {'foreach', 'maximize', 'capturable', 'differentiable', 'fused', 'decoupled_weight_decay'}
 _KINDS = {'betas': 'Adam or a relative of it', 'momentum': 'SGD'}  # by an option that is theirs
 
@@ -44,14 +44,14 @@ def check_resumed(cfg: Config, model: nn.Module, checkpoint: OpenedCheckpoint) -
         )
 
 
-def _anew(allow: str = '') -> str:
+def _another(allow: str = '') -> str:
     """How to start another training from the weights."""
     allow = f' {ALLOW}={allow}' if allow else ''
     return f'start another training from its weights, without --resume: --cfg-options load_from=PATH{allow}'
 
 
 def _incomplete(content: Any) -> str | None:
-    """Weights alone: mmengine would go on with a fresh optimizer, or fail."""
+    """Weights alone: mmengine would continue with a fresh optimizer, or fail."""
     meta = content.get('meta') if isinstance(content, Mapping) else None
     if isinstance(meta, Mapping) and 'epoch' in meta and 'iter' in meta and 'message_hub' in content:
         if 'optimizer' in content or 'optim_wrapper' in content:
@@ -59,7 +59,7 @@ def _incomplete(content: Any) -> str | None:
         lacks = 'no optimizer, as the best and published ones'
     else:
         lacks = 'nothing of a training but weights'
-    return f'has {lacks}: it cannot be resumed from. Name an epoch_N.pth, or {_anew()}'
+    return f'has {lacks}: it cannot be resumed from. Name an epoch_N.pth, or {_another()}'
 
 
 def _other_model(cfg: Config, model: nn.Module, checkpoint: OpenedCheckpoint) -> str | None:
@@ -71,7 +71,7 @@ def _other_model(cfg: Config, model: nn.Module, checkpoint: OpenedCheckpoint) ->
     classes = classes and class_tensors(cfg, model.state_dict()).issuperset(found.mismatched)
     lines = '\n  '.join(problems)
     why = ' (another number of classes)' if classes else ''
-    return f'does not fit the config{why}, nothing was done:\n  {lines}\nTo {_anew(CLASSES if classes else "")}'
+    return f'does not fit the config{why}, nothing was done:\n  {lines}\nTo {_another(CLASSES if classes else "")}'
 
 
 def _recipe(content: Mapping) -> Mapping[str, str]:
@@ -87,7 +87,7 @@ def _other_optimizer(cfg: Config, model: nn.Module, content: Mapping) -> str | N
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
     if not isinstance(wrapper, OptimWrapper):
-        return 'has one optimizer, and the config several: set optim_wrapper back, or ' + _anew()
+        return 'has one optimizer, and the config several: set optim_wrapper back, or ' + _another()
     new = wrapper.optimizer.state_dict()['param_groups']
     name = type(wrapper.optimizer).__name__
     before = _recipe(content).get('optim_wrapper.optimizer.type', '').strip('\'"').rpartition('.')[2]
@@ -99,14 +99,14 @@ def _other_optimizer(cfg: Config, model: nn.Module, content: Mapping) -> str | N
         before = before or next((kind for option, kind in _KINDS.items() if option in old[0]), 'another optimizer')
         return (
             f'has the state of {before}, and the config has optim_wrapper.optimizer.type={name!r}: set it back, or '
-            f'{_anew()}'
+            f'{_another()}'
         )
     sizes = [[len(group['params']) for group in groups] for groups in (old, new)]
     if sizes[0] != sizes[1]:
         then, now = (f'{len(s)} parameter group{"s" if len(s) > 1 else ""} with {sum(s)} tensors' for s in sizes)
         return (
             f'has an optimizer of {then}, and the config makes {now}: set optim_wrapper.paramwise_cfg (and what is '
-            f'frozen) back, or {_anew()}'
+            f'frozen) back, or {_another()}'
         )
     return None
 
@@ -126,7 +126,7 @@ def _other_schedule(cfg: Config, content: Mapping) -> str | None:
     if len(states) == len(new) and (old == names or len(old) != len(states)):
         return None
     then = ', '.join(old) if len(old) == len(states) else f'{len(states)} schedules'
-    return f'has the schedule {then}, and the config has {", ".join(names)}: set param_scheduler back, or {_anew()}'
+    return f'has the schedule {then}, and the config has {", ".join(names)}: set param_scheduler back, or {_another()}'
 
 
 def _typed(course: Mapping[str, str], i: int) -> bool:
@@ -145,5 +145,5 @@ def _other_average(cfg: Config, content: Mapping) -> str | None:
         return None
     return (
         'has an average of the weights (EMAHook), and the config has none: set custom_hooks back, or '
-        f'{_anew()}, which starts from the average'
+        f'{_another()}, which starts from the average'
     )

@@ -19,6 +19,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import import_modules_from_strings
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmccd.models.layers import AttentionLayer
 from mmccd.models.places import BLOCKS
@@ -190,6 +191,8 @@ def build(cfg: Config, attention: str | None, trial: Trial) -> nn.Module:
     for module in built.modules():
         if type(module).__name__ == 'TridentConv':  # allocated, and left to the file
             nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+        if isinstance(module, (_BatchNorm, nn.GroupNorm)) and module.weight is not None and not module.weight.any():
+            nn.init.ones_(module.weight)  # the end of a residual branch: zero from scratch, and in no file
     for module, init_cfg in files.items():
         module.init_cfg = init_cfg
     return built
@@ -220,8 +223,11 @@ def _prepare(model: ConfigDict, load_from: str | None) -> None:
         preprocessor.size = (SIDE, SIDE)
     _set(model.get('test_cfg'), 'score_thr', 0.0)
     _set(model, 'drop_path_rate', 0.0)  # a block that is dropped has no gradient
-    for key, most in dict(nms_pre=200, max_per_img=50, num=64).items():  # proposals and samples
+    for key, most in dict(nms_pre=200, num=64).items():  # samples
         _limit(model, key, most)
+    for cfg in (model.get('train_cfg') or {}, model.get('test_cfg') or {}):
+        for key in ('rpn', 'rpn_proposal'):
+            _limit(cfg.get(key), 'max_per_img', 50)
 
 
 def _is_file(init_cfg: Any) -> bool:

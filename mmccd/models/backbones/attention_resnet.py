@@ -125,14 +125,18 @@ class AttentionResNet(ResNet):
         super().train(mode)
         return self
 
+    _is_built = False  # until the constructor has frozen stages
+
     def _freeze_stages(self) -> None:
         """Freeze as mmdet does, but for what a checkpoint may miss: frozen, it would keep its initial weights.
 
         By the config alone, not by what the checkpoint turns out to have: DistributedDataParallel takes the list of
         what is trained before any checkpoint is read.
         """
-        trained = [p for _, p in self._allowed_missing() if p.requires_grad]  # others: frozen from outside, a teacher's
+        # Later, by train() and eval(), what does not require a gradient was frozen from outside: a teacher's, say.
+        trained = [p for _, p in self._allowed_missing() if p.requires_grad or not self._is_built]
         super()._freeze_stages()
+        self._is_built = True
         for p in trained:
             p.requires_grad = True
 

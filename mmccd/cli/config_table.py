@@ -109,7 +109,7 @@ ATTENTIONS = (
         'Large Selective Kernel Network for Remote Sensing Object Detection',
         'https://arxiv.org/abs/2303.09030',
     ),
-    Attention('fca', 'FCA', 'FcaNet: Frequency Channel Attention Networks', 'https://arxiv.org/abs/2012.11452'),
+    Attention('fca', 'FCA', 'FcaNet: Frequency Channel Attention Networks', 'https://arxiv.org/abs/2012.11879'),
 )
 COMPARED = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # on COCO and on the digits, too
 PHOTOGRAPHS = ('fashion', 'solar')  # data that anybody can make: classifiers with every attention

@@ -1,4 +1,4 @@
-"""FCA: Frequency Channel Attention (FcaNet, ICCV 2021, arXiv:2012.11452), as an mmcv plugin layer.
+"""FCA: Frequency Channel Attention (FcaNet, ICCV 2021, arXiv:2012.11879), as an mmcv plugin layer.
 
 SE whose global average is one of several frequencies: channels are split into 16 parts, and each part is summed up with
 a basis function of the two-dimensional discrete cosine transform (DCT). The 16 frequencies are those of a 7x7 grid that

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import json
 import os.path as osp
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
@@ -11,6 +10,7 @@ import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmengine.config import Config
 
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
+from mmccd.checkpoints.files import valid_json
 from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool
 from mmccd.cli.parser import tool_parser
 from mmccd.configs import load_config
@@ -61,7 +61,7 @@ def main() -> None:
             }
         )
     if args.json:
-        print(json.dumps(rows, indent=2))
+        print(valid_json(rows, indent=2))
         return
     print(f'One image; FLOPs: {args.convention}. Differences to the same network with plain ResNet.\n')
     print('| config | size | params | + | GFLOPs | FLOPs | + | activations | attention operations |')

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from mmccd.checkpoints.files import valid_json
+
 from .predict import batches
 from .run import Run
 
@@ -75,7 +77,7 @@ def predictions_of(run: Run, device: torch.device, limit: int | None = None) -> 
 def pack_predictions(predictions: Sequence[Prediction]) -> bytes:
     """Predictions as JSON, a line each."""
     rows = [[p.path, p.label, p.classes, [round(s, 4) for s in p.scores]] for p in predictions]
-    lines = ',\n'.join(json.dumps(row, separators=(',', ':')) for row in rows)
+    lines = ',\n'.join(valid_json(row, separators=(',', ':')) for row in rows)
     return f'{{"columns": {json.dumps(COLUMNS)}, "rows": [\n{lines}\n]}}\n'.encode()
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import json
 import os
 import os.path as osp
 import re
 
 import torch
 
-from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.errors import UserError
 
 from . import classification, detection
@@ -59,7 +58,7 @@ def record(run: Run, folder: str, command: str, device: torch.device) -> list[st
         torch=place['torch'],
     )
     name = osp.splitext(osp.basename(osp.abspath(run.folder)))[0]
-    scalars = '\n'.join(json.dumps(line) for line in (*run.training, *run.validation))
+    scalars = '\n'.join(valid_json(line) for line in (*run.training, *run.validation))
     readme = (
         f'# {name}\n\nA recorded run, without weights, for `tools/analysis_tools/report.py`: `{command}`, '
         f'{machine}, {stamp}; {content["iterations"]:,} iterations in {content["seconds"] or "?"} s, validation '
@@ -69,7 +68,7 @@ def record(run: Run, folder: str, command: str, device: torch.device) -> list[st
         f'{name}.py': run.config_text,
         'scalars.json': f'{scalars}\n',
         RECORDED_PREDICTIONS: predictions.decode(),
-        RECORDED: json.dumps(content, indent=2) + '\n',
+        RECORDED: valid_json(content, indent=2) + '\n',
         'README.md': readme,
     }
     os.makedirs(folder, exist_ok=True)

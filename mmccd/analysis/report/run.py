@@ -21,7 +21,7 @@ from torch import nn
 
 from mmccd.apis import init_model
 from mmccd.checkpoints.resume import newest_checkpoint
-from mmccd.configs import datasets_of
+from mmccd.configs import datasets_of, with_names
 from mmccd.data.classes import class_names, dataset_class
 
 TASKS = {'mmdet': 'detection', 'mmpretrain': 'classification'}
@@ -168,7 +168,7 @@ def read_run(folder: str, name: str) -> Run:
     configs = [c for c in configs if c.is_file()]
     for config in configs:
         try:
-            run.cfg = Config.fromfile(str(config))
+            run.cfg = with_names(Config.fromfile(str(config)))
         except Exception as e:  # a config is a program
             run.notes.append(f'{config} cannot be read: {type(e).__name__}: {e}')
             continue
@@ -217,6 +217,7 @@ def _scalars(path: Path, run: Run) -> Iterator[dict]:
         if not isinstance(found, dict) or not _is_number(found.get('step')):
             bad += 1
             continue
+        found = {k: v for k, v in found.items() if v is not None}  # an AP without an example
         numbers = {k: v for k, v in found.items() if _is_number(v)}
         bad += len(numbers) < len(found)
         yield numbers

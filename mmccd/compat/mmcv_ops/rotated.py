@@ -44,8 +44,8 @@ def nms_rotated(
 ) -> Tensor:
     """Which of dets (N, 5), or (N, 6) with labels, suppression keeps: indices, best first.
 
-    Boxes of different labels never meet, on the CPU either, where mmcv ignores labels. An overlap that equals the
-    threshold removes a box on the CPU, and not on a GPU, as in mmcv.
+    As in mmcv, labels change nothing (``batched_nms`` moves classes apart), and an overlap that equals the threshold
+    removes a box on the CPU, and not on a GPU.
     """
     import torch
 
@@ -57,8 +57,6 @@ def nms_rotated(
         keep.append(first)
         distance = (dets[left, :2] - dets[first, :2]).double().square().sum(1).sqrt()
         near = distance <= reach[left] + reach[first]
-        if multi_label:
-            near &= dets[left, 5] == dets[first, 5]
         near = near.nonzero()[:, 0]
         iou = _pairs(dets[first, :5].expand(len(near), 5), dets[left[near], :5], 0).to(dets.dtype)
         removed = iou > iou_threshold if dets.is_cuda else iou >= iou_threshold

@@ -25,10 +25,10 @@ LACKS = {
     'windows': {
         signal: (
             'SIGUSR1 SIGUSR2 SIGHUP SIGKILL SIGALRM SIGPIPE SIGQUIT SIGCONT SIGTSTP SIGSTOP alarm setitimer pause '
-            'sigwait sigwaitinfo sigtimedwait sigpending pthread_kill siginterrupt SIG_BLOCK SIG_UNBLOCK SIG_SETMASK'
+            'sigwait sigwaitinfo sigtimedwait sigpending pthread_kill siginterrupt'
         ),
         os: (
-            'fork forkpty register_at_fork killpg getpgid setpgid getpgrp setsid getuid geteuid getgid getegid nice '
+            'fork forkpty register_at_fork killpg getpgid setpgid getpgrp setsid nice '
             'getloadavg mkfifo chown lchown wait wait3 wait4 sched_getaffinity sched_setaffinity O_DIRECTORY '
             'O_NOFOLLOW O_NONBLOCK pread pwrite sendfile posix_fadvise posix_fallocate memfd_create'
         ),

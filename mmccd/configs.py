@@ -9,7 +9,6 @@ import fnmatch
 import inspect
 import os
 import os.path as osp
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path

@@ -317,10 +317,11 @@ def _backbone_leaves() -> dict[str, str]:
     texts = {}
     for backbone in BACKBONES:
         classifier, detector = f'{backbone.name}_8xb32_in1k', f'retinanet_{backbone.name}_fpn_1x_coco'
+        arguments = ''.join(f'        {argument},\n' for argument in backbone.arguments.split(', '))
         texts[classifier] = f"_base_ = './r50_8xb32_in1k.py'\nmodel = dict(backbone=dict({backbone.arguments}))\n"
         texts[detector] = (
             "_base_ = './retinanet_r50_fpn_1x_coco.py'\n"
-            f'model = dict(\n    backbone=dict(\n        {backbone.arguments},\n'
+            f'model = dict(\n    backbone=dict(\n{arguments}'
             f"        init_cfg=dict(\n            checkpoint='{backbone.weights}',\n        ),\n    )\n)\n"
         )
         texts[f'ccd_{classifier}'] = _with_attention(classifier, 'ccd')

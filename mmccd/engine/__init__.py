@@ -1,12 +1,4 @@
 """What extends mmengine's runner: hooks."""
 
-from .hooks import CheckFiniteHook, CheckpointHook, InterruptHook, ShowBoxesHook, ShowClassesHook, SkippedImagesHook
-
-__all__ = [
-    'CheckFiniteHook',
-    'CheckpointHook',
-    'InterruptHook',
-    'ShowBoxesHook',
-    'ShowClassesHook',
-    'SkippedImagesHook',
-]
+from .hooks import *  # noqa: F403  by their __all__
+from .hooks import __all__ as __all__

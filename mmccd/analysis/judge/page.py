@@ -37,8 +37,13 @@ def html(table: Table, title: str, command: str = '') -> str:
         title (str): Of the page.
         command (str): How it was made; shown at its end.
     """
+    report = HERE.parent / 'report'  # its head and its style, and more of the latter
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader([HERE, report]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     names = [name for name in CHECKS if any(f.check == name for v in table.verdicts for f in v.findings)]
     return environment.get_template('page.html').render(
@@ -52,6 +57,6 @@ def html(table: Table, title: str, command: str = '') -> str:
         grid=[(v, {f.check: f for f in v.findings}) for v in table.verdicts],
         statuses=STATUSES,
         left_out=table.left_out,
-        style=Markup((HERE.parent / 'report' / 'page.css').read_text(encoding='utf-8')),
+        style=Markup(''.join((folder / 'page.css').read_text(encoding='utf-8') for folder in (report, HERE))),
         command=command,
     )

@@ -72,6 +72,12 @@ def fit_norm_cfg(norm_cfg: dict | None, channels: int, **batch_norm: Any) -> dic
     return {**batch_norm, **cfg} if isinstance(norm, type) and issubclass(norm, _BatchNorm) else cfg
 
 
+def check_can_vanish(norm: nn.Module, norm_cfg: dict | None) -> None:
+    """Raise ValueError unless a norm has a weight, which ``identity_init`` sets to 0."""
+    if getattr(norm, 'weight', None) is None:
+        raise ValueError(f'identity_init needs a norm with a weight, got norm_cfg={norm_cfg}')
+
+
 def statistics_dtype(x: Tensor) -> torch.dtype:
     """Dtype of what is summed up over ``x``: float32 for half precision, whose sums overflow, else its own."""
     return compute_dtype(x.dtype)

@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_odd, check_ratio, fit_norm_cfg, statistics_dtype, without_autocast
+from .base import (
+    AttentionLayer,
+    check_can_vanish,
+    check_odd,
+    check_ratio,
+    fit_norm_cfg,
+    statistics_dtype,
+    without_autocast,
+)
 
 
 class ChannelGate(nn.Module):
@@ -95,8 +103,8 @@ class CBAM(AttentionLayer):
         self.identity_init = identity_init
         self.channel_gate = ChannelGate(in_channels, ratio)
         self.spatial_gate = SpatialGate(kernel_size, conv_cfg, norm_cfg)
-        if identity_init and getattr(self.spatial_gate.bn, 'weight', None) is None:
-            raise ValueError(f'identity_init needs a norm with a weight, got norm_cfg={norm_cfg}')
+        if identity_init:
+            check_can_vanish(self.spatial_gate.bn, norm_cfg)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_int, check_odd
+from .base import AttentionLayer, check_can_vanish, check_int, check_odd
 from .cbam import SpatialGate
 
 
@@ -60,8 +60,8 @@ class TripletAttention(AttentionLayer):
         self.cw = SpatialGate(kernel_size, conv_cfg, norm_cfg)
         self.hc = SpatialGate(kernel_size, conv_cfg, norm_cfg)
         self.hw = SpatialGate(kernel_size, conv_cfg, norm_cfg)
-        if identity_init and getattr(self.hw.bn, 'weight', None) is None:
-            raise ValueError(f'identity_init needs a norm with a weight, got norm_cfg={norm_cfg}')
+        if identity_init:
+            check_can_vanish(self.hw.bn, norm_cfg)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -300,7 +300,7 @@ def test_stock_classification_inferencer(checkpoints, image):
     assert sum(alone['pred_scores']) == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_inferencers_need_nothing_but_the_import(checkpoints, tmp_path):
     """In a process of its own, where no test has imported anything before; the original mmengine needs a call, too."""
     maintained = hasattr(mmengine.runner.checkpoint, '_safe_torch_load')

@@ -367,14 +367,17 @@ TRAINED = [
     and not n.startswith('ccd-')
     # Each of these is trained as a classifier, and RetinaNet with one of them.
     and not (n.startswith('retinanet_') and (parsed(n) or {}).get('attention') in LATER[1:])
+    and not (n.endswith(('_fashion', '_solar')) and (parsed(n) or {}).get('attention') not in (None, 'ccd'))
 ]
-# At full depth they take a second or more each; of these the plain one and ours are trained every time.
+# At full depth they take a second or more each; of these the plain classifier and RetinaNet, and those with CCD, are
+# trained every time.
 LARGE = [
     n
     for n in TRAINED
     if re.search(f'(^|_)(se|ge|cbam|sk|gc|eca|{"|".join(LATER)})_r50_(fpn_1x_coco|8xb32_in1k)$', n)
     or parsed(n)['detector'] in STOCK
     or parsed(n)['variant']
+    or n == 'cascade_rcnn_r50_fpn_1x_coco'
 ]
 
 

@@ -17,6 +17,7 @@ def test_import_is_light_and_touches_no_device():
     assert out.stdout.strip() == '[]', out.stdout + out.stderr
 
 
+@pytest.mark.long
 def test_models_import_without_triton_and_cuda():
     out = run(
         'import sys; sys.modules["triton"] = None\n'

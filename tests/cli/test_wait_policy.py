@@ -13,7 +13,8 @@ import pytest
 from mmccd import cli
 
 ROOT = Path(__file__).parents[2]
-WITHOUT_PYTORCH = {'check_env.py', 'demo.py', 'demo_trees.py', 'infer_onnx.py', 'make_digits.py', 'make_trees.py'}
+MAKERS = {'make_digits.py', 'make_fashion.py', 'make_solar.py', 'make_trees.py'}
+WITHOUT_PYTORCH = {'check_env.py', 'demo.py', 'demo_trees.py', 'infer_onnx.py'} | MAKERS
 # torchrun's processes are tools, and set it themselves.
 TOOLS = [
     p.relative_to(ROOT).as_posix()

@@ -266,19 +266,18 @@ for name in ('CustomDataset', 'ImageNet', 'RandomResizedCrop', 'PackInputs'):
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ('content', 'reason'),
     [
-        pytest.param(None, r'not installed: pip install "onedl-mmpretrain>=', marks=pytest.mark.long),
-        pytest.param(
+        (None, r'not installed: pip install "onedl-mmpretrain>='),
+        (
             'import numpy.of_long_ago',
             r"cannot be imported \(ModuleNotFoundError: No module named 'numpy.of_long_ago'\)",
-            marks=pytest.mark.long,
         ),
-        pytest.param(
+        (
             'raise ImportError("MMCV==9 is incompatible")',
             r'cannot be imported \(ImportError: MMCV==9 is incompatible\)',
-            marks=pytest.mark.long,
         ),
         ('1 / 0', r'cannot be imported \(ZeroDivisionError: division by zero\)'),
     ],

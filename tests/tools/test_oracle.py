@@ -480,6 +480,7 @@ train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=1)
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.0))
 default_hooks = dict(checkpoint=dict(type='mmccd.CheckpointHook', interval=1, save_best='coco/bbox_mAP'))
 work_dir = '{root}/work'
+experiment_name = '{root.name}'  # by default two trainings of one second are one, with one best score
 """
 
 

@@ -273,7 +273,13 @@ def test_an_interrupted_write_leaves_nothing(place, state, monkeypatch):
 @pytest.mark.parametrize(
     'name, config, options, metric',
     [
-        ('ccd_resnet50', 'ccd_r50_8xb32_in1k', ['test_dataloader.batch_size=3'], 'accuracy/top1'),
+        pytest.param(
+            'ccd_resnet50',
+            'ccd_r50_8xb32_in1k',
+            ['test_dataloader.batch_size=3'],
+            'accuracy/top1',
+            marks=pytest.mark.long,
+        ),
         pytest.param(
             'det_retinanet_ccd_r50',
             'retinanet_ccd_r50_fpn_2x_legacy_coco',

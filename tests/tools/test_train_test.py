@@ -150,7 +150,7 @@ def test_classifier_predictions_with_flips(run_tool, root, place, classifier):
     assert 'TestTimeAug' in next((place / 'flipped').rglob('config.py')).read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_classifier_resumes(run_tool, root, place, classifier, handed_over):
     """A second epoch after the first, which is not done again; optimizer and schedule continue."""
     before = (classifier / 'epoch_1.pth').stat().st_mtime_ns
@@ -204,7 +204,7 @@ def test_detector(run_tool, root, place, detector):
         assert Image.open(path).size == (256, 128)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_detector_predictions(run_tool, root, place, detector):
     run_tool(
         'test.py',
@@ -320,7 +320,7 @@ def average_precision(run: Path) -> float:
     return ap
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train(two_processes):
     """4 images have boxes: 2 steps an epoch for two processes."""
     first = runs(two_processes)[0]

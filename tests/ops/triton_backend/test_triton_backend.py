@@ -101,21 +101,10 @@ def in_the_interpreter(file, chosen):
     assert ' passed' in done.stdout
 
 
+@pytest.mark.long  # two minutes
 @pytest.mark.skipif(INTERPRETING, reason='this is that process')
-@pytest.mark.parametrize(
-    'chosen',
-    [
-        pytest.param(
-            'operator or kept or empty or unavailable or refused'
-            ' or (residual and split and float32) or (affine and half and split and size2)'
-            ' or (dtypes and whole and float16)',
-            id='some',
-        ),
-        pytest.param('test', id='all', marks=pytest.mark.long),  # two minutes
-    ],
-)
-def test_in_the_interpreter(chosen):
-    in_the_interpreter(Path(__file__), chosen)
+def test_in_the_interpreter():
+    in_the_interpreter(Path(__file__), 'test')
 
 
 # Of the grid of all backends, what is fused: the bits of the parts one after the other, memory layouts, all gradients.
@@ -402,6 +391,7 @@ def test_unavailable_without_a_device():
         assert 'need a CUDA tensor' in launch.unavailable(x, Options(1))
 
 
+@pytest.mark.long
 def test_without_triton():
     # sys.modules with None in it is how Python is told that a module is not there.
     code = """

@@ -294,7 +294,7 @@ def test_tool_that_fails(start):
     assert 'Traceback' not in stderr
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_in_a_training(start, tmp_path, root, digits):
     """The real tool: it saves, and is resumed by the next call."""
     (tmp_path / 'data').mkdir()

@@ -15,9 +15,9 @@ def test_corrupt():
     register_corrupt()  # once is enough
     image = np.full((40, 50, 3), 100, np.uint8)
     brighter = [
-        registry.TRANSFORMS.build(dict(type='Corrupt', corruption='brightness', severity=severity))(dict(img=image))[
-            'img'
-        ]
+        registry.TRANSFORMS.build(dict(type='mmdet.Corrupt', corruption='brightness', severity=severity))(
+            dict(img=image)
+        )['img']
         for severity in (1, 5)
     ]
     # It adds 0.1 or 0.5 to HSV's value: 25.5 or 127.5.

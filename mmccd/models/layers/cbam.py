@@ -43,13 +43,20 @@ class ChannelGate(nn.Module):
 
 
 class SpatialGate(nn.Module):
-    """Gate of shape (N, 1, H, W) from the maximum and the average over channels."""
+    """Gate of shape (N, 1, H, W) from the maximum and the average over channels.
 
-    def __init__(self, kernel_size: int, conv_cfg: dict | None, norm_cfg: dict | None) -> None:
+    With ``identity_init``, the norm's weight can be set to 0, or ValueError is raised.
+    """
+
+    def __init__(
+        self, kernel_size: int, conv_cfg: dict | None, norm_cfg: dict | None, identity_init: bool = False
+    ) -> None:
         super().__init__()
         self.conv = build_conv_layer(conv_cfg, 2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         # Called bn whichever norm it is: its name in checkpoints.
         self.bn = build_norm_layer(fit_norm_cfg(norm_cfg, 1, momentum=0.01), 1)[1]
+        if identity_init:
+            check_can_vanish(self.bn, norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         with without_autocast(x):
@@ -102,9 +109,7 @@ class CBAM(AttentionLayer):
         self.gain = 2 if identity_init else 1
         self.identity_init = identity_init
         self.channel_gate = ChannelGate(in_channels, ratio)
-        self.spatial_gate = SpatialGate(kernel_size, conv_cfg, norm_cfg)
-        if identity_init:
-            check_can_vanish(self.spatial_gate.bn, norm_cfg)
+        self.spatial_gate = SpatialGate(kernel_size, conv_cfg, norm_cfg, identity_init)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

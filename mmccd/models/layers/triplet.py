@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmccd.registry import MODELS
 
-from .base import AttentionLayer, check_can_vanish, check_int, check_odd
+from .base import AttentionLayer, check_int, check_odd
 from .cbam import SpatialGate
 
 
@@ -57,11 +57,9 @@ class TripletAttention(AttentionLayer):
         self.in_channels = in_channels
         self.identity_init = identity_init
         # By the two dimensions that a gate is over.
-        self.cw = SpatialGate(kernel_size, conv_cfg, norm_cfg)
-        self.hc = SpatialGate(kernel_size, conv_cfg, norm_cfg)
-        self.hw = SpatialGate(kernel_size, conv_cfg, norm_cfg)
-        if identity_init:
-            check_can_vanish(self.hw.bn, norm_cfg)
+        self.cw = SpatialGate(kernel_size, conv_cfg, norm_cfg, identity_init)
+        self.hc = SpatialGate(kernel_size, conv_cfg, norm_cfg, identity_init)
+        self.hw = SpatialGate(kernel_size, conv_cfg, norm_cfg, identity_init)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

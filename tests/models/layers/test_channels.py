@@ -13,7 +13,7 @@ from mmccd.models.layers import attention_types
 @pytest.mark.parametrize('name', sorted(attention_types()))
 def test_other_number_of_channels(name):
     """Not broadcast, and not left to PyTorch's convolutions: the message has both numbers; so have the maps."""
-    layer = getattr(models, name)(64)
+    layer = attention_types()[name](64)
     for call in (layer, layer.gates):
         with pytest.raises(
             ValueError,

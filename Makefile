@@ -22,7 +22,7 @@ DOCS_READY := $(VENV)/.docs-ready
 .PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab matrix bench gpu-wheels clean
 
 help:
-	@echo 'make demo            train and test a CCD detector on digits (ten minutes on 2 cores)'
+	@echo 'make demo            train and test a CCD detector on digits (a quarter of an hour on 2 cores)'
 	@echo 'make demo-trees      the same on tree crowns in aerial photographs (seven minutes more)'
 	@echo 'make test            fast and slow tests (five minutes on 2 cores)'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'

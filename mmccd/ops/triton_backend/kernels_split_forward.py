@@ -203,6 +203,14 @@ def mix_kernel(
     tl.store(context + n * channels * (P.S * P.S) + at, u, mask & first[None, :, None] & first[None, None, :])
 
 
+@triton.jit
+def normed_and_similarity(x, u, weight, shift, c, inside, channels, P: tl.constexpr, ACC: tl.constexpr):
+    """A tile at the pointers x, after the affine, and its similarity to the context u, (BH, GB, BW)."""
+    times, plus = per_channel(weight, c, channels, ACC), per_channel(shift, c, channels, ACC)
+    v = affine(tl.load(x, inside, 0.0), inside, weight, of_tile(times), of_tile(plus), ACC)
+    return v, similarity(v, u, 2, P)
+
+
 @triton.jit(do_not_specialize=[*SIZES, *TILES, *X_STRIDES])
 def measure_kernel(
     x,  # (N, C, H, W), strides x_*
@@ -218,11 +226,9 @@ def measure_kernel(
     n, t, a, g, c, h, w, some, channels, rows, columns = place(groups, height, width, tiles_h, tiles_w, P)
     x_n, x_c, x_h, x_w = in_elements(x_n, x_c, x_h, x_w, P.X_UNIT, P)
     inside = mask_of(channels, rows, columns)
-    times, plus = per_channel(weight, c, channels, ACC), per_channel(shift, c, channels, ACC)
-    v = tl.load(x + n * x_n + offsets_of(c, h, w, x_c, x_h, x_w), inside, 0.0)
-    v = affine(v, inside, weight, of_tile(times), of_tile(plus), ACC)
+    x += n * x_n + offsets_of(c, h, w, x_c, x_h, x_w)
     u = at_columns(context, n, cell_of(a, P.L, P.S), c, w, groups, width, channels, columns, P.S, P)
-    d = similarity(v, u, 2, P)  # (BH, GB, BW)
+    _, d = normed_and_similarity(x, u, weight, shift, c, inside, channels, P, ACC)
     pixels = rows[:, None, None] & columns[None, None, :]
     slab = n.to(tl.int64) * groups + g
     if KEEP:
@@ -302,11 +308,9 @@ def apply_kernel(
     x_n, x_c, x_h, x_w = in_elements(x_n, x_c, x_h, x_w, P.X_UNIT, P)
     y_n, y_c, y_h, y_w = in_elements(y_n, y_c, y_h, y_w, P.Y_UNIT, P)
     inside = mask_of(channels, rows, columns)
-    times, plus = per_channel(weight, c, channels, ACC), per_channel(shift, c, channels, ACC)
-    v = tl.load(x + n * x_n + offsets_of(c, h, w, x_c, x_h, x_w), inside, 0.0)
-    v = affine(v, inside, weight, of_tile(times), of_tile(plus), ACC)
+    x += n * x_n + offsets_of(c, h, w, x_c, x_h, x_w)
     u = at_columns(context, n, cell_of(a, P.L, P.S), c, w, groups, width, channels, columns, P.S, P)
-    d = similarity(v, u, 2, P)  # (BH, GB, BW)
+    v, d = normed_and_similarity(x, u, weight, shift, c, inside, channels, P, ACC)
     if P.NORM != NO_NORM:
         stats += (n.to(tl.int64) * groups + g) * 2
         first, std_or_range = tl.load(stats, some, 0.0), tl.load(stats + 1, some, 0.0)

@@ -1,5 +1,5 @@
 # 70,000 photographs of clothes (Fashion-MNIST), 28 x 28 grey: tools/dataset_converters/make_fashion.py
-dataset_type = 'mmccd.CustomDataset'
+_base_ = './digits_cls.py'
 data_root = 'data/fashion/cls'
 classes = ('t-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle-boot')
 
@@ -11,42 +11,8 @@ train_pipeline = [
     dict(type='Invert', prob=0.5),
     dict(type='PackInputs'),
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=64),
-    dict(type='PackInputs'),
-]
 train_dataloader = dict(
-    batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix='train',
-        metainfo=dict(classes=classes),
-        max_broken=0.01,  # share of broken images that training skips, and stops above
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(data_root=data_root, metainfo=dict(_delete_=True, classes=classes), pipeline=train_pipeline)
 )
-val_dataloader = dict(
-    batch_size=100,
-    num_workers=1,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix='val',
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline,
-    ),
-)
+val_dataloader = dict(dataset=dict(data_root=data_root, metainfo=dict(_delete_=True, classes=classes)))
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-auto_scale_lr = dict(enable=False, base_batch_size=64)

@@ -1,5 +1,5 @@
 # 2,624 photographs of solar cells, 300 x 300 grey: tools/dataset_converters/make_solar.py
-dataset_type = 'mmccd.CustomDataset'
+_base_ = './digits_cls.py'
 data_root = 'data/solar/cls'
 classes = ('functional', 'defective')
 
@@ -17,35 +17,10 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=32,
-    num_workers=1,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix='train',
-        metainfo=dict(classes=classes),
-        max_broken=0.01,  # share of broken images that training skips, and stops above
-        pipeline=train_pipeline,
-    ),
+    dataset=dict(data_root=data_root, metainfo=dict(_delete_=True, classes=classes), pipeline=train_pipeline),
 )
 val_dataloader = dict(
-    batch_size=100,
-    num_workers=1,
-    persistent_workers=True,
-    collate_fn=dict(type='default_collate'),
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        data_prefix='val',
-        metainfo=dict(classes=classes),
-        pipeline=test_pipeline,
-    ),
+    dataset=dict(data_root=data_root, metainfo=dict(_delete_=True, classes=classes), pipeline=test_pipeline)
 )
 test_dataloader = val_dataloader
-
-val_evaluator = dict(type='Accuracy', topk=(1,))
-test_evaluator = val_evaluator
-auto_scale_lr = dict(enable=False, base_batch_size=32)
+auto_scale_lr = dict(base_batch_size=32)

@@ -402,6 +402,8 @@ def test_two_iterations(name):
     if 'num_queries' in cfg.model:
         cfg.model.num_queries = 20  # of few pixels
     model = build(cfg).train()
+    if 'num_queries' in cfg.model:
+        model.init_weights()  # until then DINO's level_embed is whatever was in memory
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         weight = model.backbone.layer2[0].conv1

@@ -161,6 +161,13 @@ def test_name_and_runtime(stem):
         assert all(cfg[k].collate_fn.type == 'default_collate' for k in ('train_dataloader', 'val_dataloader'))
 
 
+@pytest.mark.parametrize('file', ['digits_cls', 'fashion_cls', 'solar_cls'])
+def test_classes_of_folders_are_sorted(file):
+    """Labels of class folders follow from their sorted names; training refuses another order."""
+    classes = Config.fromfile(FOLDER / '_base_' / 'datasets' / f'{file}.py').train_dataloader.dataset.metainfo.classes
+    assert list(classes) == sorted(classes)
+
+
 def test_basenames_are_unique():
     everything = [p.stem for p in FOLDER.rglob('*.py')]
     assert [n for n in EVERYTHING if everything.count(n) > 1] == []

@@ -1,7 +1,8 @@
 # 70,000 photographs of clothes (Fashion-MNIST), 28 x 28 grey: tools/dataset_converters/make_fashion.py
 _base_ = './digits_cls.py'
 data_root = 'data/fashion/cls'
-classes = ('t-shirt', 'trouser', 'pullover', 'dress', 'coat', 'sandal', 'shirt', 'sneaker', 'bag', 'ankle-boot')
+# Sorted, as labels of class folders are.
+classes = ('ankle-boot', 'bag', 'coat', 'dress', 'pullover', 'sandal', 'shirt', 'sneaker', 't-shirt', 'trouser')
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

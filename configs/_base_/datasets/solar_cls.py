@@ -1,7 +1,8 @@
 # 2,624 photographs of solar cells, 300 x 300 grey: tools/dataset_converters/make_solar.py
 _base_ = './digits_cls.py'
 data_root = 'data/solar/cls'
-classes = ('functional', 'defective')
+# Sorted, as labels of class folders are.
+classes = ('defective', 'functional')
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -1,0 +1,1 @@
+"""The attention bench: a declared plan of trainings, its rows, and what they show and do not show."""

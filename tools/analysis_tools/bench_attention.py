@@ -1,0 +1,128 @@
+"""The attention bench: train what a plan declares, with several seeds, and say what was shown and what was not.
+
+``run`` trains piece by piece (a dataset, a network, a seed), appends rows to a CSV file, and continues where it
+stopped; ``check`` says what is missing or cannot be compared; ``report`` prints the tables of what is complete.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
+from mmccd.analysis.bench.compare import compare, markdown
+from mmccd.analysis.bench.plan import Plan, Table, read_plan
+from mmccd.analysis.bench.rows import of_table, problems, read_rows
+from mmccd.cli.arguments import run_tool
+from mmccd.cli.bench import commit, piece_command, recipes, run_pieces
+from mmccd.cli.bench_piece import do_piece
+from mmccd.cli.parser import tool_parser
+from mmccd.errors import UserError, suggest
+
+EXAMPLES = """examples:
+  python tools/analysis_tools/bench_attention.py run
+  python tools/analysis_tools/bench_attention.py run --tables fashion --jobs 2
+  python tools/analysis_tools/bench_attention.py check
+  python tools/analysis_tools/bench_attention.py report --tables fashion ablation
+"""
+
+
+def parse_args() -> argparse.Namespace:
+    parser = tool_parser(__doc__, EXAMPLES)
+    commands = parser.add_subparsers(dest='command', required=True, metavar='{run,check,report}')
+    for name, text in (
+        ('run', 'train what has no rows yet'),
+        ('check', 'say which rows are missing or do not fit, with exit code 1'),
+        ('report', 'print the tables of what is complete'),
+        ('piece', None),
+    ):
+        sub = commands.add_parser(name, **({'help': text} if text else {}))
+        sub.add_argument('--plan', default='benchmarks/attention/plan.yml', help='YAML file (default: %(default)s)')
+        if name in ('run', 'piece'):
+            sub.add_argument(
+                '--work-dir', default='work_dirs/bench_attention', help="the pieces' folders (default: %(default)s)"
+            )
+        if name == 'piece':  # run starts it
+            sub.add_argument('names', nargs=3)
+            continue
+        sub.add_argument(
+            '--csv', default='benchmarks/attention/rows.csv', help='file of all rows (default: %(default)s)'
+        )
+        sub.add_argument('--tables', nargs='+', metavar='TABLE', help='of the plan (default: all)')
+        if name == 'run':
+            sub.add_argument('--jobs', type=int, default=1, metavar='N', help='pieces at a time (default: 1)')
+    return parser.parse_args()
+
+
+def chosen(plan: Plan, names: Sequence[str] | None) -> list[Table]:
+    known = {t.name: t for t in plan.tables}
+    for name in names or ():
+        if name not in known:
+            raise UserError(f'--tables: the plan has {", ".join(known)}, not {name!r}{suggest(name, known)}')
+    return [known[n] for n in names] if names else list(plan.tables)
+
+
+def report(plan: Plan, tables: Sequence[Table], path: str) -> int:
+    """Print each table; 1 if one is begun and not complete, or a control came out wrong."""
+    rows, code = read_rows(path), 0
+    for table in tables:
+        print(f'## {table.name}\n')
+        own = of_table(rows, table)
+        found = problems(rows, table, _recipes(plan, table)) if own else []
+        if not own:
+            print('not run\n')
+            continue
+        if found:
+            print('not complete, so not compared: ' + '; '.join(found) + '\n')
+            code = 1
+            continue
+        comparisons = compare(rows, table)
+        print(markdown(comparisons, table))
+        print(
+            f'\n{len(table.seeds)} seeds; differences by seed, with intervals of 95 % for all '
+            f'{len(table.arms) - 1} comparisons at once (Bonferroni).'
+        )
+        for c in comparisons:
+            if c.expect:
+                wrong = '' if c.as_expected else ', which it must not'
+                print(f'Control {c.arm}: came out as {c.verdict!r}{wrong}.')
+                code = code or int(not c.as_expected)
+        print()
+    return code
+
+
+def check(plan: Plan, tables: Sequence[Table], path: str) -> int:
+    rows, code = read_rows(path), 0
+    for table in tables:
+        found = problems(rows, table, _recipes(plan, table))
+        print(f'{table.name}: ' + ('; '.join(found) if found else 'complete'))
+        code = code or int(bool(found))
+    return code
+
+
+def _recipes(plan: Plan, table: Table) -> dict[str, str]:
+    return {arm: recipe for (_, arm), recipe in recipes(plan, plan.pieces([table])).items()}
+
+
+def main() -> None:
+    args = parse_args()
+    plan = read_plan(args.plan)
+    if args.command == 'piece':
+        data, arm, seed = args.names
+        do_piece(plan, plan.data[data], plan.arms[arm], int(seed), args.work_dir, commit())
+        return
+    tables = chosen(plan, args.tables)
+    if args.command == 'run':
+        if args.jobs < 1:
+            raise UserError(f'--jobs must be at least 1, got {args.jobs}')
+        command = piece_command(args.plan, args.work_dir)
+        failed = run_pieces(plan, plan.pieces(tables), command, args.work_dir, args.csv, args.jobs)
+        if failed:
+            print(f'error: {failed} pieces failed; the same command tries them again', file=sys.stderr)
+        sys.exit(int(failed > 0))
+    sys.exit((report if args.command == 'report' else check)(plan, tables, args.csv))
+
+
+if __name__ == '__main__':
+    run_tool(main)

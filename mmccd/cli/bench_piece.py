@@ -7,7 +7,6 @@ import datetime
 import glob
 import hashlib
 import json
-import os
 import os.path as osp
 import platform
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import mmccd
 from mmccd.analysis.bench import controls, corruptions  # noqa: F401  registers what plans name
 from mmccd.analysis.bench.plan import Arm, Data, Plan
 from mmccd.analysis.bench.rows import Row
-from mmccd.checkpoints.files import valid_json, write_atomically
+from mmccd.checkpoints.files import remove_with_checksum, valid_json, write_atomically
 from mmccd.checkpoints.resume import newest_checkpoint, set_resume
 from mmccd.configs import load_config
 from mmccd.errors import UserError, suggest
@@ -119,14 +118,14 @@ def do_piece(plan: Plan, data: Data, arm: Arm, seed: int, work_dir: str, commit:
     if newest_checkpoint(folder)[0]:
         set_resume(cfg, 'auto').hand_over()
     prepare_logs(cfg)
-    _every(cfg.train_dataloader, data.train_every, seed, cfg.default_scope)
+    use_every(cfg.train_dataloader, data.train_every, seed, cfg.default_scope)
     clean = copy.deepcopy(cfg.test_dataloader)
-    _every(cfg.test_dataloader, data.test_every, 0, cfg.default_scope)
+    use_every(cfg.test_dataloader, data.test_every, 0, cfg.default_scope)
     runner = build_runner(cfg)
     runner.train()
     metrics = {data.metric: runner.test()[data.metric]}
     if data.corrupted_every:
-        _every(clean, data.corrupted_every, 0, cfg.default_scope)
+        use_every(clean, data.corrupted_every, 0, cfg.default_scope)
         for kind in corruptions.KINDS:
             loader = copy.deepcopy(clean)
             loader.dataset.pipeline.insert(1, dict(type='mmccd.BenchCorruption', kind=kind))
@@ -141,15 +140,14 @@ def do_piece(plan: Plan, data: Data, arm: Arm, seed: int, work_dir: str, commit:
         commit,
         mmccd.__version__,
         torch.__version__,
-        _device(),
+        device_name(),
         str(datetime.date.today()),
     )
     rows = [Row(data.name, arm.name, seed, m, round(float(v), 4), round(seconds, 1), *rest) for m, v in metrics.items()]
     text = valid_json([r.__dict__ for r in rows], indent=2)
     write_atomically(osp.join(folder, RESULT), text.encode())
-    for path in glob.glob(osp.join(glob.escape(folder), '*.pth*')) + [osp.join(folder, 'last_checkpoint')]:
-        if osp.basename(path) != WEIGHTS and osp.isfile(path):
-            os.remove(path)
+    for path in glob.glob(osp.join(glob.escape(folder), 'epoch_*.pth')):
+        remove_with_checksum(path)
     return rows
 
 
@@ -164,7 +162,7 @@ def read_result(folder: str) -> list[Row] | None:
         raise UserError(f'{osp.join(folder, RESULT)} cannot be read: {e}; remove it, and the piece is run again') from e
 
 
-def _every(loader: Mapping[str, Any], step: int, first: int, scope: str) -> None:
+def use_every(loader: Mapping[str, Any], step: int, first: int, scope: str) -> None:
     """Let a loader use every ``step``-th image, from one that ``first`` shifts."""
     if step == 1:
         return
@@ -176,7 +174,8 @@ def _every(loader: Mapping[str, Any], step: int, first: int, scope: str) -> None
     dataset['indices'] = list(range(first % step, count, step))
 
 
-def _device() -> str:
+def device_name() -> str:
+    """Model of the GPU, or of the CPU."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     try:

@@ -1,7 +1,8 @@
 """The attention bench: train what a plan declares, with several seeds, and say what was shown and what was not.
 
 ``run`` trains piece by piece (a dataset, a network, a seed), appends rows to a CSV file, and continues where it
-stopped; ``check`` says what is missing or cannot be compared; ``report`` prints the tables of what is complete.
+stopped; ``cost`` measures parameters, time and memory of the networks side by side, for which nothing else should
+run; ``check`` says what is missing or cannot be compared; ``report`` prints the tables of what is complete.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from collections.abc import Sequence
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.analysis.bench.compare import compare, markdown
+from mmccd.analysis.bench.cost import read_costs, write_costs
 from mmccd.analysis.bench.plan import Plan, Table, read_plan
 from mmccd.analysis.bench.rows import of_table, problems, read_rows
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.bench import commit, piece_command, recipes, run_pieces
+from mmccd.cli.bench_cost import measure_costs
 from mmccd.cli.bench_piece import do_piece
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError, suggest
@@ -30,9 +33,10 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__, EXAMPLES)
-    commands = parser.add_subparsers(dest='command', required=True, metavar='{run,check,report}')
+    commands = parser.add_subparsers(dest='command', required=True, metavar='{run,cost,check,report}')
     for name, text in (
         ('run', 'train what has no rows yet'),
+        ('cost', 'measure what the networks cost'),
         ('check', 'say which rows are missing or do not fit, with exit code 1'),
         ('report', 'print the tables of what is complete'),
         ('piece', None),
@@ -50,6 +54,12 @@ def parse_args() -> argparse.Namespace:
             '--csv', default='benchmarks/attention/rows.csv', help='file of all rows (default: %(default)s)'
         )
         sub.add_argument('--tables', nargs='+', metavar='TABLE', help='of the plan (default: all)')
+        if name in ('cost', 'report'):
+            sub.add_argument(
+                '--costs', default='benchmarks/attention/costs.csv', help='file of all costs (default: %(default)s)'
+            )
+        if name == 'cost':
+            sub.add_argument('--runs', type=int, default=20, metavar='N', help='timed steps of each (default: 20)')
         if name == 'run':
             sub.add_argument('--jobs', type=int, default=1, metavar='N', help='pieces at a time (default: 1)')
     return parser.parse_args()
@@ -63,7 +73,7 @@ def chosen(plan: Plan, names: Sequence[str] | None) -> list[Table]:
     return [known[n] for n in names] if names else list(plan.tables)
 
 
-def report(plan: Plan, tables: Sequence[Table], path: str) -> int:
+def report(plan: Plan, tables: Sequence[Table], path: str, costs: str) -> int:
     """Print each table; 1 if one is begun and not complete, or a control came out wrong."""
     rows, code = read_rows(path), 0
     for table in tables:
@@ -78,7 +88,7 @@ def report(plan: Plan, tables: Sequence[Table], path: str) -> int:
             code = 1
             continue
         comparisons = compare(rows, table)
-        print(markdown(comparisons, table))
+        print(markdown(comparisons, table, read_costs(costs)))
         print(
             f'\n{len(table.seeds)} seeds; differences by seed, with intervals of 95 % for all '
             f'{len(table.arms) - 1} comparisons at once (Bonferroni).'
@@ -121,7 +131,15 @@ def main() -> None:
         if failed:
             print(f'error: {failed} pieces failed; the same command tries them again', file=sys.stderr)
         sys.exit(int(failed > 0))
-    sys.exit((report if args.command == 'report' else check)(plan, tables, args.csv))
+    if args.command == 'cost':
+        if args.runs < 1:
+            raise UserError(f'--runs must be at least 1, got {args.runs}')
+        for table in tables:
+            write_costs(args.costs, measure_costs(table, plan.threads, args.runs, commit()))
+        return
+    if args.command == 'report':
+        sys.exit(report(plan, tables, args.csv, args.costs))
+    sys.exit(check(plan, tables, args.csv))
 
 
 if __name__ == '__main__':

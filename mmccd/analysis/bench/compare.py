@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from scipy.stats import t as student
 
+from .cost import Cost
 from .plan import Table
 from .rows import Row, of_table
 
@@ -94,19 +95,30 @@ def compare(rows: Sequence[Row], table: Table) -> list[Comparison]:
     return found
 
 
-def markdown(comparisons: Sequence[Comparison], table: Table) -> str:
-    """The comparisons as a Markdown table, the best mean first after the arm that they are compared with."""
+def markdown(comparisons: Sequence[Comparison], table: Table, costs: Sequence[Cost] = ()) -> str:
+    """The comparisons as a Markdown table, the best mean first after the arm that they are compared with.
+
+    Args:
+        comparisons (Sequence[Comparison]): Of :func:`compare`.
+        table (Table): Of the plan.
+        costs (Sequence[Cost]): Of any datasets; those of this table's become columns.
+    """
+    cost = {c.arm: c for c in costs if c.data == table.data.name}
     first, rest = comparisons[0], sorted(comparisons[1:], key=lambda c: -c.mean)
     digits = 4 if all(abs(c.mean) <= 1 for c in comparisons) else 2
     robust = not math.isnan(first.corrupted)
     heads = ['network', table.data.metric, 'deviation', f'minus {first.arm}', 'interval', 'shown']
     heads += ['corrupted', f'minus {first.arm}', 'interval'] if robust else []
-    lines = [f'| {" | ".join(heads)} |', '|---|' + '---:|' * 4 + '---|' + '---:|' * (3 if robust else 0)]
+    heads += ['parameters', 'step', 'saved, MiB'] if cost else []
+    lines = [f'| {" | ".join(heads)} |', '|---|' + '---:|' * 4 + '---|' + '---:|' * (len(heads) - 6)]
     for c in (first, *rest):
         cells = [f'{c.arm} (control)' if c.expect else c.arm, f'{c.mean:.{digits}f}', f'{c.std:.{digits}f}']
         cells += [*_pair(c.difference, c.half, digits), c.verdict]
         if robust:
             cells += [f'{c.corrupted:.{digits}f}', *_pair(c.corrupted_difference, c.corrupted_half, digits)]
+        if cost:
+            own = cost.get(c.arm)
+            cells += [f'{own.parameters:,}', f'{own.of_first:.3f}', f'{own.saved_mib:.1f}'] if own else ['', '', '']
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
 

@@ -1,4 +1,4 @@
-"""The plan of the attention bench: a YAML file that declares data, attentions, seeds and recipes before anything is run."""
+"""The plan of the attention bench: a YAML file that declares data, networks, seeds and recipes before a run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the attention bench: one a metric of a training, in a CSV file that grows; and whether they can be compared."""
+"""Rows of the attention bench, one a metric of a training, in a CSV file that grows; whether they can be compared."""
 
 from __future__ import annotations
 

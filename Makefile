@@ -19,7 +19,7 @@ READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab matrix bench gpu-wheels clean
+.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab matrix bench bench-attention gpu-wheels clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a quarter of an hour on 2 cores)'
@@ -34,6 +34,7 @@ help:
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
 	@echo 'make matrix          make smoke in each Python from 3.10 to 3.13, both stacks, oldest and newest PyTorch (an hour)'
 	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
+	@echo 'make bench-attention  train what benchmarks/attention/plan.yml declares, and report (many hours on 2 cores; resumes)'
 	@echo 'make gpu-wheels      what a GPU machine without internet lacks, for benchmarks/gpu/run.py (GPU_PYTHON=3.12)'
 	@echo 'make env             the virtual environment $(VENV) alone: what runs (CPU=1: PyTorch without CUDA, a third)'
 	@echo 'make env-test        the same with what tests and make lint need'
@@ -114,6 +115,13 @@ bench: env
 	$(BIN)/python benchmarks/bench_op.py --layout channels_last
 	$(BIN)/python benchmarks/bench_backbone.py
 	$(BIN)/python benchmarks/plot.py benchmarks/results/*.csv
+
+# The data of the plan first; what is made stays.
+bench-attention: env
+	for data in fashion solar trees; do \
+		test -d data/$$data || $(BIN)/python tools/dataset_converters/make_$$data.py || exit 1; done
+	$(BIN)/python tools/analysis_tools/bench_attention.py run --jobs $(WORKERS)
+	$(BIN)/python tools/analysis_tools/bench_attention.py report
 
 # What a machine with PyTorch, Triton and numba lacks, in the versions of requirements.txt, for its Python. The first are
 # pure Python, and some are published as source alone; the last two are compiled.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import os.path as osp
+import signal
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from filelock import FileLock, Timeout
@@ -18,7 +18,7 @@ from mmccd.analysis.bench.plan import Arm, Data, Plan
 from mmccd.analysis.bench.rows import Row, append_rows, read_rows
 from mmccd.errors import UserError
 
-from .bench_piece import manifest_sha256, piece_config, piece_folder, read_result, recipe_of
+from .bench_piece import WEIGHTS, manifest_sha256, piece_config, piece_folder, read_result, recipe_of
 
 Piece = tuple[Data, Arm, int]
 
@@ -34,12 +34,12 @@ def recipes(plan: Plan, pieces: Sequence[Piece]) -> dict[tuple[str, str], str]:
         if (data.name, arm.name) not in found:
             found[data.name, arm.name] = recipe_of(piece_config(data, arm), data, plan.threads)
     by_data: dict[str, dict[str, list[str]]] = {}
-    for (data, arm), recipe in found.items():
-        by_data.setdefault(data, {}).setdefault(recipe, []).append(arm)
-    for data, arms in by_data.items():
+    for (of, name), recipe in found.items():
+        by_data.setdefault(of, {}).setdefault(recipe, []).append(name)
+    for of, arms in by_data.items():
         if len(arms) > 1:
             groups = '; '.join(', '.join(names) for names in arms.values())
-            raise UserError(f'data {data}: the configs of these differ in more than the attention: {groups}')
+            raise UserError(f'data {of}: the configs of these differ in more than the attention: {groups}')
     return found
 
 
@@ -66,20 +66,38 @@ def run_pieces(plan: Plan, pieces: Sequence[Piece], command: Sequence[str], work
     os.makedirs(work_dir, exist_ok=True)
     try:
         with FileLock(osp.join(work_dir, 'lock'), timeout=0):
-            return _run(pieces, today, command, work_dir, csv, jobs, plan.threads)
+            return _run(plan, pieces, today, command, work_dir, csv, jobs)
     except Timeout:
         raise UserError(f'another bench runs in {work_dir}: wait for its end, or choose another --work-dir') from None
 
 
-def _run(pieces, today, command, work_dir, csv, jobs, threads) -> int:
+def _run(
+    plan: Plan,
+    pieces: Sequence[Piece],
+    today: Mapping[tuple[str, str], str],
+    command: Sequence[str],
+    work_dir: str,
+    csv: str,
+    jobs: int,
+) -> int:
     done = {(r.data, r.arm, r.seed, r.recipe) for r in read_rows(csv)}
     left = [(d, a, s) for d, a, s in pieces if (d.name, a.name, s, today[d.name, a.name]) not in done]
+    needed = {(d.backbones, a.name, s) for d, a, s in left if d.backbones}
+    lost = [  # rows without weights, which a detector is initialised with
+        (d, a, s)
+        for d, a, s in pieces
+        if (d.name, a.name, s) in needed
+        and (d, a, s) not in left
+        and not osp.isfile(osp.join(piece_folder(work_dir, d, a, s), WEIGHTS))
+    ]
+    left = lost + left
     print(f'{len(pieces)} pieces, {len(pieces) - len(left)} of them done', flush=True)
-    progress = _Progress(len(pieces), len(pieces) - len(left), jobs)
-    env = dict(os.environ, OMP_NUM_THREADS=str(threads), MKL_NUM_THREADS=str(threads))
+    progress = _Progress(len(pieces) + len(lost), len(pieces) + len(lost) - len(left), jobs)
+    env = dict(os.environ, OMP_NUM_THREADS=str(plan.threads), MKL_NUM_THREADS=str(plan.threads))
     failed = 0
     pool = ThreadPoolExecutor(jobs)
     running: list[subprocess.Popen] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         futures = {pool.submit(_piece, p, today, command, work_dir, env, running): p for p in left}
         for future in as_completed(futures):
@@ -89,25 +107,35 @@ def _run(pieces, today, command, work_dir, csv, jobs, threads) -> int:
                 rows = future.result()
             except (UserError, OSError) as e:
                 failed += 1
-                print(f'{progress.next(data.name, None)} {label}: failed: {e}', flush=True)
+                print(f'{progress.next(None)} {label}: failed: {e}', flush=True)
                 continue
-            append_rows(csv, rows)
+            if (data, arm, seed) not in lost:
+                append_rows(csv, rows)
             value = next(r.value for r in rows if r.metric == data.metric)
-            print(f'{progress.next(data.name, rows[0].seconds)} {label}: {data.metric} {value:g}', flush=True)
+            print(f'{progress.next(rows[0].seconds)} {label}: {data.metric} {value:g}', flush=True)
     except BaseException:
         for process in running:
             process.terminate()  # it saves, and the next call resumes it
         pool.shutdown(wait=False, cancel_futures=True)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     pool.shutdown()
     return failed
 
 
-def _piece(piece: Piece, today, command: Sequence[str], work_dir: str, env: dict[str, str], running: list) -> list[Row]:
+def _piece(
+    piece: Piece,
+    today: Mapping[tuple[str, str], str],
+    command: Sequence[str],
+    work_dir: str,
+    env: Mapping[str, str],
+    running: list[subprocess.Popen],
+) -> list[Row]:
     data, arm, seed = piece
     folder = piece_folder(work_dir, data, arm, seed)
     rows = read_result(folder)  # finished, but its rows were lost with the process that was to append them
-    if rows is None:
+    if rows is None or not osp.isfile(osp.join(folder, WEIGHTS)):
         os.makedirs(folder, exist_ok=True)
         path = osp.join(folder, 'log.txt')
         with open(path, 'a', encoding='utf-8') as log:
@@ -131,9 +159,8 @@ class _Progress:
     def __init__(self, total: int, done: int, jobs: int) -> None:
         self.total, self.done, self.jobs = total, done, jobs
         self.seconds: list[float] = []
-        self.start = time.monotonic()
 
-    def next(self, data: str, seconds: float | None) -> str:
+    def next(self, seconds: float | None) -> str:
         self.done += 1
         if seconds is not None:
             self.seconds.append(seconds)

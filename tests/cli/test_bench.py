@@ -34,6 +34,7 @@ if os.path.exists(os.path.join(folder, 'fail')):
 row = dict(data=data, arm=arm, seed=int(seed), metric='accuracy/top1', value=80.5, seconds=1.0, recipe=recipe,
            sha256='s', attention='{}', commit='', mmccd='0', torch='2', device='d', date='2026-01-02')
 json.dump([row], open(os.path.join(folder, 'result.json'), 'w'))
+open(os.path.join(folder, 'weights.pth'), 'w').close()
 """
 
 
@@ -90,6 +91,18 @@ def test_rows_that_were_lost_come_from_the_pieces(bench, tmp_path):
     (tmp_path / 'rows.csv').unlink()
     assert bench(command=[sys.executable, '-c', 'raise SystemExit(9)']) == 0
     assert len(read_rows(str(tmp_path / 'rows.csv'))) == 6
+
+
+def test_lost_weights_are_trained_again_for_a_detector(bench, plan, tmp_path, capsys):
+    bench(plan.pieces()[:1])
+    weights = tmp_path / 'work/clothes/plain/seed_0/weights.pth'
+    weights.unlink()
+    assert bench(plan.pieces()[:1]) == 0 and not weights.exists()  # nobody needs them
+    config = str(ROOT / 'configs/retinanet_{arm}r18_fpn_fashion.py')
+    scenes = Data('scenes', config, str(tmp_path / 'made.json'), 'make it', 'coco/bbox_mAP', backbones='clothes')
+    bench([*plan.pieces()[:1], (scenes, ARMS[0], 0)])
+    assert weights.exists()
+    assert [(r.data, r.arm) for r in read_rows(str(tmp_path / 'rows.csv'))] == [('clothes', 'plain')]
 
 
 def test_a_piece_by_another_recipe_is_not_taken(bench, plan, tmp_path, capsys):

@@ -45,6 +45,7 @@ PAGES = [
             'detector_matrix',
             'write_an_attention',
             'attention_audit',
+            'attention_bench',
             'check_attention',
             'api',
             'cuda',

@@ -3,8 +3,8 @@
     make matrix
     make matrix MATRIX='3.10 newest'
 
-For each row: a new environment of 6 GB in ``.venv-matrix``, ``make smoke`` in it, ``tools/checks/check_env.py``, and
-the environment is removed. A row whose Python is not on this machine is named and left out. The last lines are the
+For each row: a new environment of 6 GB in ``.venv-matrix``, ``make smoke`` in it, ``tools/checks/check_env.py``, the
+demo until it trains, and the environment is removed. A row whose Python is not on this machine is named and left out. The last lines are the
 table of docs/installation.md.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -112,10 +113,29 @@ def run_row(name: str, python: str) -> str:
         broken, report = _run(f'{VENV}/bin/python', 'tools/checks/check_env.py')
         found = re.findall(r'^(?:BROKEN|warning): .*', report, re.MULTILINE)
         result += '' if not code else ' FAILED'
+        result += '; demo: ' + start_demo(ROOT / VENV / 'bin' / 'python', ROOT / 'build' / 'matrix' / 'demo')
         result += f'; check_env: {"; ".join(found) or "no problem"}' + (' FAILED' if broken else '')
         return f'| {name} | {versions} | {(time.monotonic() - start) / 60:.0f} min | {result} |'
     finally:
         shutil.rmtree(venv, ignore_errors=True)
+
+
+def start_demo(python: Path, work_dir: Path) -> str:
+    """Start the demo and interrupt it when it trains; what there is to say about it."""
+    shutil.rmtree(work_dir, ignore_errors=True)
+    command = [str(python), 'tools/demo/demo.py', '--work-dir', str(work_dir)]
+    print('$ ' + ' '.join(command), flush=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines, trains = [], False
+    for line in process.stdout:
+        print(line, end='', flush=True)
+        lines.append(line)
+        if 'Epoch(train)' in line and not trains:
+            trains = True
+            process.send_signal(signal.SIGINT)
+    process.wait()
+    shutil.rmtree(work_dir, ignore_errors=True)
+    return 'trains' if trains else f'{_last("".join(lines))} FAILED'
 
 
 VERSIONS = """

@@ -62,3 +62,17 @@ def test_results_are_rows_of_a_table(matrix, monkeypatch, capsys):
     ]
     monkeypatch.setattr(matrix, 'run_row', lambda name, python: f'| {name} | | | environment FAILED: no torch |')
     assert matrix.main(['3.10']) == 1
+
+
+@pytest.mark.parametrize(
+    ('script', 'found'),
+    [
+        ("import time; print('Epoch(train) [1][20/63]', flush=True); time.sleep(60)", 'trains'),
+        ("print('error: no data'); raise SystemExit(2)", 'error: no data FAILED'),
+    ],
+)
+def test_the_demo_is_interrupted_when_it_trains(matrix, tmp_path, script, found):
+    python = tmp_path / 'python'
+    python.write_text(f'#!{sys.executable}\n{script}\n')
+    python.chmod(0o755)
+    assert matrix.start_demo(python, tmp_path / 'work') == found

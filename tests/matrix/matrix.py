@@ -4,13 +4,14 @@
     make matrix MATRIX='3.10 newest'
 
 For each row: a new environment of 6 GB in ``.venv-matrix``, ``make smoke`` in it, ``tools/checks/check_env.py``, the
-demo until it trains, and the environment is removed. A row whose Python is not on this machine is named and left out. The last lines are the
-table of docs/installation.md.
+demo until it trains, and the environment is removed. A row whose Python is not on this machine is named and left out.
+The last lines are the table of docs/installation.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import signal
@@ -125,14 +126,16 @@ def start_demo(python: Path, work_dir: Path) -> str:
     shutil.rmtree(work_dir, ignore_errors=True)
     command = [str(python), 'tools/demo/demo.py', '--work-dir', str(work_dir)]
     print('$ ' + ' '.join(command), flush=True)
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
     lines, trains = [], False
     for line in process.stdout:
         print(line, end='', flush=True)
         lines.append(line)
         if 'Epoch(train)' in line and not trains:
             trains = True
-            process.send_signal(signal.SIGINT)
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: the tools that it runs, too
     process.wait()
     shutil.rmtree(work_dir, ignore_errors=True)
     return 'trains' if trains else f'{_last("".join(lines))} FAILED'

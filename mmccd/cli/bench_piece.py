@@ -20,7 +20,7 @@ from mmengine.runner import TestLoop
 import mmccd
 from mmccd.analysis.bench import controls, corruptions  # noqa: F401  registers what plans name
 from mmccd.analysis.bench.plan import Arm, Data, Plan
-from mmccd.analysis.bench.rows import Row
+from mmccd.analysis.bench.rows import Row, attention_text
 from mmccd.checkpoints.files import remove_with_checksum, valid_json, write_atomically
 from mmccd.checkpoints.resume import newest_checkpoint, set_resume
 from mmccd.configs import load_config
@@ -136,7 +136,7 @@ def do_piece(plan: Plan, data: Data, arm: Arm, seed: int, work_dir: str, commit:
     rest = (
         recipe,
         sha256,
-        valid_json(dict(arm.attention) if arm.attention else cfg.model.backbone.get('attention'), sort_keys=True),
+        attention_text(arm.attention or cfg.model.backbone.get('attention')),
         commit,
         mmccd.__version__,
         torch.__version__,

@@ -54,6 +54,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--speed', type=float, default=10, metavar='SECONDS', help='about how long the speed is measured; default: 10'
     )
+    parser.add_argument(
+        '--bench', metavar='DIR', help='folder of an attention bench (plan.yml, rows.csv): what several seeds say'
+    )
     parser.add_argument('--no-speed', action='store_const', const=0.0, dest='speed', help='measure no speed')
     parser.add_argument(
         '--record',
@@ -89,6 +92,8 @@ def main() -> None:
         raise UserError(f'--out must be a file in a folder that exists, got {out!r}')
     if not args.record and not os.access(folder, os.W_OK):
         raise UserError(f'nothing can be written into {folder!r}: choose another --out')
+    if args.bench and not all(osp.isfile(osp.join(args.bench, n)) for n in ('plan.yml', 'rows.csv')):
+        raise UserError(f'--bench must be a folder with plan.yml and rows.csv, got {args.bench!r}')
     device = checked_device(args.device)
     runs = read_runs(args.work_dirs)
     empty = [f'{run.folder}: {"; ".join(run.notes)}' for run in runs if not run.usable]
@@ -99,7 +104,7 @@ def main() -> None:
     if args.record:
         print('\n'.join(record(runs[0], args.record, args.command, device)))
         return
-    report = Report(runs, device, Options(args.images, args.gates, args.speed, args.limit))
+    report = Report(runs, device, Options(args.images, args.gates, args.speed, args.limit, args.bench))
     page = report.html(f'{osp.basename(sys.argv[0])} {shlex.join(sys.argv[1:])}').encode()
     write_atomically(out, page)
     print(f'{out}: {len(page) / 1e6:.1f} MB')

@@ -2,7 +2,7 @@
 
 Every step runs the tools that are used for ImageNet and COCO. After an interruption, the next call continues where it
 stopped. The last step writes a page that compares the detector with the plain one: a recorded run, or, with --plain,
-one that the demo trains.
+one that the demo trains; and says what the attention bench found about the two with several seeds.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def compare(steps: Steps, log: str, work_dir: str, page: str) -> str:
     else:
         plain, about = [], f'CCD alone: there is no {RECORDED}, and --plain trains the plain one'
     # Short: attention maps of one image, a second for the speed.
-    options = ('--out', page, '--gates', '1', '--speed', '1')
+    options = ('--out', page, '--gates', '1', '--speed', '1', '--bench', 'benchmarks/attention')
     ccd = osp.join(work_dir, CCD.detector)
     steps.do(REPORT, [page], lambda: run(log, 'analysis_tools/report.py', *plain, ccd, *options))
     return about

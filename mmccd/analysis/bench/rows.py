@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from mmccd.errors import UserError
 
@@ -48,6 +50,16 @@ class Row:
     torch: str
     device: str
     date: str
+
+
+def attention_text(attention: Mapping[str, Any] | None) -> str:
+    """``model.backbone.attention`` as a row has it.
+
+    Example:
+        >>> attention_text(dict(type='mmccd.CCD', groups=8))
+        '{"groups": 8, "type": "mmccd.CCD"}'
+    """
+    return json.dumps(attention, sort_keys=True)
 
 
 COLUMNS = tuple(f.name for f in fields(Row))

@@ -23,12 +23,14 @@ class Options:
         gates (int): Images whose attention maps are drawn.
         seconds (float): About how long the speed is measured, for all runs of a task together; 0 leaves it out.
         limit (int | None): Images to predict where no predictions are stored; None: the whole test set.
+        bench (str | None): Folder of an attention bench, whose tables are shown for the networks of the runs.
     """
 
     images: int = 6
     gates: int = 2
     seconds: float = 10.0
     limit: int | None = None
+    bench: str | None = None
 
 
 @dataclass

@@ -17,6 +17,7 @@ from mmccd.env import keep_freed_memory
 from mmccd.version import __version__
 
 from .attention import attention_section
+from .bench import bench_section
 from .blocks import Section
 from .classifiers import add_classifiers
 from .context import Context, Options
@@ -118,7 +119,8 @@ class Report:
         add = {'detection': add_detectors, 'classification': add_classifiers}.get(task)
         shown = add(self.context, runs, metrics, classes, images, errors) if add else []
         add_logged_metrics(metrics, runs)
-        sections = [metrics, training_section(self.context, prefix, runs), classes, errors, images]
+        bench = bench_section(options.bench, prefix, runs)
+        sections = [metrics, bench, training_section(self.context, prefix, runs), classes, errors, images]
         if options.gates and options.images:
             sections.append(attention_section(self.context, prefix, runs, shown))
         sections += [cost_section(self.context, prefix, runs), configs_section(prefix, runs)]

@@ -8,69 +8,10 @@ all read files through :func:`repair`; what it leaves odd is refused (:func:`mmc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from itertools import chain
-from operator import itemgetter, methodcaller
+from collections.abc import Callable
 from typing import Any
 
-LARGEST_FLOAT = 1e38  # that a float32 holds, with some room
-LARGEST_EXACT = 2**53  # up to here float64, in which COCO's evaluation stores annotation ids, tells ids apart
-LARGEST_ID = 2**63  # of images and categories, which it sorts as int64
-_ANNOTATION = ('id', 'image_id', 'category_id', 'iscrowd', 'area', 'bbox')
-_IGNORED = methodcaller('get', 'ignore')
-
-
-def is_plain(content: Any) -> bool:
-    """Whether there is nothing to repair or to refuse in a COCO file's content: fast, by columns instead of entries."""
-    try:
-        if not all(type(content.get(key, [])) is list for key in ('images', 'categories', 'annotations')):
-            return False
-        images, categories, annotations = content['images'], content['categories'], content.get('annotations', [])
-        # Lists of what is there already: a tuple for each entry would make the garbage collector look at all of them.
-        image_ids, names, *sides = ([*map(itemgetter(k), images)] for k in ('id', 'file_name', 'width', 'height'))
-        category_ids, category_names = ([*map(itemgetter(k), categories)] for k in ('id', 'name'))
-        ids, owners, labels, crowds, areas, boxes = ([*map(itemgetter(k), annotations)] for k in _ANNOTATION)
-        if any('ignore' in a for a in annotations) and any(map(_IGNORED, annotations)):
-            return False
-    except (AttributeError, IndexError, KeyError, TypeError):
-        return False
-    return (
-        _are_ids(image_ids, LARGEST_ID)
-        and set(map(type, names)) <= {str}
-        and all(names)
-        and all(_are_numbers(side, side) and 0 < min(side, default=1) <= max(side, default=1) < 1e9 for side in sides)
-        and _are_ids(category_ids, LARGEST_ID)
-        and set(map(type, category_names)) <= {str}
-        and _are_ids(ids, LARGEST_EXACT)
-        and min(ids, default=1) > 0
-        and set(map(type, owners)) <= {int}
-        and set(map(type, labels)) <= {int}
-        and set(map(type, crowds)) <= {int}
-        and set(crowds) <= {0, 1}
-        and _are_numbers(areas, areas)
-        and set(map(type, boxes)) <= {list}
-        and set(map(len, boxes)) <= {4}
-        and _are_numbers(chain.from_iterable(boxes), chain.from_iterable(boxes))
-        and min(map(itemgetter(2), boxes), default=1) > 0
-        and min(map(itemgetter(3), boxes), default=1) > 0
-        and (min(areas, default=1) > 0 or not any(map(_lacks_area, annotations)))
-    )
-
-
-def _are_ids(ids: list, limit: int) -> bool:
-    return (
-        set(map(type, ids)) <= {int}
-        and len(set(ids)) == len(ids)
-        and (not ids or -limit < min(ids) <= max(ids) < limit)
-    )
-
-
-def _are_numbers(values: Iterable, again: Iterable) -> bool:
-    """Whether all are finite numbers: with NaN or an infinite one the sum is not either, and below nothing."""
-    try:
-        return set(map(type, values)) <= {int, float} and sum(map(abs, again)) < LARGEST_FLOAT
-    except OverflowError:  # a whole number that no float holds
-        return False
+from .plain import LARGEST_EXACT, LARGEST_FLOAT, is_plain
 
 
 def repair(content: Any) -> list[str]:
@@ -217,10 +158,18 @@ def _repair_ignore(annotation: dict) -> bool:
     return True
 
 
+def _are_numbers(values: list) -> bool:
+    """Whether all are finite numbers: with NaN or an infinite one the sum is not either, and below nothing."""
+    try:
+        return set(map(type, values)) <= {int, float} and sum(map(abs, values)) < LARGEST_FLOAT
+    except OverflowError:  # a whole number that no float holds
+        return False
+
+
 def _repair_empty(annotation: dict) -> bool:
     """MMDetection leaves these out of training; COCO's evaluation counts them as never found."""
     box = annotation.get('bbox')
-    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box, box) or annotation['iscrowd'] != 0:
+    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box) or annotation['iscrowd'] != 0:
         return False
     if min(box[2:]) > 0:
         return False
@@ -231,7 +180,7 @@ def _repair_empty(annotation: dict) -> bool:
 def _lacks_area(annotation: dict) -> bool:
     """Whether there is a box of a pixel or more, and an area that is missing or not above 0."""
     box, area = annotation.get('bbox'), annotation.get('area')
-    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box, box):
+    if not isinstance(box, list) or len(box) != 4 or not _are_numbers(box):
         return False
     return _missing(area) or (type(area) in (int, float) and area <= 0 and box[2] >= 1 and box[3] >= 1)
 

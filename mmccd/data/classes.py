@@ -6,7 +6,6 @@ MMPretrain numbers by the sorted folder names. Neither gives a message if the co
 
 from __future__ import annotations
 
-import gc
 import json
 import mmap
 import os
@@ -23,9 +22,11 @@ from mmccd.configs import datasets_of
 from mmccd.errors import UserError, suggest
 
 from .image_files import is_left_behind
+from .plain import without_collection
 
-_KEY = re.compile(rb'"categories"\s*:\s*(?=\[)')
+_KEY = re.compile(rb'(?<!\\)"categories"\s*:\s*(?=\[)')
 _WINDOW = 1 << 16
+_TAIL = 1 << 20  # bytes in which categories at a file's end are looked for
 
 
 def read_categories(path: str) -> list[str]:
@@ -38,12 +39,14 @@ def read_categories(path: str) -> list[str]:
     if osp.getsize(path) == 0:
         raise ValueError('it is empty')
     with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found = list(islice(_KEY.finditer(content), 2))
-        if len(found) == 1:
-            categories = _decode_at(content, found[0].end())
-        else:  # the key is written with escapes, or occurs elsewhere as well
-            whole = parse_json(content[:])
-            categories = whole.get('categories') if isinstance(whole, dict) else None
+        categories = _last_member(content)
+        if categories is None:
+            found = list(islice(_KEY.finditer(content), 2))
+            if len(found) == 1:
+                categories = _decode_at(content, found[0].end())
+            else:  # the key is written with escapes, or occurs elsewhere as well
+                whole = parse_json(content[:])
+                categories = whole.get('categories') if isinstance(whole, dict) else None
     if not isinstance(categories, list) or not all(
         isinstance(c, dict) and isinstance(c.get('name'), str) for c in categories
     ):
@@ -51,20 +54,33 @@ def read_categories(path: str) -> list[str]:
     return [c['name'] for c in categories]
 
 
+def _last_member(content: mmap.mmap) -> Any:
+    """The categories where they are the last member of the file's object, as in COCO's own; None where they are not.
+
+    What is before them need not be looked at: of members of one name, JSON's last one counts.
+    """
+    tail = content[max(len(content) - _TAIL, 0) :]
+    key = next(_KEY.finditer(tail, max(tail.rfind(b'"categories"') - 1, 0)), None)
+    if key is None:
+        return None
+    try:
+        text = tail[key.end() :].decode()
+        categories, end = json.JSONDecoder().raw_decode(text)
+    except (RecursionError, ValueError):
+        return None
+    return categories if text[end:].strip(' \t\r\n') == '}' else None
+
+
 def parse_json(content: bytes | str) -> Any:
     """``json.loads``, whose ways to fail all become a ValueError.
 
-    Garbage collection waits: it would look at millions of new entries again and again, half of the time.
+    Collection of garbage waits.
     """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return json.loads(content)
-    except RecursionError as e:
-        raise ValueError('it is nested too deeply') from e
-    finally:
-        if collecting:
-            gc.enable()
+    with without_collection():
+        try:
+            return json.loads(content)
+        except RecursionError as e:
+            raise ValueError('it is nested too deeply') from e
 
 
 def _decode_at(content: mmap.mmap, start: int) -> Any:

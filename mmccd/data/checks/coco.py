@@ -15,9 +15,10 @@ from typing import Any
 
 from mmengine.logging import print_log
 
-from mmccd.data.annotations import LARGEST_FLOAT, LARGEST_ID, is_plain, repair
+from mmccd.data.annotations import repair
 from mmccd.data.classes import category_problems, class_names, is_a, parse_json
 from mmccd.data.image_files import is_inside
+from mmccd.data.plain import LARGEST_FLOAT, LARGEST_ID, is_plain, without_collection
 from mmccd.errors import UserError
 
 from .report import SLACK, Add, CheckedSplit, Report, readable, short
@@ -318,17 +319,18 @@ def read_coco(path: str) -> dict:
     """
     with open(path, 'rb') as f:
         raw = f.read()
-    try:
-        content = parse_json(raw)
-    except ValueError as e:
-        raise UserError(f'the annotations {path} cannot be used: {e}; {DOCTOR}') from e
-    if raw.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)):
-        _say(path, 'the byte-order mark at its beginning is skipped')
-    del raw
-    if isinstance(content, dict):
-        content.setdefault('annotations', [])
-    if is_plain(content):
-        return content
+    with without_collection():
+        try:
+            content = parse_json(raw)
+        except ValueError as e:
+            raise UserError(f'the annotations {path} cannot be used: {e}; {DOCTOR}') from e
+        if raw.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)):
+            _say(path, 'the byte-order mark at its beginning is skipped')
+        del raw
+        if isinstance(content, dict):
+            content.setdefault('annotations', [])
+        if is_plain(content):
+            return content
     refused: list[str] = []
 
     def add(kind: str, what: str) -> None:

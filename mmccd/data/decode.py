@@ -31,6 +31,11 @@ except ImportError:
 # What images to train on come in. Pillow knows more, and starts Ghostscript for one of them.
 FORMATS = ('BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP', *_AVIF)
 _OF_OPENCV = (b'\xff\xd8', b'\x89PNG\r\n\x1a\n')
+# TIFF, also of more than 4 GB; PPM's kinds; JPEG 2000, alone and in its container.
+_MAY_BE_DEEP = (
+    *(b'II*\0', b'MM\0*', b'II+\0', b'MM\0+', b'P2', b'P3', b'P5', b'P6'),
+    *(b'\xff\x4f\xff\x51', b'\0\0\0\x0cjP  \r\n\x87\n'),
+)
 _ORIENTATION, _WIDTH, _HEIGHT, _BITS = 0x0112, 256, 257, 258  # EXIF's and TIFF's tags
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -194,9 +199,9 @@ def is_dark(pixels: np.ndarray) -> bool:
 
 def looks_deep(content: bytes) -> bool:
     """Whether a file may have 16 bits a channel, by its first bytes alone: JPEG never, PNG for sure."""
-    if content.startswith(_OF_OPENCV[0]):
-        return False
-    return content[24:25] == b'\x10' if content.startswith(_OF_OPENCV[1]) else content[:4] in (b'II*\0', b'MM\0*')
+    if content.startswith(_OF_OPENCV[1]):
+        return content[24:25] == b'\x10'
+    return content.startswith(_MAY_BE_DEEP)
 
 
 def reason(error: Exception) -> str:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from mmccd.analysis.cam.view import View
 from mmccd.analysis.report.images import data_uri
+from mmccd.data import decode as decoding
 from mmccd.data import image_files, transforms
 from mmccd.data.decode import FORMATS, decode
 from mmccd.data.image_files import DARK, SUFFIXES, ImageFile, read_image
@@ -134,8 +135,8 @@ def test_refused(tmp_path, infer, kind):
         (encode(GREY >> 4, 'TIFF'), False),
     ],
 )
-def test_few_bits_in_many(tmp_path, monkeypatch, content, dark):
-    """Almost black: a finding, and a warning of the loader, once."""
+def test_few_bits_in_many(tmp_path, monkeypatch, capsys, infer, content, dark):
+    """Almost black: a finding, and a warning of the loader and of the ONNX runner, once."""
     assert read_image(content).dark is dark
     path = tmp_path / 'image'
     path.write_bytes(content)
@@ -144,8 +145,37 @@ def test_few_bits_in_many(tmp_path, monkeypatch, content, dark):
     monkeypatch.setattr(transforms, 'print_log', lambda text, logger, level: said.append((text, level)))
     for _ in range(2):
         transforms.LoadImageFromFile()(dict(img_path=str(path)))
-    seen_by_its_head = dark and content[:2] in (b'\x89P', b'II', b'MM')
-    assert said == ([(f'image {path}: {DARK}', logging.WARNING)] if seen_by_its_head else [])
+    assert said == [(f'image {path}: {DARK}', logging.WARNING)] * dark
+    assert infer.list_images(str(path)) == [str(path)]
+    assert capsys.readouterr().err == f'warning: image {path}: {DARK}\n' * dark
+    path.unlink()
+    for name in ('1.png', '2.png'):
+        (tmp_path / name).write_bytes(content)
+    infer.list_images(str(tmp_path))
+    [*lines] = capsys.readouterr().err.splitlines()
+    assert lines == [f'warning: image {tmp_path / "1.png"}: {DARK} (2 such files of 2)'] * dark
+
+
+def test_the_runner_has_the_same_tables(infer):
+    """It stands alone, and repeats them."""
+    assert {
+        kind: ' '.join(suffixes) for kind, suffixes in image_files._SUFFIXES.items() if kind in FORMATS
+    } == infer.FORMATS
+    assert infer.LEFT_BEHIND == image_files._LEFT_BEHIND
+    assert infer.NO_IMAGES == image_files._NO_IMAGES
+    assert (infer.ORIENTATION, infer.BITS, infer.TURNS) == (decoding._ORIENTATION, decoding._BITS, decoding._TURNS)
+    assert (infer.DARK, infer.DARK_BELOW) == (DARK, decoding._DARK)
+    # And of 16 bits the same 8, of every value there is.
+    ramp = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    for image in (Image.fromarray(ramp), Image.fromarray(ramp.astype(np.int32))):
+        image.format = 'PNG'
+        eight = infer.of_8_bits(image)
+        assert np.array_equal(eight, decoding._of_8_bits(image))
+        assert np.array_equal(eight, ramp >> 8)
+    for mode in ('I', 'F'):
+        for read in (infer.of_8_bits, decoding._of_8_bits):
+            with pytest.raises(ValueError, match='which have no range'):
+                read(Image.new(mode, (2, 2)))
 
 
 def test_suffixes(infer):
@@ -155,9 +185,6 @@ def test_suffixes(infer):
     assert set(SUFFIXES) == known - {'.pfm'}  # floats
     assert {'.jpg', '.jfif', '.webp', '.tiff', '.gif', '.tif', '.bmp', '.ppm'} <= set(SUFFIXES)
     assert set(infer.SUFFIXES) == set(SUFFIXES)
-    assert set(infer.FORMATS) == set(FORMATS)
-    assert infer.LEFT_BEHIND == image_files._LEFT_BEHIND
-    assert infer.NO_IMAGES == image_files._NO_IMAGES
 
 
 @pytest.mark.parametrize(

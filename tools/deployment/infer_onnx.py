@@ -63,7 +63,7 @@ LEFT_BEHIND = {
     'desktop.ini',
     'picasa.ini',
 }
-ORIENTATION = 0x0112  # EXIF's and TIFF's tag
+ORIENTATION, BITS = 0x0112, 258  # EXIF's and TIFF's tags
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -73,6 +73,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+DARK_BELOW = 64  # of 256: 16-bit files that hold 14 bits or less stay below it
+DARK = (
+    'of its 16 bits the upper 8 are used, and are almost empty: the network sees black. Convert such images to 8 bits '
+    'first (docs/reliability.md, "Images")'
+)
 METADATA = 'mmccd'  # key in the file
 MIN_EDGE = 480  # pixels of a drawing's longer edge: smaller images are enlarged, so that labels are readable
 
@@ -146,8 +151,10 @@ def list_images(path: str) -> 'list[str]':
             raise UserError(f'folder {path!r} has no image in it (a file named {", ".join(SUFFIXES)}){has}')
         if has:
             print(f'note: {path}: left out, no images by their names: {has}', file=sys.stderr)
-    for p in paths:
-        read_image(p)  # so that an error comes before the first drawing
+    dark = [p for p in paths if open_image(p)[1]]  # all, so that an error comes before the first drawing
+    if dark:
+        more = f' ({len(dark):,} such files of {len(paths):,})' if len(dark) > 1 else ''
+        print(f'warning: image {dark[0]}: {DARK}{more}', file=sys.stderr)
     return paths
 
 
@@ -158,16 +165,23 @@ def is_left_behind(name: str) -> bool:
 
 def read_image(path: str) -> np.ndarray:
     """RGB image (H, W, 3), uint8, upright: what the model was trained on (mmccd.data.decode)."""
+    return open_image(path)[0]
+
+
+def open_image(path: str) -> 'tuple[np.ndarray, bool]':
+    """The same, and whether it is almost black because a file of 16 bits holds fewer."""
     if not osp.isfile(path):
         raise UserError(f'image {path!r} cannot be used: there is no such file')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             image = Image.open(path, formats=tuple(FORMATS))
+            deep = has_16_bits(image, path)  # before its pixels are decoded
             image.load()
             turn = TURNS.get(orientation(image))
             image = of_8_bits(image).convert('RGB')
-        return np.asarray(image if turn is None else image.transpose(turn))
+        pixels = np.asarray(image if turn is None else image.transpose(turn))
+        return pixels, deep and bool(pixels.max(initial=0) < DARK_BELOW)
     except Image.UnidentifiedImageError as e:
         raise UserError(f'image {path!r} cannot be used: it is no image') from e
     except Exception as e:  # damaged files raise nearly anything
@@ -184,6 +198,18 @@ def orientation(image: Image.Image) -> int:
         return exif.get(ORIENTATION)
     except Exception:  # damaged entries
         return 1
+
+
+def has_16_bits(image: Image.Image, path: str) -> bool:
+    """Whether an image that is not decoded yet has more than 8 bits a channel."""
+    if image.format == 'PNG':
+        with open(path, 'rb') as f:
+            return f.read(25)[24:] == b'\x10'
+    if image.format == 'TIFF':
+        return max(image.tag_v2.get(BITS, (1,))) > 8
+    # Of PPM, one of the decoder's arguments is the largest value.
+    values = [value for *_, args in image.tile for value in args] if image.format == 'PPM' else []
+    return image.mode.startswith('I') or any(isinstance(value, int) and value > 255 for value in values)
 
 
 def of_8_bits(image: Image.Image) -> Image.Image:

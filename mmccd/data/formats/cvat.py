@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 from xml.etree import ElementTree
 
 from mmccd.data.image_files import is_image
 from mmccd.errors import UserError
 
-from .images import Images, image_of
+from .images import Images, image_of, names_in
 from .labelled import Findings, Label, Labelled, LabelledImage, check_class_names, split_name, split_of
 from .shapes import Box, around, ellipse, from_corners, rotated, to_number
 
@@ -20,7 +19,7 @@ def find_file(path: str) -> str | None:
     """The XML file of CVAT: ``path``, or the one in this folder; None if there is none."""
     if osp.isfile(path):
         return path if _begins_with(path, 'annotations') else None
-    found = [n for n in sorted(os.listdir(path)) if n.lower().endswith('.xml')]
+    found = [n for n in names_in(path) if n.lower().endswith('.xml')]
     found = [p for p in (osp.join(path, n) for n in found) if _begins_with(p, 'annotations')]
     if len(found) > 1:
         raise UserError(f'{path} has several exports of CVAT, {", ".join(map(osp.basename, found))}: give one of them')

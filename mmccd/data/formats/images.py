@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
-from mmccd.data.image_files import SUFFIXES, ImageFile, is_image, read_file, read_image, walk_files
+from mmccd.data.image_files import SUFFIXES, ImageFile, is_image, is_left_behind, read_file, read_image, walk_files
 
 from .labelled import Findings
 
@@ -19,6 +19,11 @@ def image_of(stem: str) -> str | None:
     """The image of a path without its suffix; None if there is none."""
     names = (stem + s for suffix in SUFFIXES for s in (suffix, suffix.upper()))
     return next(filter(osp.isfile, names), None)
+
+
+def names_in(folder: str) -> list[str]:
+    """Names of the files and folders in a folder, sorted, without what systems leave behind."""
+    return sorted(name for name in os.listdir(folder) if not is_left_behind(name))
 
 
 def walk(folder: str) -> Iterator[str]:

@@ -5,7 +5,6 @@ A rotated box is turned clockwise about its upper left corner, in pixels.
 
 from __future__ import annotations
 
-import os
 import os.path as osp
 import re
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from mmccd.data.classes import parse_json
 from mmccd.data.image_files import is_image
 from mmccd.errors import UserError
 
-from .images import Images
+from .images import Images, names_in
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage
 from .shapes import Box, around, ellipse, rotated
 
@@ -31,7 +30,7 @@ def find_file(path: str) -> str | None:
     """The file of an export: ``path``, or the one in this folder; None if there is none."""
     if osp.isfile(path):
         return path if _looks_like_one(path) else None
-    found = [osp.join(path, n) for n in sorted(os.listdir(path)) if n.lower().endswith('.json')]
+    found = [osp.join(path, n) for n in names_in(path) if n.lower().endswith('.json')]
     found = [p for p in found if _looks_like_one(p)]
     if len(found) > 1:
         names = ', '.join(map(osp.basename, found))

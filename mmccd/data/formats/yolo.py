@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from mmccd.data.image_files import is_image
+from mmccd.data.image_files import is_image, is_left_behind
 from mmccd.errors import UserError
 
-from .images import Images, image_of, walk
+from .images import Images, image_of, names_in, walk
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage, check_class_names, split_name
 from .shapes import around
 
@@ -52,7 +52,7 @@ def find_layout(path: str) -> str | None:
     if osp.isfile(path):
         is_one = path.endswith(('.yaml', '.yml', '.data')) or osp.basename(path) in NAME_FILES
         return path if is_one else None
-    names = sorted(os.listdir(path))
+    names = names_in(path)
     for name in ('data.yaml', 'dataset.yaml', 'data.yml', 'obj.data'):
         if name in names:
             return osp.join(path, name)
@@ -76,8 +76,9 @@ def _has_labels(folder: str) -> bool:
     """Whether text files lie beside images, or in a folder of labels."""
     if osp.isdir(osp.join(folder, 'labels')):
         return True
-    stems = {osp.splitext(n)[0] for n in os.listdir(folder) if is_image(n)}
-    return any(n.endswith('.txt') and n[:-4] in stems for n in os.listdir(folder))
+    names = names_in(folder)
+    stems = {osp.splitext(n)[0] for n in names if is_image(n)}
+    return any(n.endswith('.txt') and n[:-4] in stems for n in names)
 
 
 def read(path: str, findings: Findings) -> Labelled:
@@ -193,7 +194,7 @@ def _read_names(file: str) -> Layout:
     if not names:
         raise UserError(f'{file} has no names of classes')
     base = 'images' if osp.isdir(osp.join(root, 'images')) else '.'
-    folders = {split_name(n): osp.join(base, n) for n in sorted(os.listdir(osp.join(root, base)))}
+    folders = {split_name(n): osp.join(base, n) for n in names_in(osp.join(root, base))}
     splits = {s: [p] for s, p in folders.items() if s is not None and osp.isdir(osp.join(root, p))}
     return Layout(file, root, names, splits or {WHOLE: [base]})
 
@@ -252,7 +253,7 @@ class _Reader:
         with open(file, encoding='utf-8-sig') as f:
             for i, line in enumerate(f, 1):
                 name = line.strip().replace('\\', '/')
-                if not name:
+                if not name or is_left_behind(osp.basename(name)):
                     continue
                 folders = [here] if name.startswith('./') else [here, self.layout.root, '']
                 path = next((p for p in (osp.join(d, name) for d in folders) if osp.isfile(p)), None)
@@ -282,7 +283,7 @@ class _Reader:
         for folder, image_folders in sorted(self.label_folders.items()):
             if not osp.isdir(folder):
                 continue
-            for name in sorted(os.listdir(folder)):
+            for name in names_in(folder):
                 path = osp.join(folder, name)
                 if not name.endswith('.txt') or name.lower() in (*NAME_FILES, *NO_LABELS) or path in self.owners:
                     continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,59 @@ def test_every_format_gives_the_same_boxes_and_they_are_the_truth(name, label_fo
             for a in content['annotations']
         ]
         assert detection.evaluate(truth, oracle).metrics['AP'] == 1
+
+
+def leave_behind(root: Path) -> None:
+    """What macOS, Synology, Windows, Jupyter and editors put beside every file and into every folder."""
+    for path in [*root.rglob('*')]:
+        if path.is_dir():
+            (path / 'Thumbs.db').write_bytes(b'\xd0\xcf\x11\xe0')
+            (path / '.DS_Store').write_bytes(b'\0\0\0\1Bud1')
+            continue
+        content = path.read_bytes()
+        (path.parent / f'._{path.name}').write_bytes(b'\0\5\x16\7\0\2\0\0Mac OS X        \xff\xfe')
+        (path.parent / f'.{path.name}').write_bytes(content)
+        for folder in ('.ipynb_checkpoints', '__MACOSX', '@eaDir'):
+            (path.parent / folder).mkdir(exist_ok=True)
+            (path.parent / folder / f'{path.stem}-checkpoint{path.suffix}').write_bytes(content)
+            (path.parent / folder / path.name).write_bytes(content)
+
+
+def plain_yolo(root: Path, label_folders) -> Path:
+    """Images, labels and classes.txt in one folder."""
+    for _, name in label_folders.ALL:
+        label_folders.save_image(root / name)
+        lines = map(label_folders.yolo_line, label_folders.BOXES)
+        label_folders.write(root / f'{Path(name).stem}.txt', '\n'.join(lines))
+    label_folders.write(root / 'classes.txt', 'cat\ndog\n')
+    return root
+
+
+def darknet(root: Path, label_folders) -> Path:
+    """obj.data, obj.names, and lists of images: made by a glob, they name what macOS left behind, too."""
+    plain_yolo(root / 'obj_train_data', label_folders)
+    (root / 'obj_train_data' / 'classes.txt').rename(root / 'obj.names')
+    names = [f'data/obj_train_data/{p}{n}' for _, n in label_folders.ALL for p in ('', '._')]
+    label_folders.write(root / 'train.txt', '\n'.join(names))
+    label_folders.write(root / 'obj.data', 'classes = 2\ntrain = data/train.txt\nnames = data/obj.names\n')
+    return root
+
+
+@pytest.mark.parametrize('name', [*KINDS, 'plain_yolo', 'darknet'])
+def test_what_systems_leave_behind_changes_nothing(name, label_folders, tmp_path):
+    """In no format: it is neither image nor label, no orphan, and no second file that describes the dataset."""
+    root = tmp_path / 'my data'
+    if name in KINDS:
+        label_folders.BUILDERS[name](root)
+    else:
+        {'plain_yolo': plain_yolo, 'darknet': darknet}[name](root, label_folders)
+    before = formats.read_labels(str(root))
+    leave_behind(root)
+    after = formats.read_labels(str(root))
+    assert (after.kind, after.splits, after.classes) == (before.kind, before.splits, before.classes)
+    assert after.findings.counts == before.findings.counts
+    assert sum(map(len, after.splits.values())) == len(label_folders.ALL)
+    assert not after.findings.errors()
 
 
 def test_what_a_path_may_be(label_folders, tmp_path):

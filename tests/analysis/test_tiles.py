@@ -112,6 +112,33 @@ def test_each_object_is_found_once_and_whole(scene):
         detect_tiled(model, path, 40, batch=0)
 
 
+def test_tiles_of_a_large_image_find_what_images_of_their_size_give(tmp_path):
+    """Nine images of a tile's size side by side: each object as in its own image, wherever borders of tiles cut it."""
+    rng, side, model = np.random.default_rng(0), 64, Boxes()
+    values = rng.permutation(np.arange(100, 244)).reshape(9, 16)
+    whole = np.zeros((3 * side, 3 * side, 3), np.uint8)
+    expected = []
+    for i, (y0, x0) in enumerate((y, x) for y in range(0, 3 * side, side) for x in range(0, 3 * side, side)):
+        pixels = np.zeros((side, side, 3), np.uint8)
+        for value, (y, x) in zip(values[i], np.ndindex(4, 4)):
+            w, h = rng.integers(3, 17, 2)  # a cell of 16 pixels holds one, up to its borders
+            x1, y1 = 16 * x + rng.integers(0, 17 - w), 16 * y + rng.integers(0, 17 - h)
+            pixels[y1 : y1 + h, x1 : x1 + w] = value
+        Image.fromarray(pixels).save(tmp_path / f'{i}.png')
+        whole[y0 : y0 + side, x0 : x0 + side] = pixels
+        alone = detect_tiled(model, str(tmp_path / f'{i}.png'), side)
+        assert alone.tiles == 1
+        boxes = (alone.boxes + torch.tensor([x0, y0, x0, y0])).tolist()
+        expected += zip(map(tuple, boxes), alone.scores.tolist(), alone.labels.tolist())
+    assert len({box for box, _, _ in expected}) == 144
+    Image.fromarray(whole).save(tmp_path / 'whole.png')
+    for overlap, batch in ((0.5, 1), (0.3, 4)):  # 19 pixels in common are enough for 16
+        found = detect_tiled(model, str(tmp_path / 'whole.png'), side, overlap, batch=batch)
+        assert found.tiles > 9
+        rows = zip(map(tuple, found.boxes.tolist()), found.scores.tolist(), found.labels.tolist())
+        assert sorted(rows) == sorted(expected)
+
+
 def instances(*rows: tuple) -> InstanceData:
     """(x1, y1, x2, y2, score, label)"""
     values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 6)

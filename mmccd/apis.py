@@ -19,6 +19,7 @@ from mmccd.checkpoints.fit import load_whole_checkpoint
 from mmccd.checkpoints.read import allow_mmengine_checkpoints
 from mmccd.data.classes import class_names, dataset_class
 from mmccd.models.build import build_model
+from mmccd.models.padding_in_detector import ignore_padding_in
 
 from .configs import CONFIGS, datasets_of, is_old_name, list_configs, load_config, with_names
 from .env import check_requirements
@@ -119,6 +120,7 @@ def init_model(
     # Not by mmdet.apis.init_detector and mmpretrain.get_model: they load what fits of a checkpoint, run code in it
     # if it cannot be read otherwise, and name COCO's classes where it has none.
     model = revert_sync_batchnorm(build_model(cfg, 'cpu'))
+    ignore_padding_in(model)  # where the config has its backbone do so
     meta = {} if checkpoint is None else load_whole_checkpoint(checkpoint, model)
     model.cfg = cfg
     model.dataset_meta = _dataset_meta(cfg, meta)

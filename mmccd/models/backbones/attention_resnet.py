@@ -2,8 +2,9 @@
 
 Extends mmdet's ``ResNet``, so every argument of that works here, and the keys are torchvision's and mmdet's plus the
 attention's. Added: ``attention``; plugins in BasicBlock (ResNet-18 and -34); a layer in place of the 3x3 convolution;
-``drop_path_rate`` as in MMPretrain's ``ResNet``; ``groups`` and ``base_width`` of mmdet's ``ResNeXt``. Checkpoints of
-MMPretrain's ResNetV1c and ResNetV1d load, too, which have other names in the stem and where nothing is averaged.
+``drop_path_rate`` as in MMPretrain's ``ResNet``; ``groups`` and ``base_width`` of mmdet's ``ResNeXt``;
+``ignore_padding``. Checkpoints of MMPretrain's ResNetV1c and ResNetV1d load, too, which have other names in the stem
+and where nothing is averaged.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ from typing import Any
 import torch
 from mmdet.models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from mmccd.checkpoints.fit import is_named, shown
 from mmccd.registry import MODELS
 
 from ..layers.base import TRAIN_THEM, AttentionLayer
+from ..padding import ValidArea, apply_norm, checked_area, read_area, zero_outside
 from ..pretrained import PretrainedBackbone, allowed_missing
 from ..resnet_variants import checked_groups, names_of_mmpretrain
 from .blocks import AttentionBasicBlock, AttentionBottleneck, AttentionGroupedBottleneck
 from .plugins import Plugin, check_stages, parse_plugins
 
+MAX_DIVISOR = 128  # the largest pad_size_divisor in use
 _BLOCKS = {BasicBlock: AttentionBasicBlock, Bottleneck: AttentionBottleneck}
 
 
@@ -52,6 +55,10 @@ class AttentionResNet(ResNet):
         groups (int): Groups of the 3x3 convolutions, as in ResNeXt; needs depth 50, 101 or 152. Default: 1.
         base_width (int | None): With groups, channels of a group in the first stage; each further stage has twice as
             many. Default: None, 4 as in ResNeXt-50 (32x4d).
+        ignore_padding (bool): Give every image of a padded batch the features that it has alone: convolutions see
+            zeros outside of it, and statistics over space are those of the image alone. Its size comes with the call
+            or is read off the input (:meth:`forward`). No ONNX export with it. Default: False, as in the papers.
+        pad_value (float): What images are padded with, after normalisation; for sizes that are read. Default: 0.
         **kwargs: Everything else that :class:`mmdet.models.ResNet` takes, with its defaults: ``deep_stem=True`` is
             ResNet-C, ``avg_down=True`` beside it ResNet-D. Mind two of them for classification: ``norm_eval=True``
             freezes the norms' statistics, and ``zero_init_residual=True``.
@@ -70,6 +77,10 @@ class AttentionResNet(ResNet):
     """
 
     init_cfg: dict | list[dict] | None
+    groups: int
+    base_width: int | None
+    ignore_padding: bool
+    pad_value: float
 
     def __init__(
         self,
@@ -81,17 +92,26 @@ class AttentionResNet(ResNet):
         drop_path_rate: float = 0.0,
         groups: int = 1,
         base_width: int | None = None,
+        ignore_padding: bool = False,
+        pad_value: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if depth not in self.arch_settings:
             raise KeyError(f'depth must be one of {tuple(self.arch_settings)}, got {depth!r}')
         check_stages(**kwargs)
+        if not isinstance(ignore_padding, bool):
+            raise TypeError(f'ignore_padding must be a bool, got {ignore_padding!r}')
+        if isinstance(pad_value, bool) or not isinstance(pad_value, Real):
+            raise TypeError(f'pad_value must be a number, got {pad_value!r}')
         self.groups, self.base_width = checked_groups(depth, groups, base_width)
         parsed = parse_plugins(attention, plugins, depth, kwargs.get('num_stages', 4), backbone=kwargs)
         rates = drop_path_rates(drop_path_rate, sum(self.arch_settings[depth][1]))
         super().__init__(depth, *args, plugins=parsed, **kwargs)
         self.attention = attention
         self.drop_path_rate = drop_path_rate
+        self.ignore_padding, self.pad_value = ignore_padding, pad_value
+        self.areas: list[ValidArea] = []
+        self._check_padding_modes()
         blocks = [block for stage in self.res_layers for block in getattr(self, stage)]
         for block, rate in zip(blocks, rates):
             block.set_end(rate, fuse)
@@ -109,6 +129,93 @@ class AttentionResNet(ResNet):
             return super().make_res_layer(**{**kwargs, 'block': _BLOCKS[kwargs['block']]})
         grouped = dict(groups=self.groups, base_width=self.base_width, base_channels=self.base_channels)
         return super().make_res_layer(**{**kwargs, **grouped, 'block': AttentionGroupedBottleneck})
+
+    def forward(self, x: Tensor, image_sizes: Sequence[Sequence[int]] | None = None) -> tuple[Tensor, ...]:
+        """Feature maps of the stages in ``out_indices``.
+
+        Args:
+            x (Tensor): Images, (N, in_channels, H, W).
+            image_sizes (Sequence[Sequence[int]] | None): With ``ignore_padding``, height and width in pixels of every
+                image, in the upper left corner of what is padded. Default: None, what is left without the last rows
+                and columns that are ``pad_value`` in all channels. That is right if no image ends in such lines,
+                which the usual mean values exclude: no 8-bit pixel is exactly 0 after normalisation. If some
+                image must have been cut, a warning says so.
+
+        Returns:
+            tuple[Tensor]: (N, C, h, w) each. With ``ignore_padding``, zero outside of the images, and the attribute
+            ``areas`` says where they are on each map; it is empty if no image has padding.
+
+        Raises:
+            TypeError, ValueError: If ``image_sizes`` are none, or are given without ``ignore_padding``.
+            RuntimeError: If ``ignore_padding`` meets an export or a tracer.
+        """
+        if not self.ignore_padding:
+            if image_sizes is not None:
+                raise ValueError(f'image_sizes need ignore_padding=True, got {image_sizes!r}')
+            return super().forward(x)
+        if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling():
+            raise RuntimeError(
+                'ignore_padding=True depends on the sizes of the images, which a traced, exported or compiled graph '
+                'does not have: build the network with ignore_padding=False, whose tensors are the same'
+            )
+        area = self._read_area(x) if image_sizes is None else checked_area(x, image_sizes)
+        self.areas = []
+        return super().forward(x) if area.is_whole else self._forward_within(x, area)
+
+    def _forward_within(self, x: Tensor, area: ValidArea) -> tuple[Tensor, ...]:
+        """:meth:`forward` of images in ``area``. After each norm, and so before each convolution, padding is zero."""
+        x = zero_outside(x.clone(), area)
+        x, area = self._stem_within(x, area)
+        outs = []
+        for i, name in enumerate(self.res_layers):
+            stage = getattr(self, name)
+            try:
+                for block in stage:
+                    block.area = area
+                    area = area.strided(block.stride)
+                x = stage(x)
+            finally:
+                for block in stage:
+                    block.area = None
+            if i in self.out_indices:
+                outs.append(x)
+                self.areas.append(area)
+        return tuple(outs)
+
+    def _stem_within(self, x: Tensor, area: ValidArea) -> tuple[Tensor, ValidArea]:
+        layers = list(self.stem) if self.deep_stem else [self.conv1, self.norm1, self.relu]
+        for conv, norm, relu in zip(layers[::3], layers[1::3], layers[2::3]):
+            x = conv(x)
+            area = area.strided(conv.stride[0])
+            x = relu(apply_norm(norm, x, area, norm))
+        area = area.strided(self.maxpool.stride)
+        # Inside, nothing is below the padding's zeros; outside, the first maximum may reach back into the image.
+        return zero_outside(self.maxpool(x), area), area
+
+    def _read_area(self, x: Tensor) -> ValidArea:
+        """Sizes that are read off the input; a warning, once, where an image must have been cut."""
+        area = read_area(x, self.pad_value)
+        missing = [full - max(sizes) for full, sizes in zip(area.map_size, zip(*area.sizes))]
+        if max(missing) >= MAX_DIVISOR and not self._has_warned:
+            self._has_warned = True
+            print_log(
+                f'ignore_padding: the largest image ends {missing[0]} rows and {missing[1]} columns before the '
+                f'end of a batch of {area.map_size[0]} x {area.map_size[1]} pixels, more than padding to a multiple '
+                f'of {MAX_DIVISOR} explains. Either the images are padded to a fixed size, or one ends in pixels of '
+                f'pad_value={self.pad_value}, which are taken for padding: give the sizes (image_sizes, or '
+                'mmccd.IgnorePaddingHook in the config)',
+                logger='current',
+                level=logging.WARNING,
+            )
+        return area
+
+    _has_warned = False
+
+    def _check_padding_modes(self) -> None:
+        """Raise ValueError where padding is ignored and a convolution does not see zeros beyond the border."""
+        for name, m in self.named_modules() if self.ignore_padding else ():
+            if getattr(m, 'padding_mode', 'zeros') != 'zeros':
+                raise ValueError(f"ignore_padding needs convolutions with padding_mode='zeros', got {m} as {name}")
 
     def renamed_keys(self, keys: Iterable[str]) -> dict[str, str]:
         """Names here of keys that a checkpoint of MMPretrain's ResNets has otherwise, by those keys."""

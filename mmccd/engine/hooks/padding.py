@@ -1,0 +1,22 @@
+"""Padding that changes nothing, where the backbone ignores it."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+
+from mmccd.models.padding_in_detector import ignore_padding_in
+from mmccd.registry import HOOKS
+
+
+@HOOKS.register_module()
+class IgnorePaddingHook(Hook):
+    """Calls :func:`mmccd.models.ignore_padding_in` on the model, before its training or test.
+
+    Does nothing unless the backbone is an AttentionResNet with ``ignore_padding=True``.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        model = runner.model
+        ignore_padding_in(model.module if is_model_wrapper(model) else model)

@@ -26,12 +26,15 @@ LATER = ('sge', 'simam', 'coord', 'ema', 'triplet', 'bam', 'shuffle', 'nam', 'ls
 TYPES = {a.name: f'mmccd.{a.type}' for a in config_table.ATTENTIONS}
 # [<detector>_]<attention>_<network>[_fpn]_<schedule>_<dataset>; CCD's ablations are ccd-<what is different>;
 # how it is trained goes before the schedule, as MMDetection's amp-1x: fsdp-1x
+# How classifiers and detectors are trained, beside the authors' way.
+CLASSIFIED = '|'.join(['8xb32', *config_table.RECIPES])
+RECIPES = ('fsdp', 'coslr', 'ema', 'plateau', 'earlystop')
 STOCK = {stock.name.partition('_{}')[0]: stock for stock in config_table.STOCK}  # by MMDetection's own recipe
 RULE = re.compile(
     rf'(?:(?P<detector>retinanet|cascade_rcnn|{"|".join(STOCK)})_)?'
     rf'(?:(?P<attention>{"|".join(TYPES)}|ccd(?:-[a-z0-9]+)+)_)?'
-    r'(?P<network>(?P<kind>[rx])(?P<depth>\d+)(?P<variant>d|-32x4d)?)'
-    r'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:fsdp-)?(?:8xb32|8xb2-12e|1x|2x))(?:_legacy)?)?_'
+    r'(?P<network>(?P<kind>[rx])(?P<depth>\d+)(?P<variant>d|-32x4d|-w32)?)'
+    rf'(?P<fpn>_fpn)?(?:_(?P<schedule>(?:(?:{"|".join(RECIPES)})-)?(?:1x|2x)|8xb2-12e|{CLASSIFIED})(?:_legacy)?)?_'
     r'(?P<dataset>in1k|coco|digits|trees|fashion|solar)'
 )
 # Table 1's exact integers (facts of the published models); ECA: kernels of 5, in the last stage of 7.
@@ -100,6 +103,10 @@ def test_the_promised_configs_are_there():
     detectors = ('faster_rcnn', 'mask_rcnn', 'atss', 'fcos', 'gfl')
     promised |= {f'{d}_{a}r50_fpn_1x_coco' for d in detectors for a in ('', 'ccd_')}
     promised |= {f'dino-4scale_{a}r50_8xb2-12e_coco' for a in ('', 'ccd_')}
+    promised |= {f'{a}r50_{r}_in1k' for a in ('', 'ccd_') for r in config_table.RECIPES}
+    promised |= {f'retinanet_{a}r50_fpn_{r}-1x_coco' for a in ('', 'ccd_') for r in RECIPES[1:]}
+    promised |= {f'{a}r18-w32_fashion' for a in ('', 'se_', 'ccd_')}
+    promised |= {f'retinanet_{a}r18-w32_fpn_fashion' for a in ('', 'ccd_')}
     assert promised <= set(NAMES)
     assert mmccd.list_configs() == NAMES
 
@@ -150,10 +157,11 @@ def test_name_and_runtime(stem):
         dataset = dict(coco='in1k', fashion='fashion').get(name['dataset'], 'digits')
         published = published_weights(named_variant(name['network']))
         expected = published if plain else f'checkpoints/{classifier}_{dataset}.pth'
+        expected = f'zoo://{classifier}_{dataset}' if name['variant'] == '-w32' else expected
         assert backbone.init_cfg.checkpoint == expected
         assert type(cfg.model.type) is str
     if name['dataset'] in ('coco', 'in1k'):
-        assert cfg.auto_scale_lr.base_batch_size == (16 if name['detector'] else 256)
+        assert cfg.auto_scale_lr.base_batch_size == 8 * cfg.train_dataloader.batch_size
         assert cfg.auto_scale_lr.get('enable', False) is False
     if name['detector'] is None:
         assert backbone.norm_eval is False
@@ -368,9 +376,9 @@ def batch(cfg, size=64):
 TRAINED = [
     n
     for n in NAMES
-    if not n.endswith(('2x_coco', '_legacy_coco'))
+    if not n.endswith(('2x_coco', '-1x_coco', '_legacy_coco'))
     and '_r101_' not in n
-    and '_fsdp-' not in n
+    and not re.search('(?<!ccd_)r50_8xb[0-9]+-', n)  # recipes: with CCD
     and not n.startswith('ccd-')
     # Each of these is trained as a classifier, and RetinaNet with one of them.
     and not (n.startswith('retinanet_') and (parsed(n) or {}).get('attention') in LATER[1:])
@@ -383,15 +391,18 @@ LARGE = [
     for n in TRAINED
     if re.search(f'(^|_)(se|ge|cbam|sk|gc|eca|{"|".join(LATER)})_r50_(fpn_1x_coco|8xb32_in1k)$', n)
     or parsed(n)['detector'] in STOCK
-    or parsed(n)['variant']
+    or parsed(n)['variant'] in ('d', '-32x4d')
+    or '_r50_8xb32-' in n
     or n == 'cascade_rcnn_r50_fpn_1x_coco'
 ]
 
 
 def test_other_schedules_have_the_same_model():
     for name in NAMES:
-        if name.endswith(('_2x_coco', '_fsdp-1x_coco')):
-            assert load(name).model.to_dict() == load(re.sub('_(2x|fsdp-1x)_', '_1x_', name)).model.to_dict()
+        if name.endswith(('_2x_coco', '-1x_coco')):
+            assert load(name).model.to_dict() == load(re.sub('_(2x|[a-z]+-1x)_', '_1x_', name)).model.to_dict()
+        if re.search('_8xb32-(?!mixup)', name):
+            assert load(name).model.to_dict() == load(re.sub('_8xb32-[a-z]+_', '_8xb32_', name)).model.to_dict()
 
 
 def test_sharded_training_differs_in_the_runner_alone():

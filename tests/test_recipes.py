@@ -13,10 +13,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATA_SAMPLERS, DATASETS, PARAM_SCHEDULERS, DefaultScope
 
 CONFIGS = {p.stem: p for p in sorted((Path(__file__).parents[1] / 'configs').glob('*.py'))}
-IMAGENET = [n for n in CONFIGS if n.endswith('_in1k')]
-# fsdp clips no gradients; 24e is an old name of the same.
+IMAGENET = [n for n in CONFIGS if n.endswith('_8xb32_in1k')]
+# Those of names like ema-1x have other recipes (test_modern_recipes.py; fsdp-1x clips no gradients); 24e is an old
+# name of the same.
 COCO = [n for n in CONFIGS if re.match('retinanet|cascade_rcnn', n) and n.endswith('_coco')]
-COCO = [n for n in COCO if '_fsdp-' not in n and '_24e_' not in n]
+COCO = [n for n in COCO if '-1x_' not in n and '_24e_' not in n]
 ITERATIONS = 600  # of an epoch, here: more than the warm-up has
 
 

@@ -1,7 +1,10 @@
 """The table behind ``configs/``: every config that is a product of rows is written from here, by ``make configs``.
 
+The rows are in :mod:`mmccd.cli.config_rows`.
+
 * A new attention is one row of ``ATTENTIONS``; add its name to ``COMPARED`` for configs of the detectors.
 * A new schedule of the detectors is one row of ``SCHEDULES``, with its file in ``configs/_base_/schedules``.
+* A recipe for ImageNet is one row of ``RECIPES``.
 * A detector of MMDetection, by its own recipe, is one row of ``STOCK``.
 * A backbone of the ResNet family is one row of ``BACKBONES``.
 * A new variant of one of the configs is one row of ``VARIANTS``.
@@ -13,245 +16,27 @@ mim and MMPretrain's hub read. A test compares the files with this table.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from mmccd.errors import UserError
 
+from .config_rows import (
+    ATTENTIONS,
+    BACKBONES,
+    COMPARED,
+    DATASETS,
+    DETECTOR_LINES,
+    NARROW,
+    PHOTOGRAPHS,
+    PUBLISHED,
+    RECIPES,
+    SCHEDULES,
+    STOCK,
+    VARIANTS,
+)
+
 MARK = '# Written by `make configs` (mmccd/cli/config_table.py).\n'
-
-
-@dataclass(frozen=True)
-class Attention:
-    """One attention of the zoo.
-
-    Attributes:
-        name (str): In the names of configs and checkpoints.
-        type (str): Registered name, without ``mmccd.``; the collection in the metafile.
-        title (str): Of its paper.
-        url (str): Of its paper; empty if it is not on the open web.
-    """
-
-    name: str
-    type: str
-    title: str
-    url: str = ''
-
-
-ATTENTIONS = (
-    Attention('se', 'SE', 'Squeeze-and-Excitation Networks', 'https://arxiv.org/abs/1709.01507'),
-    Attention(
-        'ge',
-        'GE',
-        'Gather-Excite: Exploiting Feature Context in Convolutional Neural Networks',
-        'https://arxiv.org/abs/1810.12348',
-    ),
-    Attention('cbam', 'CBAM', 'CBAM: Convolutional Block Attention Module', 'https://arxiv.org/abs/1807.06521'),
-    Attention('sk', 'SK', 'Selective Kernel Networks', 'https://arxiv.org/abs/1903.06586'),
-    Attention(
-        'eca',
-        'ECA',
-        'ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks',
-        'https://arxiv.org/abs/1910.03151',
-    ),
-    Attention(
-        'gc',
-        'GC',
-        'GCNet: Non-local Networks Meet Squeeze-Excitation Networks and Beyond',
-        'https://arxiv.org/abs/1904.11492',
-    ),
-    Attention(
-        'ccd',
-        'CCD',
-        'Cascaded Context Dependency: An Extremely Lightweight Module for Deep Convolutional Neural Networks',
-    ),
-    Attention(
-        'sge',
-        'SGE',
-        'Spatial Group-wise Enhance: Improving Semantic Feature Learning in Convolutional Networks',
-        'https://arxiv.org/abs/1905.09646',
-    ),
-    Attention(
-        'simam',
-        'SimAM',
-        'SimAM: A Simple, Parameter-Free Attention Module for Convolutional Neural Networks',
-        'https://proceedings.mlr.press/v139/yang21o.html',
-    ),
-    Attention(
-        'coord',
-        'CoordAttention',
-        'Coordinate Attention for Efficient Mobile Network Design',
-        'https://arxiv.org/abs/2103.02907',
-    ),
-    Attention(
-        'ema',
-        'EMAttention',
-        'Efficient Multi-Scale Attention Module with Cross-Spatial Learning',
-        'https://arxiv.org/abs/2305.13563',
-    ),
-    Attention(
-        'triplet',
-        'TripletAttention',
-        'Rotate to Attend: Convolutional Triplet Attention Module',
-        'https://arxiv.org/abs/2010.03045',
-    ),
-    Attention('bam', 'BAM', 'BAM: Bottleneck Attention Module', 'https://arxiv.org/abs/1807.06514'),
-    Attention(
-        'shuffle',
-        'ShuffleAttention',
-        'SA-Net: Shuffle Attention for Deep Convolutional Neural Networks',
-        'https://arxiv.org/abs/2102.00240',
-    ),
-    Attention('nam', 'NAM', 'NAM: Normalization-based Attention Module', 'https://arxiv.org/abs/2111.12419'),
-    Attention(
-        'lsk',
-        'LSK',
-        'Large Selective Kernel Network for Remote Sensing Object Detection',
-        'https://arxiv.org/abs/2303.09030',
-    ),
-    Attention('fca', 'FCA', 'FcaNet: Frequency Channel Attention Networks', 'https://arxiv.org/abs/2012.11879'),
-)
-COMPARED = ('se', 'ge', 'cbam', 'sk', 'gc', 'ccd')  # on COCO and on the digits, too
-PHOTOGRAPHS = ('fashion', 'solar')  # data that anybody can make: classifiers with every attention
-LATER = ('sge', 'simam', 'coord', 'ema', 'triplet', 'bam', 'shuffle', 'nam', 'lsk', 'fca')  # RetinaNet's 1x, too
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How the detectors are trained on COCO, in the names of their configs.
-
-    Attributes:
-        file (str): Of ``_base_/schedules``.
-        attentions (dict): Those that each detector is trained with, beside none.
-        kind (str): End of the files of ``_base_/models`` and ``_base_/datasets``.
-        note (str): Comment for the configs without an attention.
-    """
-
-    file: str
-    attentions: dict[str, tuple[str, ...]]
-    kind: str = ''
-    note: str = ''
-
-
-SCHEDULES = {
-    '1x': Schedule('coco_1x', dict(retinanet=COMPARED + LATER, cascade_rcnn=COMPARED)),
-    '2x': Schedule('coco_2x', dict(retinanet=COMPARED, cascade_rcnn=COMPARED)),
-    '2x_legacy': Schedule(
-        'coco_2x',
-        dict(retinanet=('se', 'ccd'), cascade_rcnn=('gc', 'ccd')),  # the authors' weights
-        '_legacy',
-        '# For weights of MMDetection 0.6, converted by tools/model_converters/original_to_mmccd.py.\n',
-    ),
-}
-# What a detector changes in the schedules.
-DETECTOR_LINES = dict(retinanet='optim_wrapper = dict(optimizer=dict(lr=0.01))\n', cascade_rcnn='')
-
-
-@dataclass(frozen=True)
-class Stock:
-    """A detector with MMDetection's recipe.
-
-    Attributes:
-        base (str): MMDetection's config.
-        name (str): Of the config here; ``{}`` is the backbone.
-        model (str): What is different in the model.
-        tasks (str): In the metafile.
-    """
-
-    base: str
-    name: str
-    model: str = 'model = dict(backbone=_base_.stock_backbone)\n'
-    tasks: str = 'Object Detection'
-
-
-_RGB = """\
-# MMDetection's has weights of Caffe: BGR images, not divided by their deviation, and the stride in another place.
-model = dict(
-    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
-    backbone=dict(
-        _base_.stock_backbone,
-        style='pytorch',
-        init_cfg=dict(type='mmccd.PretrainedBackbone', checkpoint='torchvision://resnet50'),
-    ),
-)
-"""
-STOCK = (
-    Stock('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', 'faster_rcnn_{}_fpn_1x_coco'),
-    Stock(
-        'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
-        'mask_rcnn_{}_fpn_1x_coco',
-        tasks='Object Detection, Instance Segmentation',
-    ),
-    Stock('atss/atss_r50_fpn_1x_coco', 'atss_{}_fpn_1x_coco'),
-    Stock('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco', 'fcos_{}_fpn_1x_coco', _RGB),
-    Stock('gfl/gfl_r50_fpn_1x_coco', 'gfl_{}_fpn_1x_coco'),
-    Stock('dino/dino-4scale_r50_8xb2-12e_coco', 'dino-4scale_{}_8xb2-12e_coco'),
-)
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A network of the ResNet family, beside ResNet-50.
-
-    Attributes:
-        name (str): In the names of configs and checkpoints.
-        arguments (str): Of the backbone.
-        weights (str): Published weights that a detector without an attention is initialised with.
-    """
-
-    name: str
-    arguments: str
-    weights: str
-
-
-BACKBONES = (
-    Backbone(
-        'r50d',
-        'deep_stem=True, avg_down=True',
-        'https://mmassets.onedl.ai/mmclassification/v0/resnet/resnetv1d50_b32x8_imagenet_20210531-db14775a.pth',
-    ),
-    Backbone('x50-32x4d', 'groups=32, base_width=4', 'torchvision://resnext50_32x4d'),
-)
-
-# name: (base, what is different in the model, a comment)
-VARIANTS = {
-    'ccd_r18_8xb32_in1k': ('ccd_r50_8xb32_in1k', 'backbone=dict(depth=18), head=dict(in_channels=512)', ''),
-    'ccd_r34_8xb32_in1k': ('ccd_r50_8xb32_in1k', 'backbone=dict(depth=34), head=dict(in_channels=512)', ''),
-    'ccd_r101_8xb32_in1k': ('ccd_r50_8xb32_in1k', 'backbone=dict(depth=101)', ''),
-    # The authors' ablation.
-    **{
-        f'{name}_r50_8xb32_in1k': ('ccd_r50_8xb32_in1k', f'backbone=dict(attention=dict({options}))', note)
-        for name, options, note in (
-            ('ccd-g8', 'groups=8', ''),
-            ('ccd-g16', 'groups=16', ''),
-            ('ccd-g32', 'groups=32', ''),
-            ('ccd-g128', 'groups=128', ''),
-            ('ccd-cosine', "similarity='cosine'", ''),
-            ('ccd-s148', 'scales=(1, 4, 8)', ''),
-            ('ccd-s148-none', 'scales=(1, 4, 8), normalize=None', ''),
-            ('ccd-s1-none', 'scales=(1,), normalize=None', ''),
-            ('ccd-s1-minmax', "scales=(1,), normalize='minmax'", ''),
-        )
-    },
-}
-
-# The authors' results, from the paper and its repository: top-1; AP, AP50, AP75.
-PUBLISHED = {
-    'r50_8xb32_in1k': (75.90,),
-    'se_r50_8xb32_in1k': (77.29,),
-    'ge_r50_8xb32_in1k': (76.24,),
-    'cbam_r50_8xb32_in1k': (77.28,),
-    'sk_r50_8xb32_in1k': (77.37,),
-    'gc_r50_8xb32_in1k': (74.90,),
-    'ccd_r50_8xb32_in1k': (77.31,),
-    'retinanet_r50_fpn_2x_coco': (36.2, 55.9, 38.5),
-    'retinanet_se_r50_fpn_2x_coco': (37.4, 57.8, 39.8),
-    'retinanet_ccd_r50_fpn_2x_coco': (37.8, 58.5, 40.1),
-    'cascade_rcnn_r50_fpn_2x_coco': (40.6, 58.9, 44.2),
-    'cascade_rcnn_gc_r50_fpn_2x_coco': (41.1, 59.7, 44.6),
-    'cascade_rcnn_ccd_r50_fpn_2x_coco': (42.5, 61.1, 46.4),
-}
-DATASETS = {'in1k': 'ImageNet-1k', 'coco': 'COCO'}  # as mim calls them
+LINE = 120  # characters, as of all code here
 METAFILE_HEAD = """\
 # What mim and MMPretrain's model hub read. No weights are published yet. Metrics are the authors', from the paper and
 # its repository, as in README.md; {} where there are none.
@@ -275,6 +60,11 @@ def leaves() -> dict[str, str]:
         for dataset in PHOTOGRAPHS:
             texts[f'{attention.name}_r18_{dataset}'] = _with_attention(f'r18_{dataset}', attention.name)
     texts['retinanet_ccd_r18_fpn_trees'] = _with_attention('retinanet_r18_fpn_trees', 'ccd', 'ccd_r18_digits')
+    for name, options in NARROW.items():
+        texts[f'{name}_r18-w32_fashion'] = _with_attention('r18-w32_fashion', name, options=options)
+    texts['retinanet_ccd_r18-w32_fpn_fashion'] = _with_attention(
+        'retinanet_r18-w32_fpn_fashion', 'ccd', 'zoo://ccd_r18-w32_fashion', NARROW['ccd']
+    )
     for key, schedule in SCHEDULES.items():
         for detector, attentions in schedule.attentions.items():
             plain = f'{detector}_r50_fpn_{key}_coco'
@@ -289,9 +79,26 @@ def leaves() -> dict[str, str]:
             for name in attentions:
                 leaf = f'{detector}_{name}_r50_fpn_{key}_coco'
                 texts[leaf] = _with_attention(plain, name, f'{name}_r50_in1k')
-    texts |= _stock_leaves() | _backbone_leaves()
+    texts |= _recipe_leaves() | _stock_leaves() | _backbone_leaves()
     for leaf, (base, change, note) in VARIANTS.items():
         texts[leaf] = f"{note}_base_ = './{base}.py'\nmodel = dict({change})\n"
+    return texts
+
+
+def _recipe_leaves() -> dict[str, str]:
+    """Classifiers on ImageNet by other recipes, plain and with CCD."""
+    texts = {}
+    for key, recipe in RECIPES.items():
+        plain = f'r50_{key}_in1k'
+        bases = (
+            'models/resnet50_cls',
+            f'datasets/{recipe.dataset}',
+            f'schedules/{recipe.schedule}',
+            'cls_runtime',
+        )
+        lines = ''.join(f"    './_base_/{base}.py',\n" for base in bases)
+        texts[plain] = f'_base_ = [\n{lines}]\n{recipe.model}'
+        texts[f'ccd_{plain}'] = _with_attention(plain, 'ccd')
     return texts
 
 
@@ -340,13 +147,18 @@ def aliases() -> dict[str, str]:
     }
 
 
-def _with_attention(plain: str, name: str, checkpoint: str = '') -> str:
-    """A config with an attention and, for a detector, the classifier's checkpoint that initialises its backbone."""
-    init = f", init_cfg=dict(checkpoint='checkpoints/{checkpoint}.pth')" if checkpoint else ''
-    return (
-        f"_base_ = ['./{plain}.py', './_base_/attention/{name}.py']\n"
-        f'model = dict(backbone=dict(attention=_base_.attention{init}))\n'
+def _with_attention(plain: str, name: str, checkpoint: str = '', options: str = '') -> str:
+    """A config with an attention and, for a detector, the classifier's weights that initialise its backbone."""
+    source = checkpoint if '://' in checkpoint else f'checkpoints/{checkpoint}.pth'
+    init = f", init_cfg=dict(checkpoint='{source}')" if checkpoint else ''
+    attention = f'dict(_base_.attention, {options})' if options else '_base_.attention'
+    backbone = f'backbone=dict(attention={attention}{init})'
+    model = (
+        f'model = dict({backbone})'
+        if len(backbone) < LINE - len('model = dict()')
+        else f'model = dict(\n    {backbone}\n)'
     )
+    return f"_base_ = ['./{plain}.py', './_base_/attention/{name}.py']\n{model}\n"
 
 
 def metafile(names: list[str]) -> str:

@@ -1,7 +1,7 @@
-"""Weights by name: those of the authors, downloaded and converted, and those of Hugging Face's hub.
+"""Weights by name: those trained here, those of the authors, downloaded and converted, and those of Hugging Face's hub.
 
-``authors://ccd_r50_in1k`` and ``hf://owner/name/file.safetensors`` stand wherever a checkpoint may: they are schemes of
-mmengine's loader, registered here.
+``zoo://ccd_r18-w32_fashion``, ``authors://ccd_r50_in1k`` and ``hf://owner/name/file.safetensors`` stand wherever a
+checkpoint may: they are schemes of mmengine's loader, registered here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from mmengine.runner import CheckpointLoader
 from mmccd.checkpoints.authors import SCHEME, AuthorsModel, download, find_model
 from mmccd.checkpoints.files import remove_with_checksum, verify_checksum
 from mmccd.checkpoints.read import locked, read_checkpoint
+from mmccd.checkpoints.zoo import SCHEME as ZOO
+from mmccd.checkpoints.zoo import read_zoo, zoo_file
 from mmccd.errors import UserError
 
 from .conversion import convert_file
@@ -34,14 +36,17 @@ def get_weights(
     """Weights of the authors: downloaded, converted, compared with what they should be, and written with a checksum.
 
     Args:
-        name (str): E.g. ``'ccd_r50_in1k'``; ``tools/model_converters/get_weights.py --list`` shows all.
+        name (str): E.g. ``'ccd_r50_in1k'``; ``tools/model_converters/get_weights.py --list`` shows all. What was
+            trained here needs its scheme, ``'zoo://ccd_r18-w32_fashion'``, and no other argument: the file is in the
+            checkout.
         out (str | PathLike): Folder of the result, ``<name>.pth``. Default: ``'checkpoints'``.
         mirror (str, optional): URL of a folder that has the file under its id. Default: None, Google Drive.
         original (str | PathLike, optional): The file, where it was downloaded by hand. Default: None.
         keep_original (bool): Whether the downloaded file stays, as ``<name>.original``. Default: False.
 
     Returns:
-        Path: The checkpoint. One that is there already is compared with its checksum, and not downloaded again.
+        Path: The checkpoint. One that is there already is compared with its checksum, and not downloaded again; one of
+        ``zoo://`` stays where it is.
 
     Raises:
         UserError: If there is no such model, the file cannot be downloaded (with what to do), or is another model's.
@@ -51,6 +56,8 @@ def get_weights(
         >>> path = mmccd.get_weights('ccd_r50_in1k')  # doctest: +SKIP
         >>> model = mmccd.init_model('ccd_r50_8xb32_in1k', path)  # doctest: +SKIP
     """
+    if name.startswith(ZOO):
+        return zoo_file(name)
     model = find_model(name)
     folder = Path(out)
     target = folder / f'{model.name}.pth'
@@ -85,6 +92,12 @@ def _load_authors(filename: str, map_location: str | None = None) -> Any:
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     print_log(f'{filename}: weights of the authors, in {folder}', logger='current')
     return read_checkpoint(get_weights(filename, folder), map_location or 'cpu')
+
+
+@CheckpointLoader.register_scheme(prefixes=ZOO, force=True)
+def _load_zoo(filename: str, map_location: str | None = None) -> Any:
+    """``zoo://<name>``: of the checkout's ``zoo/``."""
+    return read_zoo(filename, map_location or 'cpu')
 
 
 @CheckpointLoader.register_scheme(prefixes=HUB, force=True)

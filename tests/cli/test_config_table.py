@@ -9,7 +9,8 @@ from mmengine.config import Config
 
 import mmccd
 from mmccd.cli import config_table
-from mmccd.cli.config_table import MARK, Attention, Schedule, files, leaves, write
+from mmccd.cli.config_rows import Attention, Schedule
+from mmccd.cli.config_table import MARK, files, leaves, write
 from mmccd.errors import UserError
 
 
@@ -44,6 +45,8 @@ def test_few_are_written_by_hand():
         'r18_fashion',
         'r18_solar',
         'retinanet_r18_fpn_fashion',
+        'r18-w32_fashion',
+        'retinanet_r18-w32_fpn_fashion',
         'retinanet_r18_fpn_trees',
         'retinanet_ccd_r50_fpn_fsdp-1x_coco',
         'cascade_rcnn_ccd_r18_fpn_digits',

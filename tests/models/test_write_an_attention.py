@@ -56,7 +56,7 @@ def copy(root, page, tmp_path_factory) -> Path:
         (folder / name).write_text(content)
     for name, table, row in (
         ('mmccd/ops/backends.py', 'BACKENDS = {\n', one(r"^    'dense': Row\(.*$", page)),
-        ('mmccd/cli/config_table.py', 'ATTENTIONS = (\n', one(r"^    Attention\('lct'.*$", page)),
+        ('mmccd/cli/config_rows.py', 'ATTENTIONS = (\n', one(r"^    Attention\('lct'.*$", page)),
     ):
         text = (folder / name).read_text()
         assert text.count(table) == 1

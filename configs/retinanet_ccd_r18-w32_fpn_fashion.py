@@ -1,0 +1,5 @@
+# Written by `make configs` (mmccd/cli/config_table.py).
+_base_ = ['./retinanet_r18-w32_fpn_fashion.py', './_base_/attention/ccd.py']
+model = dict(
+    backbone=dict(attention=dict(_base_.attention, groups=32), init_cfg=dict(checkpoint='zoo://ccd_r18-w32_fashion'))
+)

@@ -52,7 +52,8 @@ def ccd(
             ``'triton'`` (so far run in Triton's interpreter alone) name one, which runs or raises. The environment
             variable ``MMCCD_CCD_IMPL`` names one for every ``'auto'``. Default: ``'auto'``.
         residual (Tensor | None): Makes it ``relu(ccd(x, ...) + residual)``, the end of a residual block, of the shape
-            of ``x``; loops and kernels do it in one pass, with the same numbers to the last bit. Default: None.
+            of ``x``; loops and kernels do it in one pass, with the same numbers, on the CPU to the last bit. Default:
+            None.
         weight (Tensor | None), shift (Tensor | None): Both or neither, (C,), any floating dtype: ``x * weight + shift``
             is gated instead of ``x``, which is what a norm with running statistics does to its input. The compiled
             loops do it in the same pass. Default: None.
@@ -98,19 +99,23 @@ def ccd_with_options(
     """:func:`ccd` with options that :func:`make_options` has checked.
 
     With ``overwrite``, nobody else has ``x`` or reads it later: where no gradient is wanted, y may lie in its memory.
-    ``norm`` stands for ``weight`` and ``shift``, outside of autograd and of all that records operators.
+    ``norm`` stands for ``weight`` and ``shift``: where no gradient is wanted, a backend may read its numbers itself.
     """
     _check_tensors(x, residual, scale, bias, options)
+    check_impl(impl)
     if norm is not None:
+        if weight is not None or shift is not None:
+            raise ValueError('norm stands for weight and shift: give it alone, got both')
+        _check_norm(x, norm)
         backend = choose(impl, x, options)
-        if getattr(backend, 'reads_norms', False) and is_eager(residual, scale, bias):
+        eager = is_eager(x, residual, scale, bias) and not torch.is_grad_enabled()
+        if eager and getattr(backend, 'reads_norms', False):
             forward: Any = backend.forward
             with without_autocast(x):
                 return forward(Inputs(x, residual, scale, bias), options, False, overwrite, norm)[0]
         weight, shift, _ = norm.affine()
     if weight is not None or shift is not None:
         _check_affine(x, weight, shift)
-    check_impl(impl)
     if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
         return add_relu_(ccd_reference(affine(x, weight, shift), scale, bias, *options), residual)
     tensors = Inputs(x, residual, scale, bias, weight, shift)
@@ -174,6 +179,22 @@ def _check_affine(x: Tensor, weight: Tensor | None, shift: Tensor | None) -> Non
         raise ValueError(f'weight and shift must be given together, got {given} and {missing}=None')
     _check_vector('weight', weight, x, x.shape[1], 'channel')
     _check_vector('shift', shift, x, x.shape[1], 'channel')
+
+
+def _check_norm(x: Tensor, norm: RunningNorm) -> None:
+    if not isinstance(norm, RunningNorm):
+        mode = ' in training mode' if getattr(norm, 'training', False) else ''
+        wanted = 'a RunningNorm, the numbers of a batch norm in evaluation mode'
+        raise TypeError(f'norm must be {wanted}, got {type(norm).__name__}{mode}')
+    a, b, c, d = vectors = norm[:4]
+    try:  # the short way, which every layer of a network takes
+        fits = a.shape == b.shape == c.shape == d.shape == x.shape[1:2]
+        if fits and a.device == b.device == c.device == d.device == x.device:
+            return
+    except AttributeError:
+        pass
+    for name, value in zip(norm._fields, vectors):
+        _check_vector(f'norm.{name}', value, x, x.shape[1], 'channel')
 
 
 def _check_vector(name: str, value: Tensor, x: Tensor, size: int, unit: str) -> None:

@@ -262,3 +262,50 @@ def test_a_norm_in_the_place_of_weight_and_shift(impl, dtype):
             assert torch.equal(y, ccd_with_options(x, other, scale, offset, options, impl, **folded))
             if dtype != torch.float16:  # which is not rounded in between
                 assert torch.equal(y, ccd_with_options(z, other, scale, offset, options, impl))
+
+
+def norm_of_ones(**replaced):
+    return RunningNorm(
+        **{**{name: torch.ones(8) for name in ('weight', 'bias', 'mean', 'variance')}, 'eps': 1e-5, **replaced}
+    )
+
+
+@pytest.mark.parametrize(
+    ('norm', 'more', 'error', 'words'),
+    [
+        (torch.nn.BatchNorm2d(8), {}, TypeError, ('norm', 'RunningNorm', 'got BatchNorm2d in training mode')),
+        (norm_of_ones(weight=torch.ones(4)), {}, ValueError, ('norm.weight', '(8,)', 'channel', 'got (4,)')),
+        (norm_of_ones(bias=torch.ones(16)), {}, ValueError, ('norm.bias', '(8,)', 'got (16,)')),
+        (norm_of_ones(mean=None), {}, TypeError, ('norm.mean', 'Tensor', 'got NoneType')),
+        (norm_of_ones(variance=torch.ones(8, device='meta')), {}, ValueError, ('norm.variance', 'cpu', 'meta')),
+        (norm_of_ones(), dict(weight=torch.ones(8), shift=torch.ones(8)), ValueError, ('norm', 'weight and shift')),
+    ],
+)
+def test_bad_norm(norm, more, error, words):
+    """Before any work: a backend reads these numbers by their addresses."""
+    layer, x = CCD(8, groups=4), torch.ones(1, 8, 4, 4)
+    for enabled in (False, True):
+        with torch.set_grad_enabled(enabled), pytest.raises(error) as e:
+            layer(x, norm=norm, **more)
+        assert all(w in str(e.value) for w in words), e.value
+    with pytest.raises(ValueError, match=r"impl must be.*'fast'"):
+        ccd_with_options(x, None, layer.scale, layer.bias, layer.options, 'fast', norm=norm_of_ones())
+
+
+def test_gradients_through_a_norm():
+    """Where gradients are wanted, a norm is the same as its weight and shift."""
+    rng = torch.Generator().manual_seed(4)
+    x, grad_y = torch.randn(2, 1, 8, 5, 6, generator=rng)
+    weight, bias, mean, variance = torch.rand(4, 8, generator=rng) + 0.5
+    layer = CCD(8, groups=4)
+    torch.nn.init.ones_(layer.scale)
+    results = []
+    for fused in (False, True):
+        a = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        if fused:
+            y = layer(a[0], norm=RunningNorm(a[1], a[2], mean, variance, 1e-5))
+        else:
+            y = layer(torch.nn.functional.batch_norm(a[0], mean, variance, a[1], a[2]))
+        results.append((y.detach(), *torch.autograd.grad(y, (*a, layer.scale), grad_y)))
+    for got, expected in zip(*results):
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-5)

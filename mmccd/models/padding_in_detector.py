@@ -48,16 +48,16 @@ def ignore_padding_in(detector: nn.Module) -> bool:
         if isinstance(module, (_ConvNd, _AvgPoolNd, _MaxPoolNd)):
             module.register_forward_pre_hook(within.clear)
         elif is_norm(module):
-            setattr(module, 'forward', _Norm(module, within))  # mypy knows it as a method
+            module.forward = _Norm(module, within)
         if hasattr(module, 'predict_by_feat'):
-            setattr(module, 'predict_by_feat', _Predict(module, within))
+            module.predict_by_feat = _Predict(module, within)
     for module in detector.modules():
         if hasattr(module, 'roi_layers'):
             module.register_forward_pre_hook(within.repeat_edges)
     return True
 
 
-def _dense_modules(detector: nn.Module) -> Iterator[nn.Module]:
+def _dense_modules(detector: nn.Module) -> Iterator[Any]:
     """What works on maps of whole images, behind the backbone."""
     for name, child in detector.named_children():
         if name not in ('backbone', 'roi_head', 'data_preprocessor'):

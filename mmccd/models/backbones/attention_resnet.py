@@ -20,6 +20,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmccd.checkpoints.fit import is_named, shown
+from mmccd.errors import UserError
 from mmccd.registry import MODELS
 
 from ..layers.base import TRAIN_THEM, AttentionLayer
@@ -147,14 +148,14 @@ class AttentionResNet(ResNet):
 
         Raises:
             TypeError, ValueError: If ``image_sizes`` are none, or are given without ``ignore_padding``.
-            RuntimeError: If ``ignore_padding`` meets an export or a tracer.
+            UserError: If ``ignore_padding`` meets a tracer, an exporter or a compiler.
         """
         if not self.ignore_padding:
             if image_sizes is not None:
                 raise ValueError(f'image_sizes need ignore_padding=True, got {image_sizes!r}')
             return super().forward(x)
         if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling():
-            raise RuntimeError(
+            raise UserError(
                 'ignore_padding=True depends on the sizes of the images, which a traced, exported or compiled graph '
                 'does not have: build the network with ignore_padding=False, whose tensors are the same'
             )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmccd.errors import UserError
 from mmccd.models import AttentionResNet
 from mmccd.models.backbones import attention_resnet
 from mmccd.models.layers import attention_types
@@ -269,5 +270,5 @@ def test_wrong_options():
 
 def test_no_graph_of_it():
     net = network(None)
-    with pytest.raises(RuntimeError, match='ignore_padding=False'):
+    with pytest.raises(UserError, match='ignore_padding=False'):
         torch.jit.trace(net, torch.randn(1, 3, 32, 32))

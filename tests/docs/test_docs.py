@@ -42,6 +42,7 @@ PAGES = [
             'reliability',
             'any_detector',
             'any_network',
+            'padding',
             'detector_matrix',
             'write_an_attention',
             'attention_audit',

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmccd.models.padding_in_detector import ignore_padding_in
@@ -18,5 +17,6 @@ class IgnorePaddingHook(Hook):
     """
 
     def before_run(self, runner: Runner) -> None:
-        model = runner.model
-        ignore_padding_in(model.module if is_model_wrapper(model) else model)
+        # Also inside of what wraps a model: several processes, test-time augmentation, teacher and student.
+        for module in list(runner.model.modules()):
+            ignore_padding_in(module)

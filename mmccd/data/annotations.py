@@ -8,10 +8,13 @@ all read files through :func:`repair`; what it leaves odd is refused (:func:`mmc
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 from .plain import LARGEST_EXACT, LARGEST_FLOAT, is_plain
+
+_WHOLE = re.compile(r'\s*[+-]?[0-9]{1,19}(\.0*)?\s*')
 
 
 def repair(content: Any) -> list[str]:
@@ -49,6 +52,11 @@ def repair(content: Any) -> list[str]:
         '{} without width or height, which no detection can match: ignored in evaluation (iscrowd 1), as in training',
         _repair_empty,
     )
+    done += _count(
+        annotations,
+        '{} outside of their image, which no detection can match: ignored in evaluation (iscrowd 1), as in training',
+        _outside(images),
+    )
     done += _count(annotations, 'area of {} missing, null or 0: taken from the box', _repair_area)
     return done + _renumber(annotations)
 
@@ -59,11 +67,11 @@ def _count(entries: list[dict], text: str, change: Callable[[dict], bool]) -> li
 
 
 def whole(value: Any) -> Any:
-    """An id that is written as ``1.0`` or ``'1'`` as a whole number; anything else as it is."""
+    """An id that is written as ``1.0``, ``'1'``, ``' 1'`` or ``'1.0'`` as a whole number; anything else as it is."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and len(value) < 20 and value.isascii() and value.isdecimal():
-        return int(value)
+    if isinstance(value, str) and len(value) < 30 and _WHOLE.fullmatch(value):
+        return int(value.partition('.')[0])
     return value
 
 
@@ -175,6 +183,27 @@ def _repair_empty(annotation: dict) -> bool:
         return False
     annotation['iscrowd'] = 1
     return True
+
+
+def _outside(images: list[dict]) -> Callable[[dict], bool]:
+    """What marks boxes that have no pixel of their image; both as for :func:`_repair_empty`."""
+    sizes = {
+        i['id']: (i['width'], i['height'])
+        for i in images
+        if isinstance(i.get('id'), (int, float, str)) and _are_numbers([i.get('width'), i.get('height')])
+    }
+
+    def change(annotation: dict) -> bool:
+        box, owner = annotation.get('bbox'), annotation.get('image_id')
+        size = sizes.get(owner) if isinstance(owner, (int, float, str)) else None
+        if size is None or not isinstance(box, list) or len(box) != 4 or not _are_numbers(box):
+            return False
+        if annotation['iscrowd'] != 0 or not any(a >= s or a + b <= 0 for a, b, s in zip(box, box[2:], size)):
+            return False
+        annotation['iscrowd'] = 1
+        return True
+
+    return change
 
 
 def _lacks_area(annotation: dict) -> bool:

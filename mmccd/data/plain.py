@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import gc
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import repeat, starmap
+from itertools import chain, repeat, starmap
 from operator import contains, itemgetter, methodcaller
 from typing import Any
 
@@ -39,21 +40,33 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def is_plain(content: Any) -> bool:
-    """Whether there is nothing to repair or to refuse in what JSON gave of a file."""
+def is_plain(content: Any, odd: Counter | None = None) -> bool:
+    """Whether there is nothing to repair or to refuse in what JSON gave of a file.
+
+    Args:
+        content (Any): It is not changed.
+        odd (Counter, optional): Gets how many annotations there are of each kind that is read as it stands, and that
+            hardly anybody means: ``'annotation-without-image'``, ``'annotation-without-category'``, ``'box-double'``,
+            ``'box-corners'`` (see :func:`are_corners`).
+    """
     with without_collection():
         try:
-            return _is_plain(content)
+            return _is_plain(content, Counter() if odd is None else odd)
         except (AttributeError, IndexError, KeyError, OverflowError, TypeError, struct.error):
             return False
 
 
-def _is_plain(content: Any) -> bool:
+def _is_plain(content: Any, odd: Counter) -> bool:
     """The same; some of what is not plain raises."""
     if not all(type(content.get(key, [])) is list for key in ('images', 'categories', 'annotations')):
         return False
     images, categories, annotations = content['images'], content['categories'], content.get('annotations', [])
-    return _are_categories(categories) and _are_images(images) and _are_annotations(annotations)
+    table = _table(images, _IMAGE)
+    return (
+        _are_categories(categories)
+        and _are_images(images, table)
+        and _are_annotations(annotations, table, [c['id'] for c in categories], odd)
+    )
 
 
 def _are_categories(categories: list) -> bool:
@@ -66,8 +79,8 @@ def _are_categories(categories: list) -> bool:
     )
 
 
-def _are_images(images: list) -> bool:
-    names, table = [*map(itemgetter('file_name'), images)], _table(images, _IMAGE)
+def _are_images(images: list, table: np.ndarray) -> bool:
+    names = [*map(itemgetter('file_name'), images)]
     return (
         set(map(type, names)) <= {str}
         and all(names)
@@ -78,7 +91,7 @@ def _are_images(images: list) -> bool:
     )
 
 
-def _are_annotations(annotations: list) -> bool:
+def _are_annotations(annotations: list, images: np.ndarray, categories: list[int], odd: Counter) -> bool:
     table = _table(annotations, _ANNOTATION)
     pack = struct.Struct('4d').pack  # which refuses lists of any other length
     boxes = np.frombuffer(b''.join(starmap(pack, map(itemgetter('bbox'), annotations)))).reshape(-1, 4)
@@ -93,13 +106,69 @@ def _are_annotations(annotations: list) -> bool:
         and not ((areas <= 0) & (sides >= 1).all(1)).any()  # a missing area
     ):
         return False
-    if any(map(contains, annotations, repeat('ignore'))) and any(map(_IGNORED, annotations)):
+    if any(map(contains, annotations, repeat('ignore'))) and any(
+        i not in (None, 0) for i in map(_IGNORED, annotations)
+    ):
         return False
+    owners = _rows_of(table['image_id'], images['id'])
+    known = owners >= 0
+    x, y, w, h = np.ascontiguousarray(boxes.T)
+    if known.any():
+        width, height = images['width'][owners], images['height'][owners]
+        if (known & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))).any():  # outside of its image
+            return False
+        if (x < w).all() and (y < h).all():
+            odd['box-corners'] = are_corners(boxes[known], np.stack([width, height], 1)[known])
+    odd['annotation-without-image'] = int((~known).sum())
+    odd['annotation-without-category'] = int((~np.isin(table['category_id'], categories)).sum())
+    odd['box-double'] = _doubles(table, boxes)
     return not (
-        any(bool in set(map(type, map(itemgetter(key), annotations))) for key in ('category_id', 'iscrowd'))
+        bool in set(map(type, chain.from_iterable(map(itemgetter('category_id', 'iscrowd'), annotations))))
         or any(_has_flag(table[key], lambda i, key=key: annotations[i][key]) for key in ('id', 'image_id', 'area'))
         or _has_flag(boxes.ravel(), lambda i: annotations[i // 4]['bbox'][i % 4])
     )
+
+
+def _rows_of(ids: np.ndarray, owners: np.ndarray) -> np.ndarray:
+    """Where each id stands among its owners', (N, ); -1 where it does not."""
+    if not len(owners):
+        return np.full(len(ids), -1)
+    first, last = int(owners.min()), int(owners.max())
+    if last - first > 1_000_000 + 10 * len(owners):
+        order = np.argsort(owners)
+        places = order[np.searchsorted(owners, ids, sorter=order).clip(max=len(owners) - 1)]
+    else:  # ten times as fast
+        table = np.zeros(last - first + 1, int)
+        table[owners - first] = np.arange(len(owners))
+        places = table[ids.clip(first, last) - first]
+    return np.where(owners[places] == ids, places, -1)
+
+
+def _doubles(table: np.ndarray, boxes: np.ndarray) -> int:
+    """How many annotations repeat an earlier one's image, class, box and iscrowd."""
+    values = np.stack([table['image_id'], table['category_id'], table['iscrowd'], *boxes.T.view('i8')]).view('u8')
+    mixed = np.zeros(len(boxes), 'u8')
+    for row in values:
+        mixed = (mixed ^ (mixed >> 29) ^ row) * np.uint64(0x9E3779B97F4A7C15)
+    if _are_apart(mixed):
+        return 0
+    order = np.argsort(mixed)
+    alike = np.flatnonzero(mixed[order][1:] == mixed[order][:-1])
+    rows = values[:, np.unique(order[np.concatenate([alike, alike + 1])])].T
+    return len(rows) - len(np.unique(rows, axis=0))
+
+
+def are_corners(boxes: np.ndarray, sizes: np.ndarray) -> int:
+    """Number of boxes that leave their image if there are so many that all may be x1, y1, x2, y2; else 0.
+
+    Args:
+        boxes (np.ndarray): (N, 4), which should be x, y, width, height.
+        sizes (np.ndarray): (N, 2), width and height of their images.
+    """
+    first, second, inside = boxes[:, :2], boxes[:, 2:], sizes + 1
+    outside = int((first + second > inside).any(1).sum())
+    as_corners = (first < second).all() and (second <= inside).all()
+    return outside if len(boxes) >= 10 and 2 * outside > len(boxes) and as_corners else 0
 
 
 def _has_flag(numbers: np.ndarray, value: Callable[[int], Any]) -> bool:

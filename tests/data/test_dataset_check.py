@@ -110,7 +110,31 @@ def first(content, what='annotations'):
             lambda c: first(c).update(area=0),
             {'repaired': ['{}: area of 1 entry missing, null or 0: taken from the box']},
         ),
-        (lambda c: first(c).update(bbox=[41, 0, 5, 5]), {'box-outside': 1}),
+        (
+            lambda c: first(c).update(bbox=[41, 0, 5, 5]),
+            {
+                'box-outside': 1,
+                'repaired': [
+                    '{}: 1 entry outside of their image, which no detection can match: ignored in evaluation '
+                    '(iscrowd 1), as in training'
+                ],
+            },
+        ),
+        (lambda c: first(c).update(ignore=''), {'annotation-entry': 1}),
+        (
+            lambda c: c['annotations'].append(dict(first(c), id=99)),
+            {'box-double': ['annotations[12] (id 99): bbox [0, 3, 20, 10]']},
+        ),
+        (
+            lambda c: [a.update(bbox=[12, 9, 38, 29]) for a in c['annotations']],
+            {
+                'box-partly-outside': 12,
+                'box-corners': [
+                    '{}: 12 annotations that leave their image; as x1, y1, x2, y2 all would lie inside, and COCO has '
+                    'x, y, width, height'
+                ],
+            },
+        ),
         (lambda c: first(c).update(bbox=[30, 0, 20, 5]), {'box-partly-outside': 1}),
         (lambda c: first(c).update(bbox=[20, 0, 21, 5]), {}),  # by one pixel
         (

@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import math
+from collections import Counter
 
 import pytest
 
@@ -55,8 +56,13 @@ def is_plain_annotation(a: dict) -> bool:
         and all(map(is_number, box))
         and min(box[2:]) > 0
         and (a['area'] > 0 or min(box[2:]) < 1)
-        and not a.get('ignore')
+        and a.get('ignore') in (None, 0)
     )
+
+
+def is_outside(a: dict, i: dict) -> bool:
+    x, y, w, h = a['bbox']
+    return min(x + w, i['width']) <= max(x, 0) or min(y + h, i['height']) <= max(y, 0)
 
 
 def slowly(content: dict) -> bool:
@@ -71,6 +77,7 @@ def slowly(content: dict) -> bool:
         and all(type(c.get('name')) is str for c in categories)
         and are_ids(annotations, 2**53)
         and all(map(is_plain_annotation, annotations))
+        and not any(is_outside(a, i) for a in annotations for i in images if a['image_id'] == i['id'])
     )
 
 
@@ -99,6 +106,41 @@ def test_against_a_slow_check():
             content = copy.deepcopy(CONTENT)
             del content[what][1][key]
             assert not is_plain(content), (what, key)
+
+
+def annotation(i: int, **more: object) -> dict:
+    return dict(dict(id=i, image_id=1, category_id=1, iscrowd=0, area=9, bbox=[i, 2, 3, 3]), **more)
+
+
+def test_what_is_said_without_a_repair():
+    """Counts of what is read as it stands."""
+    odd: Counter = Counter()
+    content = dict(CONTENT, annotations=[annotation(i) for i in range(1, 21)])
+    assert is_plain(content, odd) and not +odd
+    several = [
+        *content['annotations'],
+        *(annotation(30 + n, bbox=[i, 2, 3.0, 3]) for n, i in enumerate((4, 5, 5))),
+        annotation(40, bbox=[4, 2, 3, 3], category_id=0),  # of another class, another image, and a crowd
+        annotation(41, bbox=[4, 2, 3, 3], image_id=0),
+        annotation(42, bbox=[4, 2, 3, 3], iscrowd=1),
+        *(annotation(50 + i, image_id=-i) for i in (5, 6)),
+        annotation(60, bbox=[1, 5, 3, 3], category_id=99),
+    ]
+    assert is_plain(dict(content, annotations=several), odd)
+    assert odd == Counter(
+        {'box-double': 3, 'annotation-without-image': 2, 'annotation-without-category': 1, 'box-corners': 0}
+    )
+    # Corners: as x, y, width, height more than half would leave the image of 40 x 30.5.
+    boxes = [[i, 2, i + 9, 6 + i] for i in range(10, 25)]
+    for n, expected in ((15, 8), (9, 0)):
+        corners = dict(content, annotations=[annotation(i, bbox=b) for i, b in enumerate(boxes[-n:], 1)])
+        assert is_plain(corners, odd)
+        assert odd['box-corners'] == expected
+    boxes[0][0] = boxes[0][2]
+    assert is_plain(dict(content, annotations=[annotation(i, bbox=b) for i, b in enumerate(boxes, 1)]), odd)
+    assert odd['box-corners'] == 0
+    assert is_plain(dict(content, images=[]), odd)
+    assert odd['annotation-without-image'] == 20
 
 
 def test_what_is_no_file():

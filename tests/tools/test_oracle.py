@@ -226,6 +226,12 @@ REPAIRED = {
     'box without width': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[9, 9, 0, 9], area=0)),
     'box without height, with an area': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[9, 9, 9, 0], area=81)),
     'box of a negative size': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[9, 9, -3, 5], area=15)),
+    'box outside of its image': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[100, 3, 20, 10])),
+    'box above its image': lambda c: c[A].append(dict(c[A][0], id=99, bbox=[3, -20, 20, 10])),
+    'some references as texts with spaces': each(A, 'image_id', ' {}\n'.format, 2),
+    'some references as texts with a point': each(A, 'image_id', '{}.0'.format, 2),
+    'negative image ids, references as texts': ids(*IMAGES, lambda i: -i, lambda i: f'-{i}'),
+    'negative category ids': ids(*CATEGORIES, lambda i: -i),
     'images in another order': lambda c: c['images'].reverse(),
     'annotations in another order': lambda c: c[A].reverse(),
     'category that nobody uses': lambda c: c['categories'].append(dict(id=7, name='bird', supercategory=None)),
@@ -254,6 +260,7 @@ REFUSED = {
     'iscrowd 2': (each(A, 'iscrowd', lambda _: 2, 2), 'iscrowd must be 0 or 1, is 2'),
     'iscrowd "x"': (each(A, 'iscrowd', lambda _: 'x', 2), "iscrowd must be 0 or 1, is 'x'"),
     'ignore 7': (each(A, 'ignore', lambda _: 7, 2), 'ignore must be 0 or 1, is 7'),
+    'ignore ""': (each(A, 'ignore', lambda _: '', 2), "ignore must be 0 or 1, is ''"),
     'area "x"': (each(A, 'area', lambda _: 'x', 2), "area must be a number, is 'x'"),
     'area infinite': (each(A, 'area', lambda _: math.inf, 2), 'area inf'),
     'box NaN': (each(A, 'bbox', lambda b: [math.nan, *b[1:]], 2), r'bbox \[nan, 3'),
@@ -355,6 +362,36 @@ def test_said_once(toy_coco, run, dataset, capsys):
     assert run(dataset)[0]['coco/bbox_mAP'] == 1
     out = capsys.readouterr().out
     assert out.count('repaired on reading: 3 image ids written as texts or with a decimal point') == 1
+
+
+@pytest.mark.parametrize(
+    ('change', 'count', 'text'),
+    [
+        (each(A, 'image_id', lambda i: 77, 2), 3, 'of images that are not in the file: left out'),
+        (each(A, 'category_id', lambda i: 77, 2), 3, 'of categories that are not in the file: left out'),
+        (lambda c: c[A].extend([dict(a, id=a['id'] + 50) for a in c[A]]), 6, 'that repeat another one of their image'),
+    ],
+)
+@pytest.mark.parametrize('repaired', [False, True])
+def test_what_is_read_as_it_stands_is_said(toy_coco, run, change, count, text, repaired, capsys):
+    """Half of the boxes without an image, or all of them twice: no error, but nobody means that. Once for a file."""
+    edit(several(change, each(A, 'iscrowd', lambda _: None) if repaired else lambda c: None), toy_coco / 'val.json')
+    assert run()[0]
+    assert capsys.readouterr().out.count(f'annotations {toy_coco}/val.json: {count} annotations {text}') == 1
+
+
+@pytest.mark.parametrize('repaired', [False, True])
+def test_corners_in_the_place_of_sizes(toy_coco, run, repaired, capsys):
+    """A guess: it is said."""
+    several_boxes = [
+        dict(id=i, image_id=1, category_id=10, iscrowd=0, area=9, bbox=[20 + i % 3, 9, 38, 29]) for i in range(1, 13)
+    ]
+    edit(lambda c: c.update(annotations=several_boxes), toy_coco / 'val.json')
+    if repaired:
+        edit(each(A, 'iscrowd', None), toy_coco / 'val.json')
+    assert run()[0]
+    said = '12 annotations that leave their image; as x1, y1, x2, y2 all would lie inside'
+    assert capsys.readouterr().out.count(said) == 1
 
 
 @pytest.mark.parametrize('encoding', ['utf-8-sig', 'utf-16'])

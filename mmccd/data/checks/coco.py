@@ -13,15 +13,16 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import numpy as np
 from mmengine.logging import print_log
 
 from mmccd.data.annotations import repair
 from mmccd.data.classes import category_problems, class_names, is_a, parse_json
 from mmccd.data.image_files import is_inside
-from mmccd.data.plain import LARGEST_FLOAT, LARGEST_ID, is_plain, without_collection
+from mmccd.data.plain import LARGEST_FLOAT, LARGEST_ID, are_corners, is_plain, without_collection
 from mmccd.errors import UserError
 
-from .report import SLACK, Add, CheckedSplit, Report, readable, short
+from .report import SLACK, Add, CheckedSplit, Report, number, readable, short
 
 UNREADABLE = object()  # None is a JSON file's content too
 # Findings that training or evaluation would read wrongly, or stop at: read_coco refuses files with them.
@@ -37,7 +38,14 @@ REFUSED = (
 )
 DOCTOR = 'tools/checks/check_dataset.py CONFIG says what else is wrong with the data'
 CLEAN = 'python tools/checks/check_dataset.py CONFIG --splits SPLIT --write-clean OUT.json writes a clean copy'
-_said: set[tuple[str, str]] = set()  # what was repaired in which file, once a process
+# Findings that are read as they stand, and said.
+ODD = {
+    'annotation-without-image': 'of images that are not in the file: left out',
+    'annotation-without-category': 'of categories that are not in the file: left out',
+    'box-double': 'that repeat another one of their image and class: each counts',
+    'box-corners': 'that leave their image; as x1, y1, x2, y2 all would lie inside, and COCO has x, y, width, height',
+}
+_said: set[tuple[str, str]] = set()  # what was said of which file, once a process
 
 
 class CocoFile:
@@ -153,6 +161,7 @@ class CocoFile:
 
     def _check_annotations(self, categories: Mapping, classes: list[str] | None) -> None:
         ids, with_boxes, examples, objects, crowds = set(), set(), Counter(), False, False
+        seen, boxes, sizes = set(), [], []
         for i, annotation in enumerate(self.content['annotations']):
             kind, what = self._annotation_problem(annotation, ids, categories)
             where = f'annotations[{i}]'
@@ -167,15 +176,24 @@ class CocoFile:
             if classes is None or category in classes:
                 self._with_labels.add(image['id'])
             kind, what = box_problem(annotation['bbox'], annotation['area'], image['width'], image['height'])
+            same = image['id'], annotation['category_id'], annotation['iscrowd'], *annotation['bbox']
+            boxes.append(annotation['bbox'])
+            sizes.append((image['width'], image['height']))
+            if not kind and same in seen:
+                kind, what = 'box-double', f'bbox {short(annotation["bbox"])}'
+            seen.add(same)
             if kind:
                 self.add(kind, f'{where}: {what}')
-            if kind in ('box-empty', 'box-outside'):
+            if kind in ('box-empty', 'box-outside', 'box-double'):
                 self._bad_annotations.add(i)
                 continue
             with_boxes.add(image['id'])
             examples[category] += 1
             if classes is None or category in classes:
                 objects, crowds = objects or not annotation['iscrowd'], crowds or bool(annotation['iscrowd'])
+        outside = are_corners(np.array(boxes, float).reshape(-1, 4), np.array(sizes, float).reshape(-1, 2))
+        if outside:
+            self.add('box-corners', f'{self.name}: {odd_text("box-corners", outside)}')
         if self.content['images'] and not objects:
             but = ' but crowds' if crowds else ' of the classes' if with_boxes else ''
             self.add('empty-split', f'{self.name} has no usable annotation{but}')
@@ -325,17 +343,23 @@ def read_coco(path: str) -> dict:
         except ValueError as e:
             raise UserError(f'the annotations {path} cannot be used: {e}; {DOCTOR}') from e
         if raw.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE)):
-            _say(path, 'the byte-order mark at its beginning is skipped')
+            _say(path, 'repaired on reading: the byte-order mark at its beginning is skipped')
         del raw
         if isinstance(content, dict):
             content.setdefault('annotations', [])
-        if is_plain(content):
+        odd: Counter = Counter()
+        if is_plain(content, odd):
+            _say_odd(path, odd)
             return content
     refused: list[str] = []
+    odd.clear()
 
     def add(kind: str, what: str) -> None:
-        if kind == 'repaired':
+        odd[kind] += kind != 'box-corners'  # which is one finding of all boxes
+        if kind == 'box-corners':
             _say(path, what.removeprefix('it: '))
+        elif kind == 'repaired':
+            _say(path, f'repaired on reading: {what.removeprefix("it: ")}')
         elif kind in REFUSED:
             refused.append(what)
 
@@ -345,13 +369,25 @@ def read_coco(path: str) -> dict:
     if refused:
         more = f', and {len(refused) - 1:,} more' if len(refused) > 1 else ''
         raise UserError(f'the annotations {path} cannot be used: {refused[0]}{more}; {CLEAN}')
+    _say_odd(path, odd)
     return content
 
 
 def _say(path: str, what: str) -> None:
     if (path, what) not in _said:
         _said.add((path, what))
-        print_log(f'annotations {path}: repaired on reading: {what}', 'current', logging.WARNING)
+        print_log(f'annotations {path}: {what}', 'current', logging.WARNING)
+
+
+def _say_odd(path: str, odd: Mapping[str, int]) -> None:
+    for kind in ODD:
+        if odd.get(kind):
+            _say(path, odd_text(kind, odd[kind]))
+
+
+def odd_text(kind: str, n: int) -> str:
+    """What is said of ``n`` annotations of a kind of ``ODD``."""
+    return f'{number(n, "annotation", "annotations")} {ODD[kind]}'
 
 
 def check_coco(split: CheckedSplit, dataset: Mapping, cls: type, report: Report) -> None:

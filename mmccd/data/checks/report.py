@@ -37,6 +37,8 @@ KINDS = {
     'box-empty': ('warning', 'boxes below one pixel or without area, which are left out'),
     'box-outside': ('warning', 'boxes outside of their image, which are left out'),
     'box-partly-outside': ('warning', f'boxes that reach more than {SLACK:g} pixel out of their image'),
+    'box-double': ('warning', 'boxes that repeat another one of their image and class'),
+    'box-corners': ('warning', 'boxes that seem to be x1, y1, x2, y2 instead of x, y, width, height'),
     'image-left-out': (
         'warning',
         'files that are no images by their suffix, which are left out: convert images of other formats to JPEG or PNG',

@@ -14,16 +14,19 @@ GPU_PYTHON ?= 3.12
 WORKERS ?= 2
 FAULTS ?= 150
 SEED ?= 0
+ZOO ?= ccd_r18-w32_fashion
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TEST_READY := $(VENV)/.test-ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: help env env-test demo demo-trees test test-long torture configs lint docs smoke smoke-openmmlab matrix bench bench-attention gpu-wheels clean
+.PHONY: help env env-test demo demo-trees zoo verify-zoo test test-long torture configs lint docs smoke smoke-openmmlab matrix bench bench-attention gpu-wheels clean
 
 help:
 	@echo 'make demo            train and test a CCD detector on digits (a quarter of an hour on 2 cores)'
 	@echo 'make demo-trees      the same on tree crowns in aerial photographs (seven minutes more)'
+	@echo 'make zoo             train the small networks of zoo/ again, and write their files and cards (an hour on one core)'
+	@echo 'make verify-zoo      train one of them again, and compare the bits (ZOO=name)'
 	@echo 'make test            fast and slow tests (five minutes on 2 cores)'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
@@ -71,6 +74,10 @@ demo: env
 
 demo-trees: env
 	$(BIN)/python tools/demo/demo_trees.py
+
+zoo verify-zoo: env
+	$(BIN)/python tools/dataset_converters/make_fashion.py
+	$(BIN)/python tools/model_converters/make_zoo.py $(if $(filter verify-zoo,$@),--verify $(ZOO))
 
 # Two tests at a time, each on one thread.
 test: env-test

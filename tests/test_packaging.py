@@ -19,13 +19,14 @@ import mmccd
 from mmccd.cli import config_table
 
 # What a build starts from, as git has it: nothing that lies about in a checkout.
-SOURCES = ('mmccd', 'configs', 'tools', 'tests', 'model-index.yml', 'pyproject.toml', 'README.md', 'LICENSE')
+SOURCES = ('mmccd', 'configs', 'tools', 'zoo', 'tests', 'model-index.yml', 'pyproject.toml', 'README.md', 'LICENSE')
 BUILD = [
     sys.executable,
     '-c',
     'import sys\nfrom setuptools import build_meta\nprint(getattr(build_meta, f"build_{sys.argv[1]}")(sys.argv[2]))',
 ]
 EXCLUDED = tuple(f'tools/{folder}/{name}.py' for folder in ('demo', 'misc') for name in ('demo', 'demo_trees'))
+EXCLUDED += ('tools/demo/predict.py',)
 
 
 @pytest.fixture(scope='module')
@@ -165,7 +166,7 @@ def test_a_target_installs_what_it_needs(root, tmp_path, target, files):
 def test_links_of_the_checkout(root):
     mim = root / 'mmccd' / '.mim'
     assert {p.name: p.resolve() for p in mim.iterdir()} == {
-        name: root / name for name in ('configs', 'tools', 'model-index.yml')
+        name: root / name for name in ('configs', 'tools', 'zoo', 'model-index.yml')
     }
     assert all(p.is_symlink() and not Path(os.readlink(p)).is_absolute() for p in mim.iterdir())
 
@@ -259,6 +260,7 @@ def test_wheel_has_package_configs_and_tools(root, archives):
         for suffix in ('py', 'sh', 'yml')
         for p in (root / folder).rglob(f'*.{suffix}')
     }
+    expected |= {f'mmccd/.mim/zoo/{p.name}' for p in (root / 'zoo').glob('*.json')}  # 20 MB of weights stay outside
     expected |= {'mmccd/.mim/model-index.yml'}
     assert found == expected - {f'mmccd/.mim/{name}' for name in EXCLUDED}
     assert {'mmccd/.mim/tools/dist_train.sh', 'mmccd/.mim/tools/slurm_test.sh'} <= executable

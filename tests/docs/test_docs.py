@@ -28,6 +28,7 @@ PAGES = [
             'installation',
             'quick_start',
             'imagenet_coco',
+            'model_zoo',
             'datasets',
             'own_data',
             'logging',

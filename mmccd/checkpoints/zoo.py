@@ -29,7 +29,7 @@ def zoo_folder() -> Path:
     """Where cards and, in a checkout, files are: a link in the package as that of the configs, or what it points to."""
     package = Path(__file__).parents[1]
     linked = package / '.mim' / 'zoo'
-    return linked if linked.is_dir() else package.parent / 'zoo'
+    return linked.resolve() if linked.is_dir() else package.parent / 'zoo'
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,15 @@
 """Download trained weights of the authors, convert them, and check that they are what their tables say.
 
 The weights, and the scores that go with them, are the authors'. The file of each name lies on Google Drive; gdown
-downloads it if it is installed, else Python does. A download that was cut is continued by the same command.
+downloads it if it is installed, else Python does. A download that was cut is continued by the same command. What was
+trained here, zoo://NAME, is in the folder zoo/ of a checkout, and is compared with its card alone.
 """
 
 import argparse
 
 # isort: split
 from mmccd.checkpoints.authors import MODELS, PAGE, find_model
+from mmccd.checkpoints.zoo import SCHEME, find_card, list_zoo
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.parser import tool_parser
 from mmccd.models.weights import get_weights
@@ -33,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     if args.original and len(args.names) > 1:
         parser.error(f'argument --original: is the file of one NAME, got {len(args.names)}')
     for name in args.names:
-        find_model(name)  # before the first download
+        (find_card if name.startswith(SCHEME) else find_model)(name)  # before the first download
     return args
 
 
@@ -44,7 +46,12 @@ def main() -> None:
         for model in MODELS.values():
             score = f'{model.metric} {model.score:.2f} (authors)'
             print(f'{model.name:{width}}  {model.parameters:>11,} parameters  {score:23}  {PAGE.format(model.file_id)}')
+        for card in map(find_card, list_zoo()):
+            print(f'{SCHEME}{card.name}  {card.parameters:,} parameters  {card.metric} {card.score:.4f}')
     for name in args.names:
+        if name.startswith(SCHEME):
+            print(f'{get_weights(name)}: as its card describes it')
+            continue
         model = find_model(name)
         path = get_weights(name, args.out, args.mirror, args.original, args.keep_original)
         print(

@@ -181,7 +181,7 @@ def _table(entries: list[dict], keys: dict[str, str]) -> np.ndarray:
 
     Raises:
         KeyError: If an entry has not all of them.
-        OverflowError, TypeError, struct.error: If a value is no number, or none of its kind.
+        OverflowError, TypeError, struct.error: If a value is not a number of its kind.
     """
     rows = starmap(struct.Struct(''.join(keys.values())).pack, map(itemgetter(*keys), entries))
     return np.frombuffer(b''.join(rows), [(key, {'q': 'i8', 'd': 'f8'}[kind]) for key, kind in keys.items()])

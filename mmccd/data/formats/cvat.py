@@ -11,6 +11,7 @@ from mmccd.errors import UserError
 from .images import Images, image_of, names_in
 from .labelled import Findings, Label, Labelled, LabelledImage, check_class_names, split_name, split_of
 from .shapes import Box, around, ellipse, from_corners, rotated, to_number
+from .xml import first_tag, read_xml
 
 NO_BOX = ('polyline', 'points', 'tag', 'cuboid', 'skeleton')
 
@@ -18,22 +19,12 @@ NO_BOX = ('polyline', 'points', 'tag', 'cuboid', 'skeleton')
 def find_file(path: str) -> str | None:
     """The XML file of CVAT: ``path``, or the one in this folder; None if there is none."""
     if osp.isfile(path):
-        return path if _begins_with(path, 'annotations') else None
+        return path if first_tag(path) == 'annotations' else None
     found = [n for n in names_in(path) if n.lower().endswith('.xml')]
-    found = [p for p in (osp.join(path, n) for n in found) if _begins_with(p, 'annotations')]
+    found = [p for p in (osp.join(path, n) for n in found) if first_tag(p) == 'annotations']
     if len(found) > 1:
         raise UserError(f'{path} has several exports of CVAT, {", ".join(map(osp.basename, found))}: give one of them')
     return found[0] if found else None
-
-
-def _begins_with(path: str, tag: str) -> bool:
-    """Whether an XML file's first element has this tag; only its beginning is read."""
-    try:
-        for _, element in ElementTree.iterparse(path, ('start',)):
-            return element.tag == tag
-    except (OSError, ValueError, ElementTree.ParseError):
-        pass
-    return False
 
 
 def read(path: str, findings: Findings) -> Labelled:
@@ -50,8 +41,8 @@ def read(path: str, findings: Findings) -> Labelled:
     if file is None:
         raise UserError(f'{path} has no XML file of CVAT, which begins with <annotations>')
     try:
-        root = ElementTree.parse(file).getroot()
-    except (OSError, ValueError, ElementTree.ParseError) as e:
+        root = read_xml(file)
+    except (OSError, ValueError) as e:
         raise UserError(f'{file} is no XML file: {e}') from e
     if root.find('track') is not None:
         raise UserError(f"{file} is an export 'CVAT for video 1.1': export 'CVAT for images 1.1'")

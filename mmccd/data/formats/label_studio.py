@@ -8,7 +8,6 @@ from __future__ import annotations
 import os.path as osp
 import re
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from mmccd.data.checks.coco import is_finite, is_number
@@ -73,9 +72,10 @@ def read(path: str, findings: Findings) -> Labelled:
             findings.add('label-file', f'{where}: it is no object')
             continue
         for name, regions in _annotated(task, where, findings):
-            stated = next((r for r in regions if is_number(r.get('original_width'))), {})
+            sizes = [(r.get('original_width'), r.get('original_height')) for r in regions]
+            stated = next((s for s in sizes if all(map(is_number, s))), (None, None))
             path_ = images.find(_known_name(name, images), where, [images.folder, osp.join(images.folder, 'images')])
-            size = path_ and images.take(path_, where, (stated.get('original_width'), stated.get('original_height')))
+            size = path_ and images.take(path_, where, stated)
             if size:
                 found.append(LabelledImage(path_, size, _labels(regions, where, size, findings)))
     return Labelled(path, 'label-studio', {WHOLE: found}, None, findings)
@@ -130,7 +130,10 @@ def _image_name(data: dict, where: str, findings: Findings) -> str | None:
 
 def _file_name(source: str) -> str:
     """The path in a URL or in what Label Studio has instead: ``/data/local-files/?d=a/b.jpg``."""
-    parts = urlsplit(source.replace('\\', '/'))
+    try:
+        parts = urlsplit(source.replace('\\', '/'))
+    except ValueError:  # no URL
+        return source
     inner = parse_qs(parts.query).get('d')
     return unquote(inner[0] if inner else parts.path if parts.scheme else source.split('?')[0])
 
@@ -145,11 +148,11 @@ def _known_name(source: str, images: Images) -> str:
 
 def _labels(regions: list[dict], where: str, size: tuple[int, int], findings: Findings) -> list[Label]:
     # Labels may stand apart from their shape, under its id.
-    apart: dict[Any, list] = {}
+    apart: dict[str, list] = {}
     for region in regions:
         value = region.get('value')
         if region.get('type') == 'labels' and isinstance(value, dict) and region.get('id') is not None:
-            apart.setdefault(region['id'], []).extend(value.get('labels') or [])
+            apart.setdefault(str(region['id']), []).extend(value.get('labels') or [])
     found = []
     for i, region in enumerate(regions):
         here, kind, value = f'{where}, result {i}', str(region.get('type') or ''), region.get('value')
@@ -162,7 +165,7 @@ def _labels(regions: list[dict], where: str, size: tuple[int, int], findings: Fi
             findings.add('label', f'{here}: it has no value')
             continue
         names = value.get(kind) if shape != kind else None
-        names = names or value.get('labels') or apart.get(region.get('id')) or []
+        names = names or value.get('labels') or apart.get(str(region.get('id'))) or []
         if not isinstance(names, list) or not names or not all(isinstance(n, str) and n.strip() for n in names):
             findings.add('label-class', f'{here}: {kind or "a region"} without a label')
             continue

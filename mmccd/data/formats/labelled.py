@@ -21,7 +21,7 @@ KINDS = {
     'image-broken': ('error', 'images that cannot be read'),
     'image-size': ('error', 'images of another size than their labels say'),
     'image-double': ('error', 'images or labels that are there twice'),
-    'split': ('error', 'splits that are not there'),
+    'split': ('error', 'splits that are not there or cannot be read'),
     'box-empty': ('note', 'boxes below one pixel: left out'),
     'box-outside': ('note', 'boxes outside of their image: left out'),
     'box-double': ('note', 'boxes that repeat another one of their image: left out'),

@@ -101,6 +101,9 @@ def _labels(shapes: list, file: str, findings: Findings) -> list[Label]:
 
 def _box(shape: dict, where: str, findings: Findings) -> Box | None:
     kind, points = shape.get('shape_type') or 'polygon', shape.get('points')  # polygon: of files before LabelMe 3
+    if not isinstance(kind, str):
+        findings.add('label', f'{where}: shape_type must be a text, is {kind!r}')
+        return None
     if kind in NO_BOX:
         findings.add('no-box', f'{where}: {kind}')
         return None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import os.path as osp
 from itertools import islice
-from xml.etree import ElementTree
 
 from mmccd.data.image_files import is_left_behind
 from mmccd.errors import UserError
 
 from . import cvat, label_studio, yolo
+from .xml import first_tag
 
 NAMES = {
     'yolo': 'YOLO (data.yaml, obj.data or classes.txt)',
@@ -32,7 +32,7 @@ def recognise(path: str) -> str | None:
     found = []
     if yolo.find_layout(path):
         found.append('yolo')
-    if any(_xml_tag(f) == 'annotation' for f in islice((f for f in files if f.lower().endswith('.xml')), 3)):
+    if any(first_tag(f) == 'annotation' for f in islice((f for f in files if f.lower().endswith('.xml')), 3)):
         found.append('voc')
     if cvat.find_file(path):
         found.append('cvat')
@@ -68,15 +68,6 @@ def _files(folder: str) -> list[str]:
             elif entry.is_dir() and level < 2 and len(folders) < LOOKED_AT:
                 folders.append((entry.path, level + 1))
     return found
-
-
-def _xml_tag(path: str) -> str:
-    try:
-        for _, element in ElementTree.iterparse(path, ('start',)):
-            return element.tag
-    except (OSError, ValueError, ElementTree.ParseError):
-        pass
-    return ''
 
 
 def _beginning(path: str) -> str:

@@ -16,6 +16,7 @@ from mmccd.errors import UserError
 from .images import Images, image_of, walk
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage, split_of
 from .shapes import around, to_number
+from .xml import read_xml
 
 COORDINATES = ('auto', 'inclusive', 'corners')
 MASKS = {'SegmentationClass', 'SegmentationObject'}  # folders of images that are labels themselves
@@ -80,19 +81,24 @@ def _files(root: str, findings: Findings) -> dict[str, list[tuple[str, str]]]:
     listed: set[str] = set()
     for name, path in lists.items():
         entries: dict[str, str] = {}
-        with open(path, encoding='utf-8-sig') as f:
-            for i, line in enumerate(f, 1):
-                if not line.strip():
-                    continue
-                names = line.strip(), line.split()[0]  # the whole line, or what stands before a 1 or -1
-                files = {osp.normpath(osp.join(annotations, f'{n}.xml')): n for n in names}
-                file = next(filter(osp.isfile, files), None)
-                if file is None:
-                    findings.add('image-without-label-file', f'{path}:{i}: {list(files)[-1]} does not exist')
-                elif file in entries:
-                    findings.add('image-double', f'{path}:{i}: {files[file]} is in the list twice')
-                else:
-                    entries[file] = files[file]
+        try:
+            with open(path, encoding='utf-8-sig') as f:
+                lines = f.read().splitlines()
+        except (OSError, ValueError) as e:
+            findings.add('split', f'{path}: {e}')
+            continue
+        for i, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            names = line.strip(), line.split()[0]  # the whole line, or what stands before a 1 or -1
+            files = {osp.normpath(osp.join(annotations, f'{n}.xml')): n for n in names}
+            file = next(filter(osp.isfile, files), None)
+            if file is None:
+                findings.add('image-without-label-file', f'{path}:{i}: {list(files)[-1]} does not exist')
+            elif file in entries:
+                findings.add('image-double', f'{path}:{i}: {files[file]} is in the list twice')
+            else:
+                entries[file] = files[file]
         splits.setdefault(LISTS[name], []).extend(entries.items())
         listed |= set(entries)
     for file in every:
@@ -111,8 +117,8 @@ class _Reader:
         """The image of an XML file with its labels, whose boxes are still xmin, ymin, xmax, ymax; nothing if it has
         none."""
         try:
-            root = ElementTree.parse(file).getroot()
-        except (OSError, ValueError, ElementTree.ParseError) as e:
+            root = read_xml(file)
+        except (OSError, ValueError) as e:
             self.findings.add('label-file', f'{file}: {e}')
             return
         if root.tag != 'annotation':

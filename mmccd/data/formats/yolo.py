@@ -250,20 +250,25 @@ class _Reader:
     def _listed(self, file: str) -> Iterator[str]:
         """The images in a list; ``./`` is the list's own folder, as in Ultralytics."""
         here = osp.dirname(file)
-        with open(file, encoding='utf-8-sig') as f:
-            for i, line in enumerate(f, 1):
-                name = line.strip().replace('\\', '/')
-                if not name or is_left_behind(osp.basename(name)):
-                    continue
-                folders = [here] if name.startswith('./') else [here, self.layout.root, '']
-                path = next((p for p in (osp.join(d, name) for d in folders) if osp.isfile(p)), None)
-                # Darknet's paths begin with data/, whose files are beside the list.
-                if path is None and name.startswith('data/') and osp.isfile(osp.join(here, name[5:])):
-                    path = osp.join(here, name[5:])
-                if path is None:
-                    self.findings.add('image-missing', f'{file}:{i}: {name!r}')
-                else:
-                    yield osp.normpath(path)
+        try:
+            with open(file, encoding='utf-8-sig') as f:
+                lines = f.read().splitlines()
+        except (OSError, ValueError) as e:
+            self.findings.add('split', f'{file}: {e}')
+            return
+        for i, line in enumerate(lines, 1):
+            name = line.strip().replace('\\', '/')
+            if not name or is_left_behind(osp.basename(name)):
+                continue
+            folders = [here] if name.startswith('./') else [here, self.layout.root, '']
+            path = next((p for p in (osp.join(d, name) for d in folders) if osp.isfile(p)), None)
+            # Darknet's paths begin with data/, whose files are beside the list.
+            if path is None and name.startswith('data/') and osp.isfile(osp.join(here, name[5:])):
+                path = osp.join(here, name[5:])
+            if path is None:
+                self.findings.add('image-missing', f'{file}:{i}: {name!r}')
+            else:
+                yield osp.normpath(path)
 
     def _label_file(self, image: str) -> str:
         """``labels`` in the place of the last folder ``images``; else beside the image."""

@@ -56,6 +56,31 @@ def test_every_format_gives_the_same_boxes_and_they_are_the_truth(name, label_fo
         assert detection.evaluate(truth, oracle).metrics['AP'] == 1
 
 
+@pytest.mark.parametrize('name', ['voc', 'cvat'])
+@pytest.mark.parametrize(
+    ('named', 'used'),
+    [('GBK', 'gbk'), ('gb18030', 'gb18030'), ('utf-16', 'utf-8'), ('x', 'utf-8')],
+)
+def test_encodings_of_xml(name, named, used, label_folders, tmp_path):
+    """Of several bytes, which Python's parser does not know, or named wrongly."""
+    root = label_folders.BUILDERS[name](tmp_path / 'my data')
+    for path in root.rglob('*.xml'):
+        text = path.read_text().split('?>')[-1].replace('cat', '\u732b')
+        path.write_bytes(f'<?xml version="1.0" encoding="{named}"?>{text}'.encode(used))
+    labelled = formats.read_labels(str(root))
+    assert (labelled.kind, labelled.findings.errors()) == (name, 0)
+    assert set(formats.same_classes({'it': labelled})) == {'\u732b', 'dog'}
+    assert sum(len(i.labels) for images in labelled.splits.values() for i in images) == 2 * len(label_folders.ALL)
+    for path in root.rglob('*.xml'):
+        path.write_bytes(path.read_bytes()[:-20])  # cut short
+    if name == 'voc':
+        labelled = formats.read_labels(str(root), 'voc')
+        assert labelled.findings.counts['label-file'] == len(label_folders.ALL)
+    else:
+        with pytest.raises(UserError, match='no XML file'):
+            formats.read_labels(str(root), 'cvat')
+
+
 def leave_behind(root: Path) -> None:
     """What macOS, Synology, Windows, Jupyter and editors put beside every file and into every folder."""
     for path in [*root.rglob('*')]:

@@ -134,6 +134,7 @@ def test_images(read, label_folders, tmp_path):
         ('s3://bucket/deep/it%20is.png', 'it is.png'),
         ('https://host/images/a.jpg?token=1.2', 'a.jpg'),
         ('C:\\images\\b.png', 'b.png'),
+        ('http://[::1/a.jpg', 'a.jpg'),  # no URL
     ):
         assert source(name) == ([found], {}), name
     assert source('/data/upload/3/none.jpg') == ([], {'label-without-image': 1})
@@ -145,6 +146,9 @@ def test_images(read, label_folders, tmp_path):
     wrong = label_folders.studio_region('cat', BOX)
     wrong['original_width'] = 80
     assert read([label_folders.studio_task(0, 'a.jpg', [wrong])])[1].counts == {'image-size': 1}
+    for height in ('30', [30], None):  # not stated
+        wrong['original_height'] = height
+        assert not read([label_folders.studio_task(0, 'a.jpg', [wrong])])[1].counts
 
 
 def test_bad_files(read, label_folders, tmp_path):
@@ -160,3 +164,15 @@ def test_bad_files(read, label_folders, tmp_path):
     label_folders.write(tmp_path / 'one' / 'two.json', json.dumps([task]))
     with pytest.raises(UserError, match=r'has several exports of Label Studio, it\.json, two\.json: give one'):
         label_studio.find_file(str(tmp_path / 'one'))
+
+
+def test_regions_whose_id_is_a_list(read, label_folders):
+    apart = [
+        dict(r, id=[7])
+        for r in (label_folders.studio_region('cat', BOX), dict(type='labels', value=dict(labels=['dog'])))
+    ]
+    apart[0]['type'] = 'rectangle'
+    apart[0]['value'].pop('rectanglelabels')
+    images, findings = read([label_folders.studio_task(0, 'a.jpg', apart)])
+    assert [(label.name, label.box) for label in images[0].labels] == [('dog', BOX)]
+    assert not findings.counts

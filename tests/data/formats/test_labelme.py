@@ -72,6 +72,7 @@ def test_groups_are_one_object(one):
         (shape('polygon', (4, 3), (5, 5)), 'label', 'polygon of 2 points'),
         (shape('circle', (4, 3)), 'label', 'circle of 1 points'),
         (shape('star', (4, 3), (5, 5)), 'label', "shape_type 'star' is not known"),
+        (shape([3], (4, 3), (5, 5)), 'label', 'shape_type must be a text, is [3]'),
         (shape('rectangle', (4, 'x'), (5, 5)), 'label', 'points must be pairs of numbers'),
         (dict(label='cat', shape_type='rectangle', points=None), 'label', 'points must be pairs'),
         (shape('rectangle', (4, 3), (5, 5), label=''), 'label-class', "label must be the name of a class, is ''"),

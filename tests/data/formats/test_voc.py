@@ -166,3 +166,12 @@ def test_two_names_of_one_image(label_folders, tmp_path):
     labelled, findings = read(tmp_path)
     assert findings.counts == {'image-double': 1}
     assert to_coco(labelled.splits['all'], ('cat',), findings).images == 1
+
+
+def test_a_list_that_is_no_text(label_folders, tmp_path):
+    root = label_folders.voc(tmp_path)
+    (root / 'ImageSets' / 'Main' / 'train.txt').write_bytes(b'\xe9\xff\n')
+    findings = Findings()
+    voc.read(str(root), findings)
+    assert findings.counts['split'] == 1
+    assert findings.examples['split'][0].startswith(f"{root}/ImageSets/Main/train.txt: 'utf-8' codec can't decode")

@@ -221,3 +221,12 @@ def test_number_of_classes_alone(folder):
     labelled, findings = read()
     assert labelled.classes == ('class_0', 'class_1')
     assert findings.examples['taken'][0].endswith('has no names: class_0 to class_1')
+
+
+def test_a_list_that_is_no_text(folder):
+    (folder / 'data.yaml').write_text('train: train.txt\nval: images/val\nnames: [cat, dog]\n')
+    (folder / 'train.txt').write_bytes(b'images/train/\xe9.jpg\n')
+    findings = Findings()
+    yolo.read(str(folder), findings)
+    assert findings.counts['split'] == 1
+    assert findings.examples['split'][0].startswith(f"{folder}/train.txt: 'utf-8' codec can't decode")

@@ -38,9 +38,11 @@ where bias' and scale' are that slab's shares of the two gradients. A flat map h
 decides, the backward reads the decision.
 
 **Fused.** Kernels take x through the affine before it, as they load it, and add the residual and rectify before they
-store y; backward they do the same with the gradients. That is what PyTorch's norm, addition and ReLU would give, to the
-bit; gradients of weight and shift are sums in float64, in half precision in float32. The residual, or in backward y,
-has to lie in memory as y does; else PyTorch adds. d is kept for min-max alone, whose extremes must be met to the bit.
+store y; backward they do the same with the gradients. That is what PyTorch's norm, addition and ReLU would give: in the
+interpreter to the bit, while on a card the compiler rounds the product with the gate and the addition once, unless y is
+in half precision. Gradients of weight and shift are sums in float64, in half precision in float32. The residual, or in
+backward y, has to lie in memory as y does; else PyTorch adds. d is kept for min-max alone, whose extremes must be met
+to the bit.
 
 **Cells.** The image is cut into L x L cells, L the least common multiple of the scales (the finest grid, where the
 others divide it); cell k has the pixels from ceil(k H / L) on. On a cell the context is one number, and its gradient

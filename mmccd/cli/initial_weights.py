@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import os.path as osp
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -268,13 +268,22 @@ def _check_stock(name: str, module: nn.Module, item: dict, source: str) -> dict[
         raise ValueError(
             '\n'.join([f'{source} does not fit {name}, and Pretrained would load a part of it:', *lines])
             + "\nGive type='mmccd.PretrainedBackbone', with the names of what may be initialised instead in "
-            'allow_missing, and of what may be left out in allow_unexpected'
+            'allow_missing, and of what may be left out in allow_unexpected' + _identity_remedy(module, found.missing)
         )
     if not _needs_help(content, state):
         return {}
     if not is_local(source):  # the processes that did not download it would read it by mmengine
         raise ValueError(f"{source} is of a kind that Pretrained cannot read: give type='mmccd.PretrainedBackbone'")
     return {prefix + k: v for k, v in own.items()}
+
+
+def _identity_remedy(module: nn.Module, missing: Iterable[str]) -> str:
+    """What to do where attentions alone are missing, and can be the identity at first; '' elsewhere."""
+    able = tuple(f'{n}.' for n, m in module.named_modules() if hasattr(m, 'identity_init'))
+    keys = list(missing)
+    if not keys or not able or not all(key.startswith(able) for key in keys):
+        return ''
+    return '; or let the attention be the identity at first, with identity_init=True: then it may be missing'
 
 
 def _needs_help(content: Any, state: Mapping[str, Tensor]) -> bool:

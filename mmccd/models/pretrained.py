@@ -30,12 +30,12 @@ NOT_BACKBONE = ('fc', 'head', 'neck', 'bbox_head', 'rpn_head', 'roi_head', 'mask
 
 
 def producing_commands(checkpoint: str) -> str:
-    """Text of the commands that make the ImageNet (or digits) checkpoint called ``checkpoint``, '' if unknown."""
-    match = re.match(r'([\w-]+)_(in1k|digits)\.pth$', osp.basename(checkpoint))
+    """Text of the commands that make the classifier called ``checkpoint``, '' if its dataset has no config here."""
+    match = re.match(r'([\w-]+)_(in1k|digits|fashion|solar)\.pth$', osp.basename(checkpoint))
     if not match:
         return ''
     name, dataset = match.groups()
-    config = f'{name}_8xb32_in1k' if dataset == 'in1k' else f'{name}_digits'
+    config = f'{name}_8xb32_in1k' if dataset == 'in1k' else f'{name}_{dataset}'
     train = (
         f'tools/dist_train.sh configs/{config}.py 8'
         if dataset == 'in1k'

@@ -320,3 +320,23 @@ def test_an_attention_that_is_the_identity_may_be_missing(tmp_path, monkeypatch)
             continue
         with pytest.raises(UserError, match=r'16 missing keys \(ccd: 16\)'):
             check_init_checkpoint(Config(), model)
+
+
+def test_a_missing_attention_can_be_the_identity(tmp_path, monkeypatch):
+    """The shortest remedy is named, and works; where more is missing, it would not."""
+    monkeypatch.chdir(tmp_path)
+
+    def gated(**options: object) -> nn.Module:
+        model = Whole(pretrained())
+        model.backbone.gate = mmccd.models.CCD(64, **options)
+        return model
+
+    plain = {k: v for k, v in FULL.items() if 'gate' not in k}
+    torch.save(plain, 'w.pth')
+    with pytest.raises(UserError, match='identity at first, with identity_init=True'):
+        check_init_checkpoint(Config(), gated())
+    check_init_checkpoint(Config(), gated(identity_init=True))
+    torch.save(dict(list(plain.items())[:-1]), 'w.pth')
+    with pytest.raises(UserError) as e:
+        check_init_checkpoint(Config(), gated())
+    assert 'identity_init' not in str(e.value)

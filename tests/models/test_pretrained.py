@@ -222,6 +222,8 @@ def test_missing_file_names_the_commands():
         'model.backbone.init_cfg.checkpoint=torchvision://resnet50 model.backbone.init_cfg.allow_missing=ccd'
     ) in text
     assert 'identity' not in missing_checkpoint_message('checkpoints/ge_r50_in1k.pth')
+    for name in ('ccd_r18_fashion', 'r18_solar', 'r18_digits'):
+        assert f'train.py configs/{name}.py' in missing_checkpoint_message(f'checkpoints/{name}.pth')
     with pytest.raises(FileNotFoundError, match=r'does not exist.*ccd_r18_digits'):
         backbone('checkpoints-nowhere/ccd_r18_digits.pth').init_weights()
 

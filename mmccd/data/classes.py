@@ -174,6 +174,23 @@ def class_folders(dataset: Mapping, everything: bool = False) -> list[str] | Non
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and (everything or not is_left_behind(e.name)))
 
 
+def label_problem(dataset: Mapping, count: int) -> str:
+    """The first label of a list of images, '<path> <label>' a line, that is no class; empty if there is none.
+
+    PyTorch would stop at it in the first epoch, with ``Target 10 is out of bounds``.
+    """
+    root, ann_file = dataset.get('data_root') or '', dataset.get('ann_file')
+    path = osp.join(root, ann_file or osp.join('meta', f'{dataset.get("split")}.txt'))
+    if not dataset.get('with_label', True) or not osp.isfile(path):
+        return ''
+    with open(path, encoding='utf-8', errors='replace') as f:
+        for i, line in enumerate(f, 1):
+            label = line.rstrip().rpartition(' ')[2]
+            if label.removeprefix('-').isdecimal() and not 0 <= int(label) < count:
+                return f'{path}:{i} has the label {label}, and the labels of {count} classes are 0 to {count - 1}'
+    return ''
+
+
 def folder_problems(classes: Sequence[str] | None, folders: Sequence[str], where: str) -> list[str]:
     """What would go wrong with these classes on these class folders, a line each."""
     if classes is None:
@@ -238,6 +255,10 @@ def class_problems(cfg: Config, loaders: Sequence[str]) -> list[str]:
                     problems += [f'{key}.metainfo.classes: {p}' for p in folder_problems(classes, folders, root)]
                     folders_of[key] = folders
                     classes = classes or folders
+                else:
+                    count = len(classes) if classes else max((n for _, n in head_classes(cfg.get('model'))), default=0)
+                    found = label_problem(dataset, count) if count else ''
+                    problems += [f'{key}: {found}'] if found else []
             if classes:
                 problems += [
                     f'{head} is {n}, {key} has {len(classes)} classes'

@@ -16,6 +16,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from PIL import Image
 
+from mmccd.cli.checks import check_data
 from mmccd.cli.own_data import read_folders
 from mmccd.data.checks import Report, check_config, write_clean
 from mmccd.data.checks.coco import UNREADABLE, CocoFile, box_problem, read_json
@@ -517,6 +518,10 @@ def test_list(toy_folders):
     assert found(check_config(cfg)) == {
         'image-file-double': [f'{toy_folders}/train/a/0.png'],
         'label': [f'{toy_folders}/train/a/0.png has label 7 of 2 classes'],
+        'classes': [
+            f'train_dataloader.dataset: {toy_folders}/list.txt:5 has the label 7, and the labels of 2 classes are 0 '
+            'to 1'
+        ],
     }
     with open(toy_folders / 'list.txt', 'a') as f:
         f.write('a/0.png\na/0.png x\n\n../../x.png 0\n')
@@ -527,7 +532,25 @@ def test_list(toy_folders):
             for i, line in ((6, 'a/0.png'), (7, 'a/0.png x'), (8, ''))
         ],
         'path-outside': [f'{path}:9 ../../x.png'],
+        'classes': [f'train_dataloader.dataset: {path}:5 has the label 7, and the labels of 2 classes are 0 to 1'],
     }
+
+
+@pytest.mark.parametrize('kind', ['mmccd.CustomDataset', 'CustomDataset'])
+@pytest.mark.parametrize('classes', [('a', 'b'), None])
+@pytest.mark.parametrize('label', [2, -1])
+def test_labels_of_a_list_that_count_from_1(toy_folders, kind, classes, label):
+    """train.py and test.py refuse them at the start, with the classes of the config or those of the head."""
+    cfg = folders(
+        toy_folders, data_prefix='train', ann_file='list.txt', metainfo=dict(classes=classes) if classes else {}
+    )
+    cfg.train_dataloader.dataset.type = kind
+    cfg.model = dict(head=dict(num_classes=2))
+    check_data(cfg, ('train',))
+    with open(toy_folders / 'list.txt', 'a') as f:
+        f.write(f'a/0.png {label}\r\n')
+    with pytest.raises(UserError, match=f'list.txt:5 has the label {label}, and the labels of 2 classes are 0 to 1'):
+        check_data(cfg, ('train',))
 
 
 def test_configs_without_data(toy_coco):

@@ -194,9 +194,10 @@ def environment() -> dict[str, str]:
     from importlib import metadata
 
     found = dict(python=platform.python_version(), machine=platform.machine(), processor=processor())
+    distributions = metadata.packages_distributions()  # reads all that is installed
     for package in PACKAGES:
-        distributions = metadata.packages_distributions().get('cv2' if package == 'opencv' else package, [])
-        found[package] = metadata.version(distributions[0]) if distributions else ''
+        names = distributions.get('cv2' if package == 'opencv' else package, [])
+        found[package] = metadata.version(names[0]) if names else ''
     return found
 
 

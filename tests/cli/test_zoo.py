@@ -100,16 +100,18 @@ def test_verification(tmp_path, monkeypatch):
     cfg = mmccd.get_config(NAME)
     monkeypatch.setattr(zoo, 'train', lambda name, work_dir: path)
     monkeypatch.setattr(zoo, 'data_of', lambda cfg: (None, 'd' * 64))
+    here = environment()
+    monkeypatch.setattr(zoo, 'environment', lambda: here)
     card = dict(
         sha256=hashlib.sha256(half_precision(path)).hexdigest(),
-        environment=environment(),
+        environment=here,
         recipe_sha256=recipe_hash(cfg),
         data_sha256='d' * 64,
     )
     assert card['sha256'] in verify(MODELS[NAME], card, tmp_path)
     with pytest.raises(UserError, match=r'other bits.* agree'):
         verify(MODELS[NAME], dict(card, sha256='0' * 64), tmp_path)
-    other = dict(card, sha256='0' * 64, environment=dict(environment(), torch='1.0', processor='Z80'))
+    other = dict(card, sha256='0' * 64, environment=dict(here, torch='1.0', processor='Z80'))
     with pytest.raises(UserError, match=r"processor '.*' \(card: 'Z80'\), torch '.*' \(card: '1.0'\)"):
         verify(MODELS[NAME], other, tmp_path)
 
@@ -147,6 +149,7 @@ def test_a_training_twice_has_the_same_bits(name, photographs, tmp_path):
     assert 'Epoch(train) [1][5/5]' in (tmp_path / '0' / 'train.log').read_text() or list(tmp_path.glob('0/epoch_1.pth'))
 
 
+@pytest.mark.long
 def test_a_training_that_fails(tmp_path):
     with pytest.raises(UserError, match=r'train\.py ended with exit code 2.*train\.log'):
         train('no_such_config', tmp_path)

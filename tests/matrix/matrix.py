@@ -135,7 +135,7 @@ def start_demo(python: Path, work_dir: Path) -> str:
         lines.append(line)
         if 'Epoch(train)' in line and not trains:
             trains = True
-            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C in a terminal: the tools that it runs, too
+            os.killpg(process.pid, signal.SIGTERM)  # the tools that it runs, too; Ctrl-C may be ignored
     process.wait()
     shutil.rmtree(work_dir, ignore_errors=True)
     return 'trains' if trains else f'{_last("".join(lines))} FAILED'

@@ -31,9 +31,9 @@ from mmccd.checkpoints.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 DETECTORS = ('retinanet', 'cascade_rcnn')
-EPOCHS = dict(classifier=4, retinanet=5, cascade_rcnn=4)
+EPOCHS = dict(classifier=4, retinanet=5, cascade_rcnn=3)
 PROPOSALS = dict(max_per_img=60, nms_pre=200)
-SCENES = 640  # that Cascade R-CNN is trained on
+SCENES = 480  # that Cascade R-CNN is trained on
 
 
 def parse_args() -> argparse.Namespace:

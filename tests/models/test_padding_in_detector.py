@@ -92,7 +92,7 @@ def test_proposals_and_features_in_training(config):
     for m in model.train().modules():
         if isinstance(m, _BatchNorm):
             m.eval()
-    head = model.rpn_head if model.with_rpn else model.bbox_head
+    head = getattr(model, 'rpn_head', None) or model.bbox_head
 
     def outputs(indices):
         data = model.data_preprocessor(batch_of(indices), training=True)

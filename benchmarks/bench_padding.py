@@ -47,6 +47,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scenes', type=int, nargs=2, default=[1200, 200], help='scenes to train on and to test on')
     parser.add_argument('--work-dir', type=Path, help='folder of data and trainings; default: one that is removed')
     add_allocator(parser)
+    parser.set_defaults(device='cpu')  # what the allocator asks for
     parser.add_argument('--out', type=Path, default=RESULTS / 'padding_cpu.csv')
     return parser.parse_args()
 

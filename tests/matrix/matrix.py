@@ -48,7 +48,7 @@ ROWS = {
     '3.12': Row('3.12'),
     '3.13': Row('3.13'),
     'openmmlab': Row('3.11', 'requirements-openmmlab.txt'),
-    'oldest': Row('3.10', instead=dict(torch='torch==2.6.0', torchvision='torchvision==0.21.0')),
+    'oldest': Row('3.10', instead=dict(torch='torch==2.6.0', torchvision='torchvision==0.21.0', sympy='sympy==1.13.1')),
     'newest': Row(
         '3.13', instead=dict(torch='torch==2.15.0', torchvision='torchvision==0.29.2', setuptools='setuptools')
     ),

@@ -175,7 +175,11 @@ def parser_of(path):
 
 def options_of(path):
     """What ``--help`` of a program shows, without former names."""
-    actions = [a for a in parser_of(path)._actions if a.help != argparse.SUPPRESS]
+    parsers = [parser_of(path)]
+    for parser in parsers:  # those of its commands as well
+        commands = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+        parsers += [p for a in commands for p in a.choices.values()]
+    actions = [a for p in parsers for a in p._actions if a.help != argparse.SUPPRESS]
     return {
         name
         for a in actions

@@ -5,6 +5,8 @@ images in zoo/images are predicted by both kinds.
 """
 
 import argparse
+import contextlib
+import io
 from pathlib import Path
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
@@ -51,7 +53,8 @@ def predict(name: str, images: list[str], score_thr: float) -> None:
         if model.cfg.default_scope == 'mmpretrain':
             from mmpretrain import ImageClassificationInferencer
 
-            found = ImageClassificationInferencer(model)(image)[0]
+            with contextlib.redirect_stdout(io.StringIO()):  # a progress bar for one image
+                found = ImageClassificationInferencer(model)(image)[0]
             print(f'  {image}: {found["pred_class"]} {found["pred_score"]:.2f}')
             continue
         from mmdet.apis import inference_detector

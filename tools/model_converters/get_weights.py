@@ -7,7 +7,7 @@ trained here, zoo://NAME, is in the folder zoo/ of a checkout, and is compared w
 
 import argparse
 
-# isort: split
+import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.authors import MODELS, PAGE, find_model
 from mmccd.checkpoints.zoo import SCHEME, find_card, list_zoo
 from mmccd.cli.arguments import run_tool

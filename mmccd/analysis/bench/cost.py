@@ -94,7 +94,7 @@ def read_costs(path: str) -> list[Cost]:
     """Read what :func:`write_costs` wrote; no file has none.
 
     Raises:
-        UserError: If the file has other columns or a value is no number.
+        UserError: If the file has other columns or a value is not a number.
     """
     if not Path(path).is_file():
         return []

@@ -88,7 +88,7 @@ def read_rows(path: str) -> list[Row]:
     """Read what :func:`append_rows` wrote; no file has no rows.
 
     Raises:
-        UserError: If the file has other columns or a value is no number.
+        UserError: If the file has other columns or a value is not a number.
     """
     if not os.path.isfile(path):
         return []

@@ -27,6 +27,7 @@ from mmccd.checkpoints.read import read_checkpoint
 from mmccd.checkpoints.zoo import ENDING, MAKER
 from mmccd.configs import load_config
 from mmccd.errors import UserError, suggest
+from mmccd.models.build import build_model
 from mmccd.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -214,11 +215,8 @@ def make_card(model: Model, content: bytes, score: float, work_dir: Path) -> dic
     """What is recorded of a file: how it was made, by what, and what it reaches."""
     cfg = load_config(str(ROOT / 'configs' / f'{model.name}.py'))
     _, data = data_of(cfg)
-    parameters = sum(
-        tensor.numel()
-        for name, tensor in read_checkpoint(last_checkpoint(work_dir))['state_dict'].items()
-        if not name.endswith(('running_mean', 'running_var', 'num_batches_tracked'))
-    )
+    # Of the model, not of the file, which has shared tensors of a head under the name of each level.
+    parameters = sum(p.numel() for p in build_model(cfg).parameters())
     return dict(
         name=model.name,
         title=model.title,

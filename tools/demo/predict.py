@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
         help=f'of zoo/; default: {DETECTOR} for images called scene*, {CLASSIFIER} for others',
     )
     parser.add_argument(
-        '--score-thr', type=number(0, 1), default=0.3, metavar='S', help='minimum score of a detection; default: 0.3'
+        '--score-thr', type=number(0, 1), default=0.4, metavar='S', help='minimum score of a detection; default: 0.4'
     )
     args = parser.parse_args()
     if args.weights is not None:

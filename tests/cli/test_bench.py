@@ -221,7 +221,7 @@ def test_a_small_bench_from_end_to_end(tmp_path):
     assert len({r.recipe for r in rows}) == 1 and {r.sha256 for r in rows} == {'0123456789ab'}
     folder = tmp_path / 'work/small/plain/seed_0'
     assert {p.name for p in folder.glob('*.pth')} == {'weights.pth'}
-    assert '1 process x 4 images' in (folder / 'log.txt').read_text()
+    assert 'Epoch(test) [1/1]' in (folder / 'log.txt').read_text()
 
     # The same bits from the same seed.
     value = {(r.arm, r.seed, r.metric): r.value for r in rows}

@@ -344,8 +344,8 @@ def test_words_of_the_code(root):
 
 
 def test_readme_is_short(root):
-    """Everything else has a page."""
-    assert len((root / 'README.md').read_text().splitlines()) <= 180
+    """Results, which need tables, and how to begin; everything else has a page."""
+    assert len((root / 'README.md').read_text().splitlines()) <= 192
 
 
 def test_no_paragraph_is_a_lone_word(page):

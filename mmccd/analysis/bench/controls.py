@@ -8,12 +8,8 @@ from torch import Tensor, nn
 from mmccd.registry import MODELS
 
 
-@MODELS.register_module()
-class NothingControl(nn.Module):
-    """Returns its input, and must come out as no difference.
-
-    Its constructor draws a random number, so that a network with it starts from other weights than the one without,
-    as with any attention that has weights: differences are then those between two trainings of one network.
+class _Control(nn.Module):
+    """Draws a random number, so that a network with it starts from other weights, as with an attention's own weights.
 
     Args:
         in_channels (int): Channels of the input; any.
@@ -22,6 +18,11 @@ class NothingControl(nn.Module):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         torch.rand(1)
+
+
+@MODELS.register_module()
+class NothingControl(_Control):
+    """Returns its input, and must come out as no difference: that between two trainings of one network."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""
@@ -29,16 +30,8 @@ class NothingControl(nn.Module):
 
 
 @MODELS.register_module()
-class DestroyingControl(nn.Module):
-    """Replaces each map by its mean, and must come out as worse: what is left of a branch has no place.
-
-    Args:
-        in_channels (int): Channels of the input; any.
-    """
-
-    def __init__(self, in_channels: int) -> None:
-        super().__init__()
-        torch.rand(1)
+class DestroyingControl(_Control):
+    """Replaces each map by its mean, and must come out as worse: what is left of a branch has no place."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same."""

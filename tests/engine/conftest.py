@@ -117,6 +117,7 @@ def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
         wrapper: dict | None = None,
         finite: dict | None = None,
         batch: int = BATCH,
+        schedule: dict | None = None,
     ) -> Runner:
         allow_mmengine_checkpoints()
         log = Log()
@@ -145,7 +146,7 @@ def make_runner(tmp_path) -> Iterator[Callable[..., Runner]]:
             optim_wrapper=optim_wrapper,
             param_scheduler=[
                 dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=7),
-                dict(type='ExponentialLR', gamma=0.8, by_epoch=True),
+                schedule or dict(type='ExponentialLR', gamma=0.8, by_epoch=True),
             ],
             default_hooks=dict(
                 checkpoint=dict(dict(type='mmccd.CheckpointHook', interval=1), **(checkpoint or {})),

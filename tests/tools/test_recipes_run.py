@@ -97,9 +97,5 @@ def test_train_and_resume(name, place, run_tool):
         assert same(whole['ema_state_dict'], resumed['ema_state_dict'])
         assert trained.keys() == whole['state_dict'].keys() and not same(trained, whole['state_dict'])
     for a, b in zip(whole['param_schedulers'], resumed['param_schedulers']):
-        # A plateau counts validations, and the one beside the checkpoint that is resumed once more, or not at all.
-        counts = {'last_step', 'num_bad_epochs'} if 'num_bad_epochs' in a else set()
-        assert all(abs(a[k] - b[k]) <= 1 for k in counts)
-        left = {'optimizer', *counts}
-        assert {k: a[k] for k in a if k not in left} == {k: b[k] for k in b if k not in left}
+        assert {k: a[k] for k in a if k != 'optimizer'} == {k: b[k] for k in b if k != 'optimizer'}
     run_tool('test.py', 'tiny.py', 'resumed/epoch_2.pth', '--work-dir', 'tested', cwd=place)

@@ -7,13 +7,15 @@ import math
 import os
 import os.path as osp
 from collections.abc import Iterator
+from numbers import Real
 from typing import Any
 
 from mmengine.dist import all_gather_object, barrier, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import ParamSchedulerHook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 
-from mmccd.checkpoints.files import PARTIAL, write_atomically
+from mmccd.checkpoints.files import PARTIAL, finite_or_null, write_atomically
 from mmccd.errors import UserError, suggest
 from mmccd.registry import HOOKS
 
@@ -87,7 +89,7 @@ class CheckpointHook(MMEngineCheckpointHook):
       epoch has had are left out. In an :class:`~mmengine.runner.EpochBasedTrainLoop` each sample has a seed of its own
       for this, and validation leaves the random states as they were.
     * Processes, batch or recipe that have changed are named in a warning. A validation that the interruption cut off
-      is repeated.
+      is repeated; one that came after the checkpoint counts for schedules by metrics (``ReduceOnPlateauLR``).
 
     Checkpoints of mmengine's own hook can be resumed as before.
     """
@@ -100,6 +102,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         self._states_before_val: dict | None = None
         self._batches = None
         self._samples = 0
+        self._validated = -1  # iteration of the last validation that schedules and the best score know of
+        self._metrics: dict[str, Any] = {}  # of that validation
         self._saved: tuple[int, int] | None = None
         self._training = False
 
@@ -200,31 +204,42 @@ class CheckpointHook(MMEngineCheckpointHook):
                 runner.logger.warning('\n  '.join([what, *texts[:12], *more]))
 
     def _make_up_for_validation(self, runner: Runner) -> None:
-        """Validate the epoch of the checkpoint, if its validation was due and was cut off."""
+        """Validate the epoch of the checkpoint if that was due and cut off; if it came later, count it in schedules."""
+        self._validated = self._resumed.get('validated', -1)
         loop = runner.train_loop
         due = (
             isinstance(loop, EpochBasedTrainLoop)
             and runner.val_loop is not None
             and self._samples == 0
             and 'samples_of_epoch' in self._resumed
+            and self._validated < runner.iter
             and runner.epoch >= max(loop.val_begin, 1)
             and (runner.epoch % loop.val_interval == 0 or runner.epoch == runner.max_epochs)
         )
-        cut_off = [due and is_main_process() and self._validated_iter(runner) < runner.iter]
-        broadcast_object_list(cut_off)
-        if cut_off[0]:
+        last = [self._last_validation(runner) if due and is_main_process() else {}]
+        broadcast_object_list(last)
+        if not due:
+            return
+        if last[0].get('iter', runner.iter) < runner.iter:
             runner.logger.info(f'The validation of epoch {runner.epoch} was cut off: it is done now.')
             runner.val_loop.run()
+        elif last[0].get('metrics'):
+            for hook in runner.hooks:
+                if isinstance(hook, ParamSchedulerHook):
+                    hook.after_val_epoch(runner, metrics=last[0]['metrics'])
+            self._validated = runner.iter
 
-    def _validated_iter(self, runner: Runner) -> int:
-        """Iteration of the last validation that was finished; that of the checkpoint if it is not known."""
+    def _last_validation(self, runner: Runner) -> dict[str, Any]:
+        """``iter`` of the last validation that was finished, and its ``metrics``; empty if it is not known."""
         if not self._local or osp.dirname(osp.abspath(runner._load_from or '')) != osp.abspath(self.out_dir):
-            return runner.iter
+            return {}
         try:
             with open(osp.join(self.out_dir, VALIDATED)) as f:
-                return json.load(f)['iter']
-        except (OSError, ValueError, KeyError):
-            return -1
+                last = json.load(f)
+            metrics = {k: math.nan if v is None else v for k, v in last.get('metrics', {}).items()}
+            return dict(iter=int(last['iter']), metrics=metrics)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return dict(iter=-1)
 
     # Random states and the place in the epoch
 
@@ -260,12 +275,15 @@ class CheckpointHook(MMEngineCheckpointHook):
             set_random_states(self._states_before_val)
             self._states_before_val = None
         if self._training:
+            self._validated, self._metrics = runner.iter, metrics or {}
             super().after_val_epoch(runner, metrics or {})
 
     def after_val(self, runner: Runner) -> None:
         """Note that the validation is complete."""
         if self._training and is_main_process() and self._local:
-            write_atomically(osp.join(self.out_dir, VALIDATED), json.dumps(dict(iter=runner.iter)).encode())
+            numbers = {k: float(v) for k, v in self._metrics.items() if isinstance(v, Real)}
+            last = dict(iter=runner.iter, metrics=finite_or_null(numbers))
+            write_atomically(osp.join(self.out_dir, VALIDATED), json.dumps(last).encode())
 
     # Saving
 
@@ -306,7 +324,8 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _save(self, runner: Runner, filename: str, meta: dict) -> None:
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
-        self._entry = dict(self._describe(runner), random_states=all_gather_object(get_random_states()))
+        states = all_gather_object(get_random_states())
+        self._entry = dict(self._describe(runner), random_states=states, validated=self._validated)
         if self._batches is not None:
             self._entry.update(samples_of_epoch=self._samples, sampler_seed=self._batches.seed)
         try:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,43 @@ def test_validation_that_was_cut_off_is_made_up_for(make_runner, untouched, asse
         assert runner.log.scores == {}  # this time it was complete
 
 
+@pytest.mark.parametrize(
+    ('place', 'moved', 'save_best', 'scores'),
+    [
+        (('val', 2), False, None, [1.0, 2.0, 1.0, 3.0]),
+        (('val', 2), True, 'score', [1.0, 2.0, 1.0, 3.0]),
+        (('iter', 12), False, None, [1.0, 2.0, 1.0, 3.0]),
+        (('iter', 12), True, 'score', [1.0, 2.0, 1.0, 3.0]),
+        (('iter', 12), False, None, [2.0, math.nan, 1.0, 1.0]),
+    ],
+)
+def test_a_plateau_counts_each_validation_once(make_runner, assert_same, tmp_path, place, moved, save_best, scores):
+    """Cut off in or after the validation of a checkpoint, which is resumed where it is or alone in another folder."""
+    options = dict(
+        schedule=dict(type='ReduceOnPlateauLR', monitor='score', rule='greater', patience=1, factor=0.5),
+        checkpoint=dict(save_best=save_best, rule='greater'),
+    )
+
+    def make(*args, **kwargs):
+        runner = make_runner(*args, **options, **kwargs)
+
+        def scored(r, metrics=None):
+            metrics['score'] = scores[r.epoch - 1]
+
+        runner.log.after_val_epoch = scored
+        return runner
+
+    make(tmp_path / 'untouched').train()
+    kill_at(make(tmp_path / 'work'), *place)
+    source = tmp_path / 'work'
+    if moved:
+        source = tmp_path / 'moved'
+        source.mkdir()
+        shutil.copy(tmp_path / 'work' / 'epoch_2.pth', source)
+    make(source, resume=source / 'epoch_2.pth').train()
+    assert_same(source / 'epoch_4.pth', tmp_path / 'untouched' / 'epoch_4.pth')
+
+
 def test_unknown_seed(make_runner, tmp_path):
     """Without a seed in the config, the order of the samples continues all the same."""
     runner = make_runner(seed=None)
@@ -126,7 +165,8 @@ def test_old_checkpoint_within_an_epoch(make_runner, tmp_path):
 
 def test_files(make_runner, tmp_path):
     """Two are kept and the best, each with its checksum, in the form of sha256sum; no code is in them."""
-    make_runner(checkpoint=dict(max_keep_ckpts=2, save_best='score', rule='greater')).train()
+    runner = make_runner(checkpoint=dict(max_keep_ckpts=2, save_best='score', rule='greater'))
+    runner.train()
     work = tmp_path / 'work'
     names = sorted(p.name for p in work.iterdir() if p.is_file() and 'best' not in p.name and p.suffix != '.py')
     assert names == [
@@ -145,7 +185,8 @@ def test_files(make_runner, tmp_path):
     assert list(work.glob('best_*')) == list(work.glob('*best_*.pth')) == [best]  # as users look for it
     assert (work / f'.{best.name}.sha256').is_file()
     assert (work / 'last_checkpoint').read_text() == str(work / 'epoch_4.pth')
-    assert json.loads((work / 'last_validation.json').read_text()) == dict(iter=20)
+    last = json.loads((work / 'last_validation.json').read_text())
+    assert last == dict(iter=20, metrics=dict(score=runner.log.scores[4]))
 
 
 def test_half_written_files_are_cleared_away(make_runner, tmp_path):

@@ -31,6 +31,16 @@ def walk(folder: str) -> Iterator[str]:
     return (osp.normpath(osp.join(folder, path)) for path in walk_files(folder))
 
 
+def lines_of(path: str, findings: Findings) -> list[str]:
+    """The lines of a list of images; none, and a finding, if it cannot be read."""
+    try:
+        with open(path, encoding='utf-8-sig') as f:
+            return list(f)
+    except (OSError, ValueError) as e:
+        findings.add('split', f'{path}: {e}')
+        return []
+
+
 def _header(path: str) -> ImageFile:
     """What the header of an image says; of a large JPEG the beginning is enough."""
     with open(path, 'rb') as f:

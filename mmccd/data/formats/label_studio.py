@@ -151,8 +151,9 @@ def _labels(regions: list[dict], where: str, size: tuple[int, int], findings: Fi
     apart: dict[str, list] = {}
     for region in regions:
         value = region.get('value')
-        if region.get('type') == 'labels' and isinstance(value, dict) and region.get('id') is not None:
-            apart.setdefault(str(region['id']), []).extend(value.get('labels') or [])
+        names = value.get('labels') if isinstance(value, dict) else None
+        if region.get('type') == 'labels' and isinstance(names, list) and region.get('id') is not None:
+            apart.setdefault(str(region['id']), []).extend(names)
     found = []
     for i, region in enumerate(regions):
         here, kind, value = f'{where}, result {i}', str(region.get('type') or ''), region.get('value')

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from mmccd.errors import UserError
 
-from .images import Images, image_of, walk
+from .images import Images, image_of, lines_of, walk
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage, split_of
 from .shapes import around, to_number
 from .xml import read_xml
@@ -81,13 +81,7 @@ def _files(root: str, findings: Findings) -> dict[str, list[tuple[str, str]]]:
     listed: set[str] = set()
     for name, path in lists.items():
         entries: dict[str, str] = {}
-        try:
-            with open(path, encoding='utf-8-sig') as f:
-                lines = f.read().splitlines()
-        except (OSError, ValueError) as e:
-            findings.add('split', f'{path}: {e}')
-            continue
-        for i, line in enumerate(lines, 1):
+        for i, line in enumerate(lines_of(path, findings), 1):
             if not line.strip():
                 continue
             names = line.strip(), line.split()[0]  # the whole line, or what stands before a 1 or -1

@@ -19,7 +19,7 @@ import yaml
 from mmccd.data.image_files import is_image, is_left_behind
 from mmccd.errors import UserError
 
-from .images import Images, image_of, names_in, walk
+from .images import Images, image_of, lines_of, names_in, walk
 from .labelled import WHOLE, Findings, Label, Labelled, LabelledImage, check_class_names, split_name
 from .shapes import around
 
@@ -250,13 +250,7 @@ class _Reader:
     def _listed(self, file: str) -> Iterator[str]:
         """The images in a list; ``./`` is the list's own folder, as in Ultralytics."""
         here = osp.dirname(file)
-        try:
-            with open(file, encoding='utf-8-sig') as f:
-                lines = f.read().splitlines()
-        except (OSError, ValueError) as e:
-            self.findings.add('split', f'{file}: {e}')
-            return
-        for i, line in enumerate(lines, 1):
+        for i, line in enumerate(lines_of(file, self.findings), 1):
             name = line.strip().replace('\\', '/')
             if not name or is_left_behind(osp.basename(name)):
                 continue

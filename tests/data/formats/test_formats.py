@@ -260,3 +260,13 @@ def test_shapes_of_turned_boxes():
     assert tidy(ellipse(10, 10, 4, 2)) == (6, 8, 8, 4)
     assert tidy(ellipse(10, 10, 4, 2, 90)) == (8, 6, 4, 8)
     assert tidy(ellipse(10, 10, 3, 3, 30)) == (7, 7, 6, 6)
+
+
+def test_lines_of_a_list(tmp_path):
+    """Ended by line feeds alone: file names may have whatever else Unicode calls a line's end."""
+    path = tmp_path / 'train.txt'
+    path.write_bytes('\ufeffa\u2028b.jpg\r\nc\x0cd.jpg'.encode())
+    findings = Findings()
+    assert images.lines_of(str(path), findings) == ['a\u2028b.jpg\n', 'c\x0cd.jpg']
+    assert images.lines_of(str(tmp_path / 'none.txt'), findings) == []
+    assert findings.counts == {'split': 1} and 'No such file' in findings.text()

@@ -82,6 +82,15 @@ def test_bad_regions_are_named(one, label_folders, bad, kind, message):
     assert 'it.json, task 5, result 1: ' in findings.text() and message in findings.text()
 
 
+@pytest.mark.parametrize('labels', [5, 'cat', {'cat': 1}, None])
+def test_labels_apart_that_are_no_list(read, label_folders, labels):
+    shape = dict(label_folders.studio_region('cat', BOX), id='x')
+    del shape['value']['rectanglelabels']
+    apart = dict(id='x', type='labels', value=dict(labels=labels))
+    images, findings = read([label_folders.studio_task(5, 'a.jpg', [shape, apart])])
+    assert (images[0].labels, findings.counts) == ([], {'label-class': 1})
+
+
 def test_labels_apart_from_their_shapes(read, label_folders):
     value = label_folders.studio_region('cat', BOX)['value']
     shape = dict(id='x', type='rectangle', original_width=40, original_height=30, value=value)

@@ -26,7 +26,7 @@ help:
 	@echo 'make demo            train and test a CCD detector on digits (a quarter of an hour on 2 cores)'
 	@echo 'make demo-trees      the same on tree crowns in aerial photographs (seven minutes more)'
 	@echo 'make zoo             train the small networks of zoo/ again, and write their files and cards (an hour on one core)'
-	@echo 'make verify-zoo      train one of them again, and compare the bits (ZOO=name)'
+	@echo 'make verify-zoo      train them again, and compare the bits (ZOO=name: one of them)'
 	@echo 'make test            fast and slow tests (five minutes on 2 cores)'
 	@echo 'make test-long       those that take minutes: several processes, faults, whole trainings'
 	@echo 'make torture         kill trainings and damage their checkpoints 150 times (FAULTS=n, SEED=n)'
@@ -37,7 +37,7 @@ help:
 	@echo 'make smoke-openmmlab the same with the original OpenMMLab packages, in .venv-openmmlab'
 	@echo 'make matrix          make smoke in each Python from 3.10 to 3.13, both stacks, oldest and newest PyTorch (an hour)'
 	@echo 'make bench           time the operator and the backbones on this CPU (ten minutes on 2 cores)'
-	@echo 'make bench-attention  train what benchmarks/attention/plan.yml declares, and report (many hours on 2 cores; resumes)'
+	@echo 'make bench-attention  train what benchmarks/attention/plan.yml declares, and report (many hours on 2 cores; resumes; CSV=rows)'
 	@echo 'make gpu-wheels      what a GPU machine without internet lacks, for benchmarks/gpu/run.py (GPU_PYTHON=3.12)'
 	@echo 'make env             the virtual environment $(VENV) alone: what runs (CPU=1: PyTorch without CUDA, a third)'
 	@echo 'make env-test        the same with what tests and make lint need'
@@ -127,8 +127,8 @@ bench: env
 bench-attention: env
 	for data in fashion solar trees; do \
 		test -d data/$$data || $(BIN)/python tools/dataset_converters/make_$$data.py || exit 1; done
-	$(BIN)/python tools/analysis_tools/bench_attention.py run --jobs $(WORKERS)
-	$(BIN)/python tools/analysis_tools/bench_attention.py report
+	$(BIN)/python tools/analysis_tools/bench_attention.py run --jobs $(WORKERS) $(if $(CSV),--csv $(CSV))
+	$(BIN)/python tools/analysis_tools/bench_attention.py report $(if $(CSV),--csv $(CSV))
 
 # What a machine with PyTorch, Triton and numba lacks, in the versions of requirements.txt, for its Python. The first are
 # pure Python, and some are published as source alone; the last two are compiled.

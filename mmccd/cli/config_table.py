@@ -7,6 +7,7 @@ The rows are in :mod:`mmccd.cli.config_rows`.
 * A recipe for ImageNet is one row of ``RECIPES``.
 * A detector of MMDetection, by its own recipe, is one row of ``STOCK``.
 * A backbone of the ResNet family is one row of ``BACKBONES``.
+* A classifier of ``zoo/`` is one entry of ``NARROW``.
 * A new variant of one of the configs is one row of ``VARIANTS``.
 
 Any other config is written by hand, in the same folder; all of them get an entry in ``configs/metafile.yml``, which

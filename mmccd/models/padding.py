@@ -86,7 +86,7 @@ def read_area(x: Tensor, pad_value: float = 0.0) -> ValidArea:
     """The area as it can be seen: without the last rows and columns that are ``pad_value`` in all channels.
 
     An image that itself ends in such rows or columns is taken for smaller than it is; one that is ``pad_value``
-    everywhere, for whole.
+    everywhere, for whole, and so are all on the meta device, whose pixels have no values.
 
     Args:
         x (Tensor): Padded images, (N, C, H, W).
@@ -94,6 +94,8 @@ def read_area(x: Tensor, pad_value: float = 0.0) -> ValidArea:
     """
     height, width = x.shape[-2:]
     whole = ValidArea((height, width), ((height, width),) * len(x))
+    if x.is_meta:
+        return whole
     x = x.detach()
     # Nearly always enough, and two lines of the image instead of all: nobody has padding.
     if ((x[:, :, -1] != pad_value).flatten(1).any(1) & (x[..., -1] != pad_value).flatten(1).any(1)).all():
@@ -111,27 +113,35 @@ def _last(inside: Tensor) -> list[int]:
 
 def zero_outside(x: Tensor, area: ValidArea) -> Tensor:
     """``x``, (N, C, H, W), with its padding set to zero, in its memory."""
-    return x if area.is_whole else _ZeroOutside.apply(x, area)
+    return fill_outside(x, area, 0.0)
 
 
-def per_size(function: Callable[..., Tensor], area: ValidArea, *maps: Tensor, stride: int = 1, edge: int = 0) -> Tensor:
+def fill_outside(x: Tensor, area: ValidArea, value: float) -> Tensor:
+    """``x``, (N, C, H, W), with its padding set to ``value``, in its memory."""
+    return x if area.is_whole else _FillOutside.apply(x, area, value)
+
+
+def per_size(
+    function: Callable[..., Tensor], area: ValidArea, *maps: Tensor, stride: int | None = 1, edge: int = 0
+) -> Tensor:
     """What ``function`` makes of the images without their padding; images of one size are one batch.
 
     Args:
         function (Callable): Takes crops of ``maps``, (n, C, h, w), and returns (n, C', h / stride, w / stride).
         area (ValidArea): Of ``maps``.
         *maps (Tensor): (N, C, H, W) each, the same H and W.
-        stride (int): The function's. Default: 1.
+        stride (int | None): The function's; None if its results have one size, whatever that of the crops. Default: 1.
         edge (int): Pixels at the lower and the right border of an image that repeat its last row and column, where
             the map has room for them. Default: 0.
 
     Returns:
         Tensor: (N, C', H / stride, W / stride), zero outside of the images.
     """
-    groups, (height, width) = area.groups(), area.strided(stride).map_size
+    groups = area.groups()
     parts = []
     for (h, w), images in groups.items():
         y = function(*(_crop(x, images, h, w) for x in maps))
+        height, width = y.shape[-2:] if stride is None else area.strided(stride).map_size
         if edge:
             rows, columns = min(edge, height - y.shape[-2]), min(edge, width - y.shape[-1])
             y = F.pad(y, (0, columns, 0, rows), mode='replicate') if rows or columns else y
@@ -206,29 +216,29 @@ def _memory_format(x: Tensor) -> torch.memory_format:
     return torch.channels_last if is_last else torch.contiguous_format
 
 
-def _set_to_zero(x: Tensor, area: ValidArea) -> Tensor:
-    """Set the padding of ``x`` to zero, in place."""
+def _set_padding(x: Tensor, area: ValidArea, value: float) -> Tensor:
+    """Set the padding of ``x``, in place."""
     if len(set(area.sizes)) == 1:
         h, w = area.sizes[0]
-        x[:, :, h:] = 0
-        x[:, :, :h, w:] = 0
+        x[:, :, h:] = value
+        x[:, :, :h, w:] = value
         return x
     for each, (h, w) in zip(x, area.sizes):
-        each[:, h:] = 0
-        each[:, :h, w:] = 0
+        each[:, h:] = value
+        each[:, :h, w:] = value
     return x
 
 
-class _ZeroOutside(torch.autograd.Function):
+class _FillOutside(torch.autograd.Function):
     """One node in the graph, where assignments to slices would be two for each image."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, area: ValidArea) -> Tensor:
+    def forward(ctx: Any, x: Tensor, area: ValidArea, value: float) -> Tensor:
         ctx.area = area
         ctx.mark_dirty(x)
-        return _set_to_zero(x, area)
+        return _set_padding(x, area, value)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _set_to_zero(grad.clone(), ctx.area), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _set_padding(grad.clone(), ctx.area, 0.0), None, None

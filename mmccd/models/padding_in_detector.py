@@ -7,15 +7,19 @@ image, five pixels of a map in four layers and the output of a head, and heads f
 from __future__ import annotations
 
 import functools
+import inspect
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.modules.pooling import _AvgPoolNd, _MaxPoolNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd, _AvgPoolNd, _MaxPoolNd
 
 from .backbones import AttentionResNet
-from .padding import ValidArea, apply_norm, is_norm, per_size, zero_outside
+from .padding import ValidArea, apply_norm, fill_outside, is_norm, per_size, zero_outside
 
 _DONE = '_ignores_padding'
 
@@ -25,11 +29,11 @@ def ignore_padding_in(detector: nn.Module) -> bool:
 
     ``mmccd.IgnorePaddingHook`` does it in trainings and tests, :func:`mmccd.init_model` for inference; elsewhere, call
     it once on the built model. The backbone gets the sizes of the images from their ``img_shape``. In neck and dense
-    heads, convolutions see zeros outside of an image, norms take their statistics inside, and only what lies inside is
-    decoded to boxes. RoI features at an image's border do not mix with padding.
+    heads, convolutions see zeros outside of an image, norms and global poolings take their statistics inside, and only
+    what lies inside is decoded to boxes. RoI features at an image's border do not mix with padding.
 
     Args:
-        detector (nn.Module): One of MMDetection, not wrapped.
+        detector (nn.Module): One of MMDetection, or a classifier of MMPretrain, not wrapped.
 
     Returns:
         bool: Whether ``detector.backbone`` is an AttentionResNet with ``ignore_padding=True``; nothing is done for any
@@ -44,24 +48,28 @@ def ignore_padding_in(detector: nn.Module) -> bool:
     setattr(detector, _DONE, True)
     detector.register_forward_pre_hook(within.take_sizes, with_kwargs=True)
     backbone.register_forward_pre_hook(within.give_sizes, with_kwargs=True)
-    for module in _dense_modules(detector):
-        if isinstance(module, (_ConvNd, _AvgPoolNd, _MaxPoolNd)):
-            module.register_forward_pre_hook(within.clear)
-        elif is_norm(module):
-            module.forward = _Norm(module, within)
-        if hasattr(module, 'predict_by_feat'):
-            module.predict_by_feat = _Predict(module, within)
-    for module in detector.modules():
-        if hasattr(module, 'roi_layers'):
-            module.register_forward_pre_hook(within.repeat_edges)
+    for name, child in detector.named_children():
+        # What has a backbone of its own, such as a teacher, is another network.
+        if name in ('backbone', 'data_preprocessor') or hasattr(child, 'backbone'):
+            continue
+        for module in child.modules():
+            if hasattr(module, 'roi_layers'):
+                module.register_forward_pre_hook(within.repeat_edges)
+            elif name != 'roi_head':  # all others work on maps of whole images
+                _change(module, within)
     return True
 
 
-def _dense_modules(detector: nn.Module) -> Iterator[Any]:
-    """What works on maps of whole images, behind the backbone."""
-    for name, child in detector.named_children():
-        if name not in ('backbone', 'roi_head', 'data_preprocessor'):
-            yield from child.modules()
+def _change(module: Any, within: _Within) -> None:
+    """Make one module of a neck or a dense head treat every image as if it had no padding."""
+    if isinstance(module, (_ConvNd, _AvgPoolNd, _MaxPoolNd)) or 'DeformConv2d' in type(module).__name__:
+        module.register_forward_pre_hook(within.clear)
+        if isinstance(module, _MaxPoolNd):
+            module.register_forward_hook(within.clear_result)
+    elif is_norm(module) or isinstance(module, (_AdaptiveAvgPoolNd, _AdaptiveMaxPoolNd)):
+        module.forward = _Statistics(module, within)
+    if hasattr(module, 'predict_by_feat'):
+        module.predict_by_feat = _Predict(module, within)
 
 
 class _Within:
@@ -83,13 +91,13 @@ class _Within:
 
     def give_sizes(self, backbone: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         sizes, self.sizes = self.sizes, None  # a second call is of other images
-        if sizes and len(args) == 1 and 'image_sizes' not in kwargs:
+        if sizes and backbone.ignore_padding and len(args) == 1 and 'image_sizes' not in kwargs:
             kwargs = dict(kwargs, image_sizes=sizes)
         return args, kwargs
 
     def area(self, x: Any) -> ValidArea | None:
         """Of a map of the neck or a head; None if the images have no padding there, or if it is none of these."""
-        areas = self.backbone.areas
+        areas = self.backbone.areas if self.backbone.ignore_padding else []
         if not areas or not isinstance(x, Tensor) or x.dim() != 4 or len(x) != len(areas[0].sizes):
             return None
         levels = list(areas)
@@ -99,11 +107,17 @@ class _Within:
         return None if found is None or found.is_whole else found
 
     def clear(self, module: nn.Module, args: tuple) -> tuple | None:
-        """Zeros outside of the images in the input of a convolution or pooling of more than one pixel."""
-        if module.kernel_size in (1, (1, 1)):
+        """As beyond a map's border, outside of the images in the input of a layer of more than one pixel."""
+        area = None if module.kernel_size in (1, (1, 1)) else self.area(args[0])
+        if area is None:
             return None
-        area = self.area(args[0])
-        return None if area is None else (zero_outside(args[0].clone(), area), *args[1:])
+        value = torch.finfo(args[0].dtype).min if isinstance(module, _MaxPoolNd) else 0.0
+        return (fill_outside(args[0].clone(), area, value), *args[1:])
+
+    def clear_result(self, module: nn.Module, args: tuple, result: Any) -> Tensor | None:
+        """Zeros outside of the images, where a maximum of nothing would be huge."""
+        area = self.area(result)
+        return None if area is None else zero_outside(result, area)
 
     def repeat_edges(self, extractor: nn.Module, args: tuple) -> tuple:
         """RoIAlign reads half a pixel beyond the last one; at a map's border that is the last one again."""
@@ -115,16 +129,20 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
-class _Norm:
-    """In place of a norm's ``forward``."""
+class _Statistics:
+    """In place of the ``forward`` of a norm or a global pooling."""
 
-    def __init__(self, norm: nn.Module, within: _Within) -> None:
-        self.norm, self.within = norm, within
+    def __init__(self, module: nn.Module, within: _Within) -> None:
+        self.module, self.within = module, within
 
     def __call__(self, x: Tensor) -> Tensor:
-        forward = functools.partial(type(self.norm).forward, self.norm)
+        forward = functools.partial(type(self.module).forward, self.module)
         area = self.within.area(x)
-        return forward(x) if area is None else apply_norm(forward, x, area, self.norm)
+        if area is None:
+            return forward(x)
+        if is_norm(self.module):
+            return apply_norm(forward, x, area, self.module)
+        return per_size(forward, area, x, stride=None)
 
 
 class _Predict:
@@ -132,34 +150,52 @@ class _Predict:
 
     def __init__(self, head: Any, within: _Within) -> None:
         self.head, self.within = head, within
+        # Otherwise, positions on a map cannot be told from its size.
+        has_priors = any(hasattr(head, name) for name in ('prior_generator', 'square_anchor_generator'))
+        parameters = inspect.signature(head.predict_by_feat).parameters
+        self.takes_parts = has_priors and 'anchor_list' not in parameters
+        self.has_warned = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         predict = functools.partial(type(self.head).predict_by_feat, self.head)
-        maps = [x for x in _maps([*args, *kwargs.values()]) if self.within.area(x) is not None]
-        if not maps:
+        if all(self.within.area(x) is None for x in _maps([*args, *kwargs.values()])):
             return predict(*args, **kwargs)
-        results: list[Any] = [None] * len(maps[0])
-        for images in self.within.backbone.areas[0].groups().values():
+        if not self.takes_parts:
+            self._warn()
+            return predict(*args, **kwargs)
+        groups = self.within.backbone.areas[0].groups()
+        results: list[Any] = [None] * sum(map(len, groups.values()))
+        for images in groups.values():
             part = [self._of(images, x) for x in args]
             found = predict(*part, **{k: self._of(images, x) for k, x in kwargs.items()})
-            for i, result in zip(images, found):
+            for i, result in zip(images, found, strict=True):
                 results[i] = result
         return results
 
     def _of(self, images: list[int], x: Any) -> Any:
-        """The share of these images, all of one size, in an argument: cut maps, and entries of lists by image."""
-        if not isinstance(x, (list, tuple)) or not x:
+        """The share of these images, all of one size, in an argument: cut maps, and entries of what goes by image."""
+        number = len(self.within.backbone.areas[0].sizes)
+        if isinstance(x, Tensor):
+            if x.dim() == 0 or len(x) != number:
+                return x
+            area = self.within.area(x)
+            h, w = x.shape[-2:] if area is None else area.sizes[images[0]]
+            return x[images, :, :h, :w] if x.dim() == 4 else x[images]
+        if not isinstance(x, (list, tuple)):
             return x
         if next(_maps(x), None) is not None:
-            return type(x)(self._cut(images, each) for each in x)
-        return [x[i] for i in images] if len(x) == len(self.within.backbone.areas[0].sizes) else x
+            return type(x)(self._of(images, each) for each in x)
+        return [x[i] for i in images] if len(x) == number else x
 
-    def _cut(self, images: list[int], x: Any) -> Any:
-        if not isinstance(x, Tensor) or x.dim() != 4:
-            return self._of(images, x)
-        area = self.within.area(x)
-        h, w = x.shape[-2:] if area is None else area.sizes[images[0]]
-        return x[images, :, :h, :w]
+    def _warn(self) -> None:
+        if not self.has_warned:
+            self.has_warned = True
+            print_log(
+                f'ignore_padding: {type(self.head).__name__} is given whole maps to decode, and may find something in '
+                'the padding',
+                logger='current',
+                level=logging.WARNING,
+            )
 
 
 def _maps(x: Any) -> Iterator[Tensor]:

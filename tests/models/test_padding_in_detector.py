@@ -1,9 +1,11 @@
 """A detector whose backbone ignores padding: what it finds in an image does not depend on the batch."""
 
 import copy
+import pickle
 
 import pytest
 import torch
+from mmcv.ops import ModulatedDeformConv2dPack
 from mmdet.structures import DetDataSample
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
@@ -12,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmccd
 from mmccd.engine.hooks import IgnorePaddingHook
-from mmccd.models import AttentionResNet, ignore_padding_in
+from mmccd.models import AttentionResNet, ignore_padding_in, padding_in_detector
 from mmccd.models.build import build_model
 
 SIZES = [(64, 96), (32, 96), (50, 75), (64, 40)]
@@ -153,6 +155,158 @@ def test_the_backbone_gets_the_sizes_of_the_samples():
     with torch.no_grad():
         model.backbone(torch.randn(2, 3, 64, 64))  # the sizes are of one call
     assert model.backbone.areas == []
+
+
+class Small(nn.Module):
+    """A backbone of one stage, with an 1x1 convolution whose results are mostly negative, and what is behind them."""
+
+    def __init__(self, neck, **others):
+        super().__init__()
+        self.backbone = AttentionResNet(
+            18, ignore_padding=True, num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,), base_channels=8
+        )
+        conv = nn.Conv2d(8, 4, 1)
+        nn.init.constant_(conv.bias, -3)
+        self.neck = nn.Sequential(conv, neck)
+        for name, module in others.items():
+            setattr(self, name, module)
+
+    def forward(self, inputs, data_samples=None):
+        return self.neck(self.backbone(inputs)[0])
+
+
+def small_batch(sizes=SIZES):
+    """Normalised images, each alone and all in one batch."""
+    alone = [torch.randn(1, 3, h, w) for h, w in sizes]
+    batch = torch.zeros(len(sizes), 3, *(max(s) for s in zip(*sizes)))
+    for x, image in zip(batch, alone):
+        x[:, : image.shape[2], : image.shape[3]] = image[0]
+    return alone, batch
+
+
+def a_deformable_convolution():
+    conv = ModulatedDeformConv2dPack(4, 3, 3, padding=1)
+    nn.init.normal_(conv.conv_offset.weight, 0, 0.2)
+    return conv
+
+
+@pytest.mark.parametrize(
+    ('neck', 'stride'),
+    [
+        (nn.MaxPool2d(3, 2, 1), 2),  # at a map's border, it knows no zeros
+        (nn.MaxPool2d(5, 1, 2), 1),
+        (nn.AvgPool2d(3, 1, 1), 1),
+        (nn.AdaptiveAvgPool2d(1), None),
+        (nn.AdaptiveMaxPool2d((1, 2)), None),
+        (nn.InstanceNorm2d(4), 1),
+        (a_deformable_convolution(), 1),
+    ],
+)
+def test_layers_of_a_neck(neck, stride):
+    model = Small(neck).eval()
+    alone, batch = small_batch()
+    with torch.no_grad():
+        expected = [model(image)[0] for image in alone]
+        before = model(batch)
+        assert ignore_padding_in(model)
+        together = model(batch)
+    for i, own in enumerate(expected):
+        h, w = own.shape[-2:]
+        assert stride is None or (h, w) == tuple((n - 1) // (4 * stride) + 1 for n in SIZES[i])
+        torch.testing.assert_close(together[i, :, :h, :w], own, atol=1e-5, rtol=1e-5)
+    assert torch.isfinite(together).all()
+    assert together.abs().max() < 100
+    assert (
+        max((before[i, :, : own.shape[1], : own.shape[2]] - own).abs().max() for i, own in enumerate(expected)) > 0.01
+    )
+
+
+class Head(nn.Module):
+    """A dense head: its results show which part of each argument they were made of."""
+
+    def __init__(self, knows_positions=True):
+        super().__init__()
+        if knows_positions:
+            self.prior_generator = None
+
+    def predict_by_feat(self, scores, masks, metas, rescale=False, other=None):
+        """As in RTMDet-Ins, ``masks`` is one tensor, not a list of them."""
+        return [(scores[0][i].shape, masks[i].shape, masks[i].sum(), meta, other) for i, meta in enumerate(metas)]
+
+
+class HeadWithAnchors(Head):
+    """Its anchors come as an argument, as in Cascade RPN."""
+
+    def predict_by_feat(self, anchor_list, scores, masks, metas):
+        return super().predict_by_feat(scores, masks, metas)
+
+
+def test_a_head_gets_its_part_of_every_argument():
+    model = Small(nn.Identity(), bbox_head=Head()).eval()
+    ignore_padding_in(model)
+    sizes = [SIZES[i] for i in (0, 1, 0, 2)]
+    with torch.no_grad():
+        maps = model(small_batch(sizes)[1])
+    found = model.bbox_head.predict_by_feat([maps], maps, list('abcd'), other=(maps[:, 0, 0, 0], 'no map'))
+    for i, (scores, masks, total, meta, other) in enumerate(found):
+        h, w = ((n - 1) // 4 + 1 for n in sizes[i])
+        assert scores == masks == (4, h, w)
+        torch.testing.assert_close(total, maps[i, :, :h, :w].sum())
+        assert meta == 'abcd'[i]
+        assert other[1] == 'no map'
+
+
+@pytest.mark.parametrize('head', [Head(knows_positions=False), HeadWithAnchors()])
+def test_a_head_that_cannot_decode_a_part_gets_all_and_says_so(head, monkeypatch):
+    """CenterNet's, for one, derives the stride from the size of a batch's maps."""
+    said = []
+    monkeypatch.setattr(padding_in_detector, 'print_log', lambda text, **_: said.append(text))
+    model = Small(nn.Identity(), bbox_head=head).eval()
+    ignore_padding_in(model)
+    with torch.no_grad():
+        maps = model(small_batch()[1])
+    first = [[]] if isinstance(head, HeadWithAnchors) else []
+    for _ in range(2):
+        found = model.bbox_head.predict_by_feat(*first, [maps], maps, list('abcd'))
+        assert [result[:2] for result in found] == [((4, 16, 24), (4, 16, 24))] * 4
+    assert len(said) == 1
+    assert type(head).__name__ in said[0]
+
+
+def test_another_network_in_it_is_left_alone():
+    """LAD's teacher is part of the student, runs first, and would get the sizes of the last batch."""
+    teacher = Small(nn.Conv2d(4, 4, 3))
+    model = Small(nn.Conv2d(4, 4, 3), teacher=teacher)
+    ignore_padding_in(model)
+    assert model.neck[1]._forward_pre_hooks
+    assert not teacher.neck[1]._forward_pre_hooks
+    ignore_padding_in(teacher)
+    [hook] = teacher.neck[1]._forward_pre_hooks.values()
+    assert hook.__self__.backbone is teacher.backbone
+
+
+def test_switched_off_again():
+    model = Small(nn.Conv2d(4, 4, 3)).eval()
+    _, batch = small_batch()
+    samples = [DetDataSample(metainfo=dict(img_shape=size)) for size in SIZES]
+    with torch.no_grad():
+        model.backbone.ignore_padding = False
+        off = model(batch)
+        model.backbone.ignore_padding = True
+        ignore_padding_in(model)
+        assert not torch.equal(model(batch, samples), off)
+        model.backbone.ignore_padding = False
+        assert torch.equal(model(batch, samples), off)
+
+
+def test_pickled():
+    model = Small(nn.Conv2d(4, 4, 3)).eval()
+    ignore_padding_in(model)
+    twin = pickle.loads(pickle.dumps(model))
+    _, batch = small_batch()
+    with torch.no_grad():
+        assert torch.equal(twin(batch), model(batch))
+    assert next(iter(twin.neck[1]._forward_pre_hooks.values())).__self__.backbone is twin.backbone
 
 
 def test_init_model_and_the_hook_do_it():

@@ -170,6 +170,7 @@ def test_sizes_are_read_off():
     one = torch.zeros(1, 3, 8, 9)
     one[0, 1, 3, 5] = 1  # one channel of one pixel
     assert read_area(one).sizes == ((4, 6),)
+    assert read_area(one.to('meta')).is_whole  # as get_flops.py has it
 
 
 def test_other_pad_value():

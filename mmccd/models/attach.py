@@ -48,8 +48,8 @@ def attach(
         nn.Module: ``model``. What was added is logged as a table.
 
     Raises:
-        ValueError: If there is no such place, an attention does not fit one of them, or it cannot start as the
-            identity; nothing is changed then.
+        ValueError: If there is no such place, an attention does not fit one of them, it cannot start as the identity,
+            or the network ignores padding, which the attention would see; nothing is changed then.
 
     Example:
         >>> import torchvision
@@ -62,6 +62,11 @@ def attach(
     cfg.update(options)
     backbone = getattr(model, 'backbone', None)
     network = backbone if isinstance(backbone, nn.Module) else model
+    if any(getattr(module, 'ignore_padding', False) is True for module in network.modules()):
+        raise ValueError(
+            f'attach() cannot keep padding from {cfg["type"]}, and {type(network).__name__} has ignore_padding=True: '
+            'build an AttentionResNet with attention=..., or with ignore_padding=False'
+        )
     places = find_places(network, where, sample)
     layers = _build_layers(cfg, places, identity_init, network)
     guard = _Guard()

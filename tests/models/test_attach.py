@@ -371,6 +371,15 @@ def test_what_has_it_already_and_what_has_no_blocks():
         find_places(tokens)
 
 
+def test_what_ignores_padding():
+    """An attention behind a norm would see the padding, and of a batch norm in training all images as one."""
+    net = mmccd.models.AttentionResNet(18, ignore_padding=True)
+    with pytest.raises(ValueError, match=r'mmccd\.CCD.*AttentionResNet.*ignore_padding=True.*attention='):
+        mmccd.attach(net, 'mmccd.CCD')
+    net.ignore_padding = False
+    mmccd.attach(net, 'mmccd.CCD')
+
+
 def test_in_a_config_the_backbone_keeps_its_names():
     pytest.importorskip('mmdet.models')
     backbone = dict(type='ResNet', depth=18, frozen_stages=1, norm_eval=True)

@@ -157,7 +157,8 @@ class AttentionResNet(ResNet):
         if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling():
             raise UserError(
                 'ignore_padding=True depends on the sizes of the images, which a traced, exported or compiled graph '
-                'does not have: build the network with ignore_padding=False, whose tensors are the same'
+                'does not have: build the network with ignore_padding=False (in a config, '
+                'model.backbone.ignore_padding=False), whose tensors are the same'
             )
         area = self._read_area(x) if image_sizes is None else checked_area(x, image_sizes)
         self.areas = []

@@ -2,16 +2,20 @@
 
 Examples:
     python benchmarks/bench_padding.py --work-dir work_dirs/padding
+    python benchmarks/bench_padding.py --only retinanet --train-with --work-dir work_dirs/padding
     python benchmarks/bench_padding.py --only retinanet --retinanet work_dirs/padding/retinanet/epoch_5.pth
 
 Makes the demo's scenes, and cuts every second one to its upper half, so that each batch of two and more has padding.
-Trains a detector where no checkpoint is given, with ignore_padding off and, so that a CPU does it, shortly: Cascade
-R-CNN on RetinaNet's backbone, which stays as it is, with 60 proposals. One checkpoint is tested in all ways.
+Trains a detector where no checkpoint is given, with ignore_padding off (on with --train-with) and, so that a CPU does
+it, shortly: Cascade R-CNN on RetinaNet's backbone, which stays as it is, with 60 proposals. One checkpoint is tested in
+all ways.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -28,6 +32,7 @@ from PIL import Image
 
 import mmccd
 from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.read import read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 DETECTORS = ('retinanet', 'cascade_rcnn')
@@ -44,6 +49,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--batch', type=int, nargs='+', default=[1, 2, 16], help='batches, the first one to compare with'
     )
+    parser.add_argument('--train-with', action='store_true', help='train the detectors with ignore_padding')
     parser.add_argument('--scenes', type=int, nargs=2, default=[1200, 200], help='scenes to train on and to test on')
     parser.add_argument('--work-dir', type=Path, help='folder of data and trainings; default: one that is removed')
     add_allocator(parser)
@@ -92,7 +98,7 @@ def cut(source: Path, out: Path, split: str) -> None:
 
 def train(name: str, folder: Path, data: str, options: dict[str, Any]) -> Path:
     """Train a config on one of the folders of data, unless that is done; returns the checkpoint."""
-    work_dir = folder / name
+    work_dir = folder / (f'{name}_ignore_padding' if options.get('model.backbone.ignore_padding') else name)
     checkpoint = work_dir / f'epoch_{EPOCHS[name]}.pth'
     if checkpoint.is_file():
         return checkpoint
@@ -110,25 +116,26 @@ def train(name: str, folder: Path, data: str, options: dict[str, Any]) -> Path:
 
 def backbone_of(checkpoint: Path, out: Path) -> Path:
     """The tensors of a network's backbone, in a file of their own."""
-    state = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    state = read_checkpoint(checkpoint)['state_dict']
     own = {k: v for k, v in state.items() if k.startswith('backbone.')}
-    with tempfile.TemporaryFile() as f:
-        torch.save(dict(state_dict=own), f)
-        f.seek(0)
-        write_atomically(str(out), f.read())
+    content = io.BytesIO()
+    torch.save(dict(state_dict=own), content)
+    write_atomically(str(out), content.getvalue())
     return out
 
 
-def checkpoint_of(name: str, given: dict[str, str | None], folder: Path) -> str:
+def checkpoint_of(name: str, args: argparse.Namespace, folder: Path) -> str:
     """The given one, or a trained one."""
-    if given[name]:
-        return str(given[name])
-    options: dict[str, Any] = {}
+    given = getattr(args, name)
+    if given:
+        return str(given)
+    options: dict[str, Any] = {'model.backbone.ignore_padding': args.train_with}
     if name == 'retinanet':
         weights = backbone_of(train('classifier', folder, 'digits/cls', {}), folder / 'classifier.pth')
     else:
-        weights = backbone_of(Path(checkpoint_of('retinanet', given, folder)), folder / 'retinanet.pth')
-        options = {'train_dataloader.dataset.indices': SCENES, 'model.backbone.frozen_stages': 4}
+        retinanet = Path(checkpoint_of('retinanet', args, folder))
+        weights = backbone_of(retinanet, folder / f'{retinanet.parent.name}.pth')
+        options.update({'train_dataloader.dataset.indices': SCENES, 'model.backbone.frozen_stages': 4})
         options['optim_wrapper.optimizer.lr'] = 2e-3
         for key, value in PROPOSALS.items():
             options[f'model.train_cfg.rpn_proposal.{key}'] = options[f'model.test_cfg.rpn.{key}'] = value
@@ -175,6 +182,7 @@ def measure(name: str, checkpoint: str, args: argparse.Namespace, folder: Path) 
             return dict(metrics, bbox_mAP_full=full_ap(self, results))
 
     rows = []
+    trained = 'elsewhere' if getattr(args, name) else 'with' if args.train_with else 'without'
     cfg = mmccd.get_config(f'{name}_ccd_r18_fpn_digits')
     if name == 'cascade_rcnn':
         cfg.model.test_cfg.rpn.update(PROPOSALS)
@@ -191,8 +199,8 @@ def measure(name: str, checkpoint: str, args: argparse.Namespace, folder: Path) 
             seconds = time.perf_counter() - begin
             alone = alone or scores
             others = sum(map(differ, scores, alone))
-            row = dict(detector=name, ignore_padding=on, batch=batch, ap=round(ap, 5), images=len(images))
-            rows.append(dict(row, images_changed=others, seconds=round(seconds, 1)))
+            row = dict(detector=name, trained=trained, ignore_padding=on, batch=batch, ap=round(ap, 5))
+            rows.append(dict(row, images=len(images), images_changed=others, seconds=round(seconds, 1)))
             print(
                 '{detector:13} ignore_padding {ignore_padding!s:5} batch {batch:<3} AP {ap:.4f}  '
                 'other detections in {images_changed} of {images} images'.format(**rows[-1]),
@@ -203,9 +211,6 @@ def measure(name: str, checkpoint: str, args: argparse.Namespace, folder: Path) 
 
 def full_ap(metric: Any, results: list) -> float:
     """AP of gathered results by pycocotools alone."""
-    import contextlib
-    import io
-
     from pycocotools.cocoeval import COCOeval
 
     found = [
@@ -226,14 +231,13 @@ def full_ap(metric: Any, results: list) -> float:
 def main() -> None:
     args = parse_args()
     use_allocator(args)
-    given = dict(retinanet=args.retinanet, cascade_rcnn=args.cascade_rcnn)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.work_dir or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         make_data(folder, args.scenes)
         rows = []
         for name in args.only:
-            rows += measure(name, checkpoint_of(name, given, folder), args, folder)
+            rows += measure(name, checkpoint_of(name, args, folder), args, folder)
     write([dict(row, **environment(torch.device('cpu'), args)) for row in rows], args.out)
     print(f'{len(rows)} rows in {args.out}')
 

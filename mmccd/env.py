@@ -126,6 +126,16 @@ def set_ranks(launcher: str, argument: int = 0) -> None:
     os.environ.setdefault('LOCAL_RANK', str(argument))
 
 
+def processor_name() -> str:
+    """Model of the CPU; its kind where the system tells no more."""
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8', errors='replace') as f:
+            names = [line.partition(':')[2].strip() for line in f if line.startswith('model name')]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed: returned to the system, every large tensor's pages are cleared and mapped again.
 

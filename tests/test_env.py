@@ -1,8 +1,11 @@
 import platform
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+
+from mmccd import env
 
 FREED = """
 import resource, sys
@@ -38,3 +41,13 @@ def test_freed_memory_is_kept():
         faults[word] = int(done.stdout)
     assert faults['keep'] < 100
     assert faults['default'] > 1000 or faults['default'] > 10 * faults['keep']  # huge pages make it fewer
+
+
+def test_the_name_of_the_processor(monkeypatch):
+    lines = 'processor\t: 0\nmodel name\t: A CPU: with colon\nmodel name\t: another\n'
+    monkeypatch.setattr('builtins.open', mock.mock_open(read_data=lines))
+    assert env.processor_name() == 'A CPU: with colon'
+    monkeypatch.setattr('builtins.open', mock.Mock(side_effect=OSError))
+    monkeypatch.setattr(env.platform, 'processor', lambda: '')
+    monkeypatch.setattr(env.platform, 'machine', lambda: 'riscv64')
+    assert env.processor_name() == 'riscv64'

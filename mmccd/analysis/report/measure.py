@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import math
-import platform
 import statistics
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from torch import nn
 from mmccd.analysis.complexity import Complexity, measure, run_once
 from mmccd.configs import datasets_of
 from mmccd.data.classes import parse_json
+from mmccd.env import processor_name
 
 from .run import annotation_file
 
@@ -86,14 +86,7 @@ def count(cfg: Config, model: nn.Module) -> tuple[tuple[int, int], Complexity, C
 
 def device_name(device: torch.device) -> str:
     """The processor's or the GPU's name."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(':', 1)[1].strip() for line in lines if line.startswith('model name'))
-    return next(names, platform.processor() or platform.machine())
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor_name()
 
 
 def surroundings(device: torch.device) -> dict[str, Any]:

@@ -112,13 +112,21 @@ def _last(inside: Tensor) -> list[int]:
 
 
 def zero_outside(x: Tensor, area: ValidArea) -> Tensor:
-    """``x``, (N, C, H, W), with its padding set to zero, in its memory."""
+    """``x``, (N, C, H, W), with its padding set to zero; in its memory, unless it is compiled."""
     return fill_outside(x, area, 0.0)
 
 
 def fill_outside(x: Tensor, area: ValidArea, value: float) -> Tensor:
-    """``x``, (N, C, H, W), with its padding set to ``value``, in its memory."""
-    return x if area.is_whole else _FillOutside.apply(x, area, value)
+    """``x``, (N, C, H, W), with its padding set to ``value``; in its memory, unless it is compiled."""
+    if area.is_whole:
+        return x
+    if torch.compiler.is_compiling():  # which does not take the function
+        height, width = area.map_size
+        rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+        h, w = torch.tensor(area.sizes, device=x.device)[..., None].unbind(1)  # (N, 1) each
+        inside = (rows < h)[:, None, :, None] & (columns < w)[:, None, None]
+        return torch.where(inside, x, value)
+    return _FillOutside.apply(x, area, value)
 
 
 def per_size(

@@ -18,13 +18,16 @@ from mmengine.structures import InstanceData
 
 import mmccd  # before anything of mmdet
 from mmccd.cli.arguments import run_tool
+from mmccd.models import ignore_padding_in
 from mmccd.models.layers import attention_types
 
 pytestmark = pytest.mark.long
 
 ROOT = Path(__file__).parents[2]
 ATTENTIONS = (None, *attention_types())
-CASES = [*(f'classifier {a}' for a in ATTENTIONS), 'attached CCD', 'RetinaNet CCD']
+CASES = [*(f'classifier {a}' for a in ATTENTIONS), 'attached CCD', 'RetinaNet CCD', 'padded CCD']
+# Of the padded case's images: one process has padding, the other one has none.
+SIZES = [(64, 64), (64, 64), (52, 64), (50, 60)]
 SCORES = [[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3], [0.3, 0.7]]
 LABELS = [0, 0, 1, 0, 1]
 
@@ -32,10 +35,10 @@ LABELS = [0, 0, 1, 0, 1]
 def build(case: str) -> tuple[Config, torch.nn.Module]:
     """A digits model in float64 whose norms are frozen and whose gates do something."""
     kind, attention = case.split()
-    cfg = Config.fromfile(
-        ROOT / 'configs' / ('retinanet_r18_fpn_digits.py' if kind == 'RetinaNet' else 'r18_digits.py')
-    )
+    is_detector = kind in ('RetinaNet', 'padded')
+    cfg = Config.fromfile(ROOT / 'configs' / ('retinanet_r18_fpn_digits.py' if is_detector else 'r18_digits.py'))
     cfg.model.backbone.pop('init_cfg', None)
+    cfg.model.backbone.ignore_padding = kind == 'padded'
     if attention != 'None' and kind != 'attached':
         cfg.model.backbone.attention = dict(type=f'mmccd.{attention}')
     torch.manual_seed(0)
@@ -43,6 +46,7 @@ def build(case: str) -> tuple[Config, torch.nn.Module]:
         model = MODELS.build(cfg.model)
     if kind == 'attached':
         mmccd.attach(model, f'mmccd.{attention}')
+    assert ignore_padding_in(model) == (kind == 'padded')
     for p in model.backbone.parameters():
         if p.dim() == 1:
             torch.nn.init.normal_(p, 0.5, 0.2)
@@ -63,13 +67,15 @@ def make_batch(cfg: Config, part: slice) -> dict:
     from mmdet.structures import DetDataSample
 
     samples = []
-    for i in range(4):
-        sample = DetDataSample(metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0)))
+    sizes = SIZES if cfg.model.backbone.ignore_padding else [(64, 64)] * 4
+    for i, size in enumerate(sizes):
+        sample = DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, scale_factor=(1.0, 1.0)))
         sample.gt_instances = InstanceData(
             bboxes=torch.tensor([[4.0, 6.0, 24.0, 44.0], [30.0, 10.0, 52.0, 50.0]]), labels=torch.tensor([i, 3])
         )
         samples.append(sample)
-    return dict(inputs=list(images[part]), data_samples=samples[part])
+    inputs = [image[:, :h, :w] for image, (h, w) in zip(images, sizes)]
+    return dict(inputs=inputs[part], data_samples=samples[part])
 
 
 def gradients(model: torch.nn.Module, batch: dict) -> dict[str, torch.Tensor]:

@@ -273,3 +273,24 @@ def test_no_graph_of_it():
     net = network(None)
     with pytest.raises(UserError, match='ignore_padding=False'):
         torch.jit.trace(net, torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.long
+def test_compiled():
+    """By parts, between which Python reads the sizes; a graph of all is an error, and no wrong result."""
+    net = network('CCD', num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,)).train()
+    _, batch = images()
+    twin = copy.deepcopy(net)
+    compiled = torch.compile(twin, backend='aot_eager')
+    for x, sizes in ((batch, None), (batch.roll(1, 0), [SIZES[-1], *SIZES[:-1]]), (batch[:2], None)):
+        [expected], [got] = net(x, sizes), compiled(x, sizes)
+        torch.testing.assert_close(got, expected)
+        expected.square().sum().backward()
+        got.square().sum().backward()
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, atol=1e-4 * p.grad.abs().max().item(), rtol=0)
+    torch._dynamo.reset()
+    with pytest.raises(Exception, match='ignore_padding=False'):
+        torch.compile(twin, backend='eager', fullgraph=True)(batch)
+    with pytest.raises(UserError, match='ignore_padding=False'):
+        torch.export.export(net, (batch,), strict=False)

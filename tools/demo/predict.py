@@ -7,16 +7,18 @@ images in zoo/images are predicted by both kinds.
 import argparse
 import contextlib
 import io
+import os
 from pathlib import Path
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 
 # isort: split
 from mmccd.apis import init_model
-from mmccd.checkpoints.zoo import SCHEME, find_card, list_zoo
+from mmccd.checkpoints.zoo import SCHEME, find_card
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.numbers import number
 from mmccd.cli.parser import tool_parser
+from mmccd.data.image_files import list_images
 from mmccd.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +31,7 @@ EXAMPLES = """examples:
 
 def parse_args() -> argparse.Namespace:
     parser = tool_parser(__doc__, EXAMPLES)
-    parser.add_argument('images', metavar='IMAGE', nargs='*', help='default: those in zoo/images')
+    parser.add_argument('images', metavar='IMAGE', nargs='*', help='images or folders; default: zoo/images')
     parser.add_argument(
         '--weights',
         metavar='NAME',
@@ -68,18 +70,17 @@ def predict(name: str, images: list[str], score_thr: float) -> None:
 
 def main() -> None:
     args = parse_args()
-    images = args.images or sorted(str(path.relative_to(ROOT)) for path in (ROOT / 'zoo' / 'images').glob('*.png'))
-    if not args.images and args.weights is None and DETECTOR not in list_zoo():
-        images = [image for image in images if not Path(image).name.startswith('scene')]
-    missing = [image for image in images if not Path(image).is_file() and not (ROOT / image).is_file()]
-    if missing:
-        raise UserError(f'image {missing[0]!r} does not exist')
+    given = args.images or [os.path.relpath(ROOT / 'zoo' / 'images')]
+    try:
+        images = [image for path in given for image in list_images(path)]
+    except ValueError as e:
+        raise UserError(str(e)) from e
     jobs: dict[str, list[str]] = {}
     for image in images:
         scene = Path(image).name.startswith('scene')
         jobs.setdefault(args.weights or (DETECTOR if scene else CLASSIFIER), []).append(image)
     for name, of_it in jobs.items():
-        predict(name, [i if Path(i).is_file() else str(ROOT / i) for i in of_it], args.score_thr)
+        predict(name, of_it, args.score_thr)
 
 
 if __name__ == '__main__':

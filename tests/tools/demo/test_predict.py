@@ -38,6 +38,8 @@ def test_scene(root, call_tool, capsys, name):
         assert 0 <= x1 < x2 <= 128 and 0 <= y1 < y2 <= 128
 
 
-def test_what_is_not_there(refused):
-    assert 'no_such.png' in refused('demo/predict.py', 'no_such.png')
+def test_what_is_not_there(refused, tmp_path):
+    assert "image 'no_such.png' cannot be used" in refused('demo/predict.py', 'no_such.png')
+    (tmp_path / 'text.png').write_text('no image')
+    assert "text.png' cannot be used" in refused('demo/predict.py', tmp_path / 'text.png')
     assert 'did you mean' in refused('demo/predict.py', '--weights', 'r18-w32_fashin')

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from mmccd.analysis.bench.cost import Cost, saved_bytes, step_times
 from mmccd.analysis.bench.plan import Table
 
-from .bench_piece import device_name, piece_config, use_every
+from .bench_piece import piece_config, surroundings, use_every
 
 
 def measure_costs(table: Table, threads: int, runs: int, commit: str) -> list[Cost]:
@@ -23,7 +24,11 @@ def measure_costs(table: Table, threads: int, runs: int, commit: str) -> list[Co
         threads (int): OpenMP's.
         runs (int): Timed steps of each arm.
         commit (str): Goes into the rows.
+
+    Raises:
+        UserError: If the data is not made, or a config is wrong.
     """
+    here = surroundings(table.data)
     torch.set_num_threads(threads)
     steps, models = {}, {}
     for arm in table.arms:
@@ -32,7 +37,7 @@ def measure_costs(table: Table, threads: int, runs: int, commit: str) -> list[Co
             cfg.model.backbone.init_cfg = None
         use_every(cfg.train_dataloader, table.data.train_every, 0, cfg.default_scope)
         with DefaultScope.overwrite_default_scope(cfg.default_scope):
-            model = MODELS.build(cfg.model).train()
+            model = MODELS.build(cfg.model).to(get_device()).train()
             batch = next(iter(Runner.build_dataloader(cfg.train_dataloader, seed=0)))
         steps[arm.name] = _step(model, model.data_preprocessor(batch, training=True), cfg.default_scope)
         models[arm.name] = model
@@ -42,7 +47,7 @@ def measure_costs(table: Table, threads: int, runs: int, commit: str) -> list[Co
     first = times[table.arms[0].name]
     return [
         Cost(
-            table.data.name,
+            table.name,
             name,
             sum(p.numel() for p in models[name].parameters()),
             round(ms, 2),
@@ -51,8 +56,8 @@ def measure_costs(table: Table, threads: int, runs: int, commit: str) -> list[Co
             size,
             runs,
             commit,
-            torch.__version__,
-            device_name(),
+            here['torch'],
+            here['device'],
             threads,
         )
         for name, ms in times.items()

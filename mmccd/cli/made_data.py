@@ -27,6 +27,25 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(content, indent=indent) + '\n')
 
 
+def made_sha256(manifest: str | Path, make: str) -> str:
+    """Hash of the files of made data.
+
+    Args:
+        manifest (str | Path): The manifest that its converter left in its folder.
+        make (str): Command that makes the data, for the message.
+
+    Raises:
+        UserError: If there is no such manifest, or it is that of a folder that is not complete.
+    """
+    try:
+        found = json.loads(Path(manifest).read_text(encoding='utf-8'))['sha256']
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if not isinstance(found, str):
+        raise UserError(f'{manifest} is no manifest of complete data: make it with: {make}')
+    return found
+
+
 # Name: default, lowest, highest, help.
 Options = Mapping[str, tuple[Any, Any, Any, str]]
 

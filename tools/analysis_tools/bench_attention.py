@@ -8,6 +8,7 @@ run; ``check`` says what is missing or cannot be compared; ``report`` prints the
 from __future__ import annotations
 
 import argparse
+import os.path as osp
 import sys
 from collections.abc import Sequence
 
@@ -16,10 +17,11 @@ from mmccd.analysis.bench.compare import compare, markdown
 from mmccd.analysis.bench.cost import read_costs, write_costs
 from mmccd.analysis.bench.plan import Plan, Table, read_plan
 from mmccd.analysis.bench.rows import of_table, problems, read_rows
-from mmccd.cli.arguments import run_tool
+from mmccd.cli.arguments import check_folder, run_tool
 from mmccd.cli.bench import commit, piece_command, recipes, run_pieces
 from mmccd.cli.bench_cost import measure_costs
 from mmccd.cli.bench_piece import do_piece
+from mmccd.cli.numbers import whole_number
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError, suggest
 
@@ -59,9 +61,13 @@ def parse_args() -> argparse.Namespace:
                 '--costs', default='benchmarks/attention/costs.csv', help='file of all costs (default: %(default)s)'
             )
         if name == 'cost':
-            sub.add_argument('--runs', type=int, default=20, metavar='N', help='timed steps of each (default: 20)')
+            sub.add_argument(
+                '--runs', type=whole_number(1), default=20, metavar='N', help='timed steps of each (default: 20)'
+            )
         if name == 'run':
-            sub.add_argument('--jobs', type=int, default=1, metavar='N', help='pieces at a time (default: 1)')
+            sub.add_argument(
+                '--jobs', type=whole_number(1), default=1, metavar='N', help='pieces at a time (default: 1)'
+            )
     return parser.parse_args()
 
 
@@ -70,7 +76,7 @@ def chosen(plan: Plan, names: Sequence[str] | None) -> list[Table]:
     for name in names or ():
         if name not in known:
             raise UserError(f'--tables: the plan has {", ".join(known)}, not {name!r}{suggest(name, known)}')
-    return [known[n] for n in names] if names else list(plan.tables)
+    return [known[n] for n in dict.fromkeys(names)] if names else list(plan.tables)
 
 
 def report(plan: Plan, tables: Sequence[Table], path: str, costs: str) -> int:
@@ -79,7 +85,7 @@ def report(plan: Plan, tables: Sequence[Table], path: str, costs: str) -> int:
     for table in tables:
         print(f'## {table.name}\n')
         own = of_table(rows, table)
-        found = problems(rows, table, _recipes(plan, table)) if own else []
+        found = problems(rows, table, _today(plan, table)) if own else []
         if not own:
             print('not run\n')
             continue
@@ -91,7 +97,7 @@ def report(plan: Plan, tables: Sequence[Table], path: str, costs: str) -> int:
         print(markdown(comparisons, table, read_costs(costs)))
         print(
             f'\n{len(table.seeds)} seeds; differences by seed, with intervals of 95 % for all '
-            f'{len(table.arms) - 1} comparisons at once (Bonferroni).'
+            f'{len(table.arms) - 1} comparisons of a column at once (Bonferroni).'
         )
         for c in comparisons:
             if c.expect:
@@ -105,14 +111,15 @@ def report(plan: Plan, tables: Sequence[Table], path: str, costs: str) -> int:
 def check(plan: Plan, tables: Sequence[Table], path: str) -> int:
     rows, code = read_rows(path), 0
     for table in tables:
-        found = problems(rows, table, _recipes(plan, table))
+        found = problems(rows, table, _today(plan, table))
         print(f'{table.name}: ' + ('; '.join(found) if found else 'complete'))
         code = code or int(bool(found))
     return code
 
 
-def _recipes(plan: Plan, table: Table) -> dict[str, str]:
-    return {arm: recipe for (_, arm), recipe in recipes(plan, plan.pieces([table])).items()}
+def _today(plan: Plan, table: Table) -> dict[str, dict[str, str]]:
+    """Recipe and attention by arm."""
+    return {arm: found for (_, arm), found in recipes(plan, plan.pieces([table])).items()}
 
 
 def main() -> None:
@@ -124,16 +131,16 @@ def main() -> None:
         return
     tables = chosen(plan, args.tables)
     if args.command == 'run':
-        if args.jobs < 1:
-            raise UserError(f'--jobs must be at least 1, got {args.jobs}')
+        check_folder(args.work_dir, '--work-dir')
+        check_folder(osp.dirname(args.csv) or '.', '--csv')
         command = piece_command(args.plan, args.work_dir)
         failed = run_pieces(plan, plan.pieces(tables), command, args.work_dir, args.csv, args.jobs)
         if failed:
             print(f'error: {failed} pieces failed; the same command tries them again', file=sys.stderr)
         sys.exit(int(failed > 0))
     if args.command == 'cost':
-        if args.runs < 1:
-            raise UserError(f'--runs must be at least 1, got {args.runs}')
+        check_folder(osp.dirname(args.costs) or '.', '--costs')
+        read_costs(args.costs)  # a file that is none is found before minutes of measuring
         for table in tables:
             write_costs(args.costs, measure_costs(table, plan.threads, args.runs, commit()))
         return

@@ -71,7 +71,10 @@ def half_interval(differences: Sequence[float], comparisons: int, level: float =
 
 
 def compare(rows: Sequence[Row], table: Table) -> list[Comparison]:
-    """Compare a table's arms with its first. The rows have to be complete (:func:`.rows.problems`)."""
+    """Compare a table's arms with its first. The rows have to be complete (:func:`.rows.problems`).
+
+    The intervals of the metric hold for all arms at once, and so do those of the corrupted images: not both together.
+    """
     clean = _values(rows, table, lambda metric: metric == table.data.metric)
     corrupted = _values(rows, table, lambda metric: metric.endswith(' ' + table.data.metric))
     count = len(table.arms) - 1
@@ -101,11 +104,11 @@ def markdown(comparisons: Sequence[Comparison], table: Table, costs: Sequence[Co
     Args:
         comparisons (Sequence[Comparison]): Of :func:`compare`.
         table (Table): Of the plan.
-        costs (Sequence[Cost]): Of any datasets; those of this table's become columns.
+        costs (Sequence[Cost]): Of any tables; those of this one become columns.
     """
-    cost = {c.arm: c for c in costs if c.data == table.data.name}
+    cost = {c.arm: c for c in costs if c.table == table.name}
     first, rest = comparisons[0], sorted(comparisons[1:], key=lambda c: -c.mean)
-    digits = 4 if all(abs(c.mean) <= 1 for c in comparisons) else 2
+    digits = shown_digits(comparisons)
     robust = not math.isnan(first.corrupted)
     heads = ['network', table.data.metric, 'deviation', f'minus {first.arm}', 'interval', 'shown']
     heads += ['corrupted', f'minus {first.arm}', 'interval'] if robust else []
@@ -121,6 +124,11 @@ def markdown(comparisons: Sequence[Comparison], table: Table, costs: Sequence[Co
             cells += [f'{own.parameters:,}', f'{own.of_first:.3f}', f'{own.saved_mib:.1f}'] if own else ['', '', '']
         lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)
+
+
+def shown_digits(comparisons: Sequence[Comparison]) -> int:
+    """Digits behind the point that a table shows: 4 of a share of 1, 2 of per cent."""
+    return 4 if all(abs(c.mean) <= 1 for c in comparisons) else 2
 
 
 def _values(rows: Sequence[Row], table: Table, chosen) -> dict[str, dict[int, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,19 +13,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from mmccd.checkpoints.files import write_atomically
 from mmccd.errors import UserError
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of an arm on a dataset.
+    """Cost of an arm of a table.
 
     Attributes:
-        data (str): Name of the dataset in the plan.
+        table (str): Name of the table in the plan.
         arm (str): Name of the network in the plan.
         parameters (int): Elements of all parameters.
         step_ms (float): Median time of forward and backward of a training batch, all arms in turns.
-        of_first (float): The same by that of the first arm.
+        of_first (float): The same by that of the table's first arm.
         saved_mib (float): Tensors kept for the backward pass, parameters aside, each storage once; 2^20 bytes.
         batch (int): Images.
         runs (int): Timed steps of each arm.
@@ -34,7 +36,7 @@ class Cost:
         threads (int): OpenMP's.
     """
 
-    data: str
+    table: str
     arm: str
     parameters: int
     step_ms: float
@@ -81,28 +83,29 @@ def step_times(steps: Mapping[str, Callable[[], Tensor]], runs: int) -> dict[str
 
 
 def write_costs(path: str, costs: Sequence[Cost]) -> None:
-    """Write the costs; those of other datasets and arms that the file has stay."""
-    kept = {(c.data, c.arm): c for c in (*read_costs(path), *costs)}
+    """Write the costs; those of other tables and arms that the file has stay."""
+    kept = {(c.table, c.arm): c for c in (*read_costs(path), *costs)}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [x.name for x in fields(Cost)], lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(asdict(c) for c in kept.values())
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'w', newline='', encoding='utf-8') as f:
-        writer = csv.DictWriter(f, [x.name for x in fields(Cost)], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(asdict(c) for c in kept.values())
+    write_atomically(path, text.getvalue().encode())
 
 
 def read_costs(path: str) -> list[Cost]:
     """Read what :func:`write_costs` wrote; no file has none.
 
     Raises:
-        UserError: If the file has other columns or a value is not a number.
+        UserError: If the file cannot be read, has other columns, or a value is not a number.
     """
-    if not Path(path).is_file():
+    if not Path(path).exists():
         return []
     types = dict(parameters=int, step_ms=float, of_first=float, saved_mib=float, batch=int, runs=int, threads=int)
     try:
         with open(path, newline='', encoding='utf-8') as f:
             return [Cost(**{k: types.get(k, str)(v) for k, v in r.items()}) for r in csv.DictReader(f)]
-    except (TypeError, ValueError) as e:
+    except (OSError, TypeError, ValueError, csv.Error) as e:
         raise UserError(f'{path} is no file of costs: {e}') from e
 
 

@@ -44,7 +44,8 @@ class Data:
         train_every (int): Train on every n-th image, another n-th with every seed. Default: 1, on all.
         test_every (int): Test on every n-th image. Default: 1.
         corrupted_every (int): Test on corrupted copies of every n-th image; 0: none. Default: 0.
-        backbones (str, optional): Dataset whose classifier of the same arm and seed initialises the backbone.
+        backbones (str, optional): Dataset whose classifier of the same arm and seed initialises the backbone; it has
+            no backbones itself.
     """
 
     name: str
@@ -119,12 +120,14 @@ def _plan(content: Any) -> Plan:
     )
     if top.get('threads', 1) < 1:
         raise UserError(f'threads must be at least 1, got {top["threads"]}')
-    data = {name: _data(name, entry) for name, entry in top['data'].items()}
+    data = {str(name): _data(str(name), entry) for name, entry in top['data'].items()}
     for d in data.values():
         if d.backbones is not None:
             _known(f'data.{d.name}.backbones', d.backbones, data)
+            if data[d.backbones].backbones is not None:
+                raise UserError(f'data.{d.name}.backbones must name data without backbones, got {d.backbones!r}')
     arms = {str(name): _arm(str(name), entry) for name, entry in top['arms'].items()}
-    tables = tuple(_table(name, entry, data, arms) for name, entry in top['tables'].items())
+    tables = tuple(_table(str(name), entry, data, arms) for name, entry in top['tables'].items())
     return Plan(tables, arms, data, top.get('threads', 1))
 
 

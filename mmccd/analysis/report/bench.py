@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 
-from mmccd.analysis.bench.compare import Comparison, compare
+from mmccd.analysis.bench.compare import Comparison, compare, shown_digits
 from mmccd.analysis.bench.plan import Table as PlannedTable
 from mmccd.analysis.bench.plan import read_plan
 from mmccd.analysis.bench.rows import Row, attention_text, of_table, problems, read_rows
@@ -36,8 +36,9 @@ def bench_section(folder: str | None, prefix: str, runs: list[Run]) -> Section:
     if section.tables:
         section.intro = (
             'The runs of this page are one training each, and two seeds of one network differ as well. The attention '
-            'bench trained these networks with several seeds, on its own data and by its own recipe: differences by '
-            'seed, with intervals of 95 % that hold for all comparisons of a table at once.'
+            'bench trained networks of its own with the attentions of these runs, with several seeds, on its own data '
+            'and by its own recipe: differences by seed, with intervals of 95 % that hold for all comparisons of a '
+            'table at once.'
         )
     return section
 
@@ -54,7 +55,7 @@ def _arms(table: PlannedTable, rows: list[Row], runs: list[Run]) -> set[str]:
 
 
 def _table(table: PlannedTable, comparisons: list[Comparison], names: set[str]) -> Table:
-    digits = 4 if all(abs(c.mean) <= 1 for c in comparisons) else 2
+    digits = shown_digits(comparisons)
     shown = Table(
         f'{table.data.name}: {table.data.metric}, {len(table.seeds)} seeds, differences to {table.arms[0].name}',
         list(HEADS),

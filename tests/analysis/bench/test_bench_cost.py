@@ -44,9 +44,20 @@ def test_costs_of_others_stay(tmp_path):
     assert read_costs(path) == [replace(COST, step_ms=6.0), other]
 
 
+def test_two_tables_of_one_dataset(tmp_path):
+    """A network may be in both: its time is relative to another network in each."""
+    path = str(tmp_path / 'costs.csv')
+    ccd, first = replace(COST, arm='ccd', of_first=1.1), replace(COST, table='ablation', arm='ccd')
+    write_costs(path, [COST, ccd])
+    write_costs(path, [first])
+    assert read_costs(path) == [COST, ccd, first]
+
+
 def test_no_costs(tmp_path):
     path = tmp_path / 'costs.csv'
     assert read_costs(str(path)) == []
     path.write_text('a,b\n1,2\n')
     with pytest.raises(UserError, match='is no file of costs'):
         read_costs(str(path))
+    with pytest.raises(UserError, match='Is a directory'):
+        read_costs(str(tmp_path))

@@ -48,6 +48,7 @@ def test_the_plan_that_is_shipped():
         ('data.clothes.train_every', 0, 'data.clothes.train_every must be at least 1, got 0'),
         ('data.clothes.corrupted_every', -1, 'corrupted_every must be at least 0, got -1'),
         ('data.scenes.backbones', 'cloths', "'cloths' is not declared; did you mean 'clothes'?"),
+        ('data.scenes.backbones', 'scenes', "data.scenes.backbones must name data without backbones, got 'scenes'"),
         ('data.clothes.metrik', 'a', "data.clothes has no entry 'metrik'; did you mean 'metric'?"),
         ('arms.nothing.expect', 'better', "arms.nothing.expect must be one of same, worse, got 'better'"),
         ('arms.nothing.attention', {}, 'arms.nothing.attention needs a type'),
@@ -68,6 +69,15 @@ def test_wrong_entries(content, written, path, value, message):
     with pytest.raises(UserError) as e:
         read_plan(written(content))
     assert message in str(e.value) and 'plan.yml' in str(e.value)
+
+
+def test_names_that_yaml_reads_as_numbers(content, written):
+    content['data'][2026] = content['data'].pop('clothes')
+    content['data']['scenes']['backbones'] = '2026'
+    content['arms'][18] = {}
+    content['tables'] = {7: dict(data='2026', arms=['plain', 18], seeds=2)}
+    plan = read_plan(written(content))
+    assert [(t.name, t.data.name, [a.name for a in t.arms]) for t in plan.tables] == [('7', '2026', ['plain', '18'])]
 
 
 @pytest.mark.parametrize('key', ['data', 'arms', 'tables'])

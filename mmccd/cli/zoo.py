@@ -1,8 +1,8 @@
 """Trains what ``zoo/`` holds, writes it with its cards, and compares another training with a card.
 
-A training is the command ``tools/train.py`` in one process on one thread, with instructions that every x86-64 CPU of
-the last ten years has, so that other machines have a chance of the same bits. Another processor architecture or other
-versions of PyTorch may differ in the last bits; a card has those that it was made with.
+A training is the command ``tools/train.py`` in one process on one thread, with the instructions of AVX2, which nearly
+every x86-64 CPU of the last ten years has, so that other machines have a chance of the same bits. Another processor
+architecture or other versions of PyTorch may differ in the last bits; a card has those that it was made with.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,12 @@ from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import read_checkpoint
 from mmccd.checkpoints.zoo import ENDING, MAKER
 from mmccd.configs import load_config
+from mmccd.env import processor_name
 from mmccd.errors import UserError, suggest
 from mmccd.models.build import build_model
 from mmccd.version import __version__
+
+from .made_data import made_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 # By which the bits of a training are the same each time.
@@ -87,17 +91,10 @@ def check_names(names: Sequence[str]) -> list[Model]:
     return [model for model in MODELS.values() if not names or model.name in names]
 
 
-def data_of(cfg: Config) -> tuple[Path, str]:
-    """Manifest of the data that a config reads, and the hash in it; UserError if the data are not there."""
+def data_sha256(cfg: Config) -> str:
+    """SHA-256 of the data that a config reads, from its manifest; UserError if it is not there, or half."""
     folder = Path(cfg.train_dataloader.dataset.data_root).parent
-    path = folder / 'fashion.json'
-    try:
-        found = json.loads(path.read_text())['sha256']
-    except (OSError, ValueError, KeyError) as e:
-        raise UserError(
-            f'{folder} is not there, or not complete: python tools/dataset_converters/make_fashion.py makes it'
-        ) from e
-    return path, str(found)
+    return made_sha256(folder / 'fashion.json', 'python tools/dataset_converters/make_fashion.py')
 
 
 def train(name: str, work_dir: Path, options: Sequence[str] = ()) -> Path:
@@ -192,9 +189,7 @@ def log_of(work_dir: Path, lines: int = 12) -> list[dict[str, float]]:
 
 def environment() -> dict[str, str]:
     """What the bits of a training depend on beside its recipe: the processor, and versions."""
-    from importlib import metadata
-
-    found = dict(python=platform.python_version(), machine=platform.machine(), processor=processor())
+    found = dict(python=platform.python_version(), machine=platform.machine(), processor=processor_name())
     distributions = metadata.packages_distributions()  # reads all that is installed
     for package in PACKAGES:
         names = distributions.get('cv2' if package == 'opencv' else package, [])
@@ -202,19 +197,9 @@ def environment() -> dict[str, str]:
     return found
 
 
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), '')
-
-
 def make_card(model: Model, content: bytes, score: float, work_dir: Path) -> dict[str, Any]:
     """What is recorded of a file: how it was made, by what, and what it reaches."""
     cfg = load_config(str(ROOT / 'configs' / f'{model.name}.py'))
-    _, data = data_of(cfg)
     # Of the model, not of the file, which has shared tensors of a head under the name of each level.
     parameters = sum(p.numel() for p in build_model(cfg).parameters())
     return dict(
@@ -230,7 +215,7 @@ def make_card(model: Model, content: bytes, score: float, work_dir: Path) -> dic
         metric=model.metric,
         score=score,
         split='val of data/fashion',
-        data_sha256=data,
+        data_sha256=data_sha256(cfg),
         initialised_by=(cfg.model.backbone.get('init_cfg') or {}).get('checkpoint'),
         seed=cfg.randomness.seed,
         epochs=cfg.train_cfg.max_epochs,
@@ -247,7 +232,7 @@ def make(model: Model, out: Path, work_dir: Path, trained: bool = False) -> dict
     """Train a network, and write its file and its card; ``trained``: take what the work folder holds already."""
     folder = work_dir / model.name
     cfg = load_config(str(ROOT / 'configs' / f'{model.name}.py'))
-    data_of(cfg)  # before minutes of training
+    data_sha256(cfg)  # before minutes of training
     checkpoint = last_checkpoint(folder) if trained else train(model.name, folder)
     if recipe_hash(load_config(str(folder / f'{model.name}.py'))) != recipe_hash(cfg):  # the runner's dump
         raise UserError(f'{folder} is of another recipe than configs/{model.name}.py')
@@ -272,7 +257,7 @@ def verify(model: Model, card: Mapping[str, Any], work_dir: Path) -> str:
         UserError: If they differ, with what else differs from the card: recipe, data, processor, versions.
     """
     cfg = load_config(str(ROOT / 'configs' / f'{model.name}.py'))
-    here = dict(environment(), recipe=recipe_hash(cfg), data=data_of(cfg)[1])
+    here = dict(environment(), recipe=recipe_hash(cfg), data=data_sha256(cfg))
     there = dict(card['environment'], recipe=card['recipe_sha256'], data=card['data_sha256'])
     found = hashlib.sha256(half_precision(train(model.name, work_dir / 'verify' / model.name))).hexdigest()
     if found == card['sha256']:

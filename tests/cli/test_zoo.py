@@ -99,7 +99,7 @@ def test_verification(tmp_path, monkeypatch):
     path = save(tmp_path / 'a.pth', weight=torch.ones(3))
     cfg = mmccd.get_config(NAME)
     monkeypatch.setattr(zoo, 'train', lambda name, work_dir: path)
-    monkeypatch.setattr(zoo, 'data_of', lambda cfg: (None, 'd' * 64))
+    monkeypatch.setattr(zoo, 'data_sha256', lambda cfg: 'd' * 64)
     here = environment()
     monkeypatch.setattr(zoo, 'environment', lambda: here)
     card = dict(
@@ -116,11 +116,15 @@ def test_verification(tmp_path, monkeypatch):
         verify(MODELS[NAME], other, tmp_path)
 
 
-def test_without_data(tmp_path, monkeypatch):
+@pytest.mark.parametrize('content', [None, '{', '[]', '{"sha256": null}'])
+def test_without_data(tmp_path, content):
     cfg = mmccd.get_config(NAME)
     cfg.train_dataloader.dataset.data_root = str(tmp_path / 'fashion' / 'cls')
+    if content is not None:
+        (tmp_path / 'fashion').mkdir()
+        (tmp_path / 'fashion' / 'fashion.json').write_text(content)
     with pytest.raises(UserError, match=f'{tmp_path}/fashion.*make_fashion'):
-        zoo.data_of(cfg)
+        zoo.data_sha256(cfg)
 
 
 @pytest.fixture(scope='module')

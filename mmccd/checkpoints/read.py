@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import os.path as osp
 import pickle
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from mmccd.env import is_local
 from mmccd.errors import UserError, suggest
 
 from .files import verify_checksum
+from .other_files import what_it_is
 
 try:
     from numpy._core import multiarray
@@ -41,6 +45,8 @@ _ALLOW = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'
 _ZIP = b'PK\x03\x04'  # what torch.save has written since PyTorch 1.6, and what can be mapped
 _HEAD = 9  # bytes by which files of safetensors are known
 _MAX_HEADER = 100_000_000  # bytes, safetensors' own limit
+_HASHED = re.compile(r'-[0-9a-f]{8,}\.')  # as PyTorch and OpenMMLab call what they publish
+_ADVICE = re.compile(r'weights_only|^Check the documentation|Weights only load failed')
 _OPEN_FILES = '/proc/self/fd'  # Linux
 _LIST = threading.RLock()  # PyTorch's list of what is plain data is one for all threads
 
@@ -183,11 +189,14 @@ class CheckpointFile:
                     return torch.load(name, map_location=map_location, weights_only=True, mmap=True)
                 self._file.seek(0)
                 return torch.load(self._file, map_location=map_location, weights_only=True)
-        except pickle.UnpicklingError as e:
-            raise ValueError(_not_plain(self.path, e)) from e
         except ImportError:  # of safetensors
             raise
         except Exception as e:  # damaged files raise nearly anything, from EOFError to OSError 22
+            kind = what_it_is(self.path)
+            if kind is not None:
+                raise ValueError(f'{self.path} cannot be read as a checkpoint: {kind}') from e
+            if isinstance(e, pickle.UnpicklingError):
+                raise ValueError(_not_plain(self.path, e)) from e
             raise ValueError(f'{self.path} cannot be read as a checkpoint (cut short?): {_reason(e)}') from e
 
 
@@ -208,12 +217,15 @@ def _read_safetensors(path: str, map_location: str) -> dict[str, Any]:
 
 
 def _read_remote(source: str, map_location: str, mmap: bool) -> Any:
-    url = source
+    url, path = source, ''
     try:
         if source.startswith(('torchvision://', 'modelzoo://')):
             url = get_torchvision_models()[source.split('://', 1)[1]]
-        if url.startswith(('http://', 'https://', 'file://')):
-            with CheckpointFile(_download(url)) as file:
+        if url.startswith('file://'):
+            return read_checkpoint(url2pathname(urlparse(url).path), map_location, mmap=mmap)
+        if url.startswith(('http://', 'https://')):
+            path = _download(url)
+            with CheckpointFile(path) as file:
                 return file.load(map_location, mmap=mmap)
         with mmengine_allowed(), _weights_only_forced():
             return CheckpointLoader.load_checkpoint(url, map_location=map_location)
@@ -221,14 +233,28 @@ def _read_remote(source: str, map_location: str, mmap: bool) -> Any:
         raise ValueError(_not_plain(source, e)) from e
     except Exception as e:  # anything from URLError to what damaged files raise
         by_hand = ''
-        if url.startswith('http'):
-            by_hand = f'.\nWithout a network, fetch {url}\nelsewhere, and put it into {_download_folder()}'
+        if path:
+            by_hand = f'.\nRemove {path} to download it again'
+        elif url.startswith('http'):
+            by_hand = f'.\nWithout a network, fetch {url}\nelsewhere, and put it there as {_download_path(url)}'
         raise ValueError(f'{source} cannot be loaded as a checkpoint: {_reason(e)}{by_hand}') from e
 
 
 def _download_folder() -> str:
     """PyTorch's own, so that what it has downloaded is not downloaded again."""
     return osp.join(torch.hub.get_dir(), 'checkpoints')
+
+
+def _download_path(url: str) -> str:
+    """Where a URL is downloaded to: PyTorch's own place for a name that has a hash of the content.
+
+    Others recur (``pytorch_model.bin``), and the file of one URL must not be taken for that of another.
+    """
+    name = osp.basename(urlparse(url).path)
+    if not _HASHED.search(name):
+        stem, ending = osp.splitext(name)
+        name = f'{stem}-{hashlib.sha256(url.encode()).hexdigest()[:16]}{ending}'
+    return osp.join(_download_folder(), name)
 
 
 def _download(url: str) -> str:
@@ -238,13 +264,23 @@ def _download(url: str) -> str:
     and none waits for a process that has ended.
     """
     os.makedirs(_download_folder(), exist_ok=True)
-    path = osp.join(_download_folder(), osp.basename(urlparse(url).path))
+    path = _download_path(url)
     if not osp.exists(path):
         with locked(f'{path}.lock'):
             if not osp.exists(path):
                 print_log(f'Downloading {url} to {path}', logger='current')
                 torch.hub.download_url_to_file(url, path, progress=sys.stderr.isatty())  # a file appears when complete
     return path
+
+
+def use_own_downloads() -> None:
+    """From now on mmengine loads of URLs what :func:`read_checkpoint` does: the files that were checked."""
+    CheckpointLoader.register_scheme(('http://', 'https://', 'file://'), load_from_http, force=True)
+
+
+def load_from_http(filename: str, map_location: Any = None, **kwargs: Any) -> Any:
+    """mmengine's loader of this name, by :func:`read_checkpoint`."""
+    return read_checkpoint(filename, map_location or 'cpu')
 
 
 @contextmanager
@@ -268,9 +304,21 @@ def _reason(error: Exception) -> str:
 
 def _not_plain(source: str, error: Exception) -> str:
     return (
-        f'{source} is not a checkpoint of tensors and plain data, and is not loaded: {_reason(error)}\nWhoever made it '
-        "can save its tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
+        f'{source} is not a checkpoint of tensors and plain data, and is not loaded: {_unpickling_reason(error)}\n'
+        "Whoever made it can save its tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
     )
+
+
+def _unpickling_reason(error: Exception) -> str:
+    """What PyTorch found, without its advice to run the code that is in the file."""
+    text = str(error)
+    code = re.search(r'GLOBAL ([\w.]+)', text)
+    if code:
+        return f'it names {code[1]}, which is code'
+    if 'Unsupported operand' in text:
+        return 'it is no file of torch.save'
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not _ADVICE.search(line)]
+    return lines[0] if lines else type(error).__name__
 
 
 def check_checkpoint_file(path: str, argument: str) -> None:
@@ -279,10 +327,20 @@ def check_checkpoint_file(path: str, argument: str) -> None:
         raise UserError(f'{argument} must be a path or a URL, got {path!r}')
     if not is_local(path) or osp.isfile(path):
         return
-    folder = path if osp.isdir(path) else osp.dirname(path)
-    names = [n for n in os.listdir(folder or '.') if n.endswith(ENDINGS)] if osp.isdir(folder or '.') else []
     if osp.isdir(path):
-        found = f': it has {", ".join(sorted(names)[:8])}' if names else ', without checkpoints'
-        raise UserError(f'{argument} {path!r} is a folder{found}')
-    near = suggest(osp.basename(path), names, prefix=osp.join(folder, ''))
+        raise UserError(f'{argument} {folder_message(path)}')
+    folder = osp.dirname(path)
+    near = suggest(osp.basename(path), _checkpoints_in(folder), prefix=osp.join(folder, ''))
     raise UserError(f'{argument} {path!r} does not exist (looked for {osp.abspath(path)}){near}')
+
+
+def folder_message(path: str) -> str:
+    """What to say of a folder that was named as a checkpoint: the checkpoints in it."""
+    names = _checkpoints_in(path)
+    found = f': it has {", ".join(sorted(names)[:8])}' if names else ', without checkpoints'
+    return f'{path!r} is a folder{found}'
+
+
+def _checkpoints_in(folder: str) -> list[str]:
+    folder = folder or '.'
+    return [n for n in os.listdir(folder) if n.endswith(ENDINGS)] if osp.isdir(folder) else []

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmccd.checkpoints.contents import tensors_of, without_prefix, without_wrappers
 from mmccd.checkpoints.fit import Fit, compare, count, is_named, narrow_names, shown
 from mmccd.checkpoints.handover import OpenedCheckpoint, hand_over
-from mmccd.checkpoints.read import read_checkpoint
+from mmccd.checkpoints.read import folder_message, read_checkpoint
 from mmccd.data.classes import head_classes
 from mmccd.env import is_first_on_machine, is_local
 from mmccd.errors import UserError, suggest
@@ -177,6 +177,22 @@ def _summary(source: str, found: Fit) -> str:
 def check_init_checkpoint(cfg: Config, model: nn.Module) -> None:
     """Local files of initial weights have to be there, and to fit, before anything else is done."""
     _check_inits(cfg, model, is_local)
+    _check_teacher(cfg, model)
+
+
+def _check_teacher(cfg: Config, model: nn.Module) -> None:
+    """The teacher of MMDetection's distillation gets what fits of ``teacher_ckpt``: whole here, or refused."""
+    source, teacher = (cfg.get('model') or {}).get('teacher_ckpt'), getattr(model, 'teacher_model', None)
+    if source is None or not isinstance(teacher, nn.Module):
+        return
+    checkpoint = OpenedCheckpoint.read(source, 'model.teacher_ckpt')
+    found = _without_counters(checkpoint.fit(teacher))
+    problems = found.problems()
+    if problems:
+        lines = '\n  '.join(problems)
+        raise UserError(f'model.teacher_ckpt {source} does not fit the teacher, nothing was loaded:\n  {lines}')
+    checkpoint.use(found.tensors)
+    checkpoint.hand_over()
 
 
 def check_init_download(cfg: Config, model: nn.Module) -> None:
@@ -208,9 +224,17 @@ def _check_inits(cfg: Config, model: nn.Module, wanted: Any) -> None:
             hand_over(source, dict(state_dict={k: v for state in states for k, v in state.items()}), len(states))
 
 
+def named_checkpoints(backbone: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Entries of ``init_cfg`` that name a checkpoint, in the config of a backbone or of the one in WithAttention."""
+    given = backbone.get('init_cfg') or (backbone.get('backbone') or {}).get('init_cfg') or []
+    return [item for item in (given if isinstance(given, (list, tuple)) else [given]) if item.get('checkpoint')]
+
+
 def _missing_file(name: str, source: str) -> str:
     if name == 'model.backbone':
         return missing_checkpoint_message(source)
+    if osp.isdir(source):
+        return f'{name}.init_cfg.checkpoint {folder_message(source)}'
     return f'{name}.init_cfg.checkpoint {source!r} does not exist (looked for {osp.abspath(source)})'
 
 

@@ -23,6 +23,7 @@ from mmccd.errors import UserError
 from mmccd.models.pretrained import IDENTITY_PARTS
 from mmccd.models.resnet_variants import published_weights
 
+from .initial_weights import named_checkpoints
 from .own_data import Split
 
 MATCHED = 0.9  # share of the boxes that anchors have to match; the base's anchors are kept if they do
@@ -190,10 +191,8 @@ def plan_initial_weights(backbone: ConfigDict, stem: str) -> tuple[dict[str, Any
     Returns:
         tuple: What to change in the backbone, the reason, and a warning or ''.
     """
-    inner = backbone.get('backbone') or {}  # WithAttention's
-    given = backbone.get('init_cfg') or inner.get('init_cfg') or []
-    found = [init for init in (given if isinstance(given, (list, tuple)) else [given]) if init.get('checkpoint')]
-    if found and (found != [given] or inner):
+    found = named_checkpoints(backbone)
+    if found and found != [backbone.get('init_cfg')]:  # one of several, or WithAttention's
         return {}, "Initial weights: as the base's.", ''
     checkpoint = found[0]['checkpoint'] if found else None
     change: dict[str, Any] = {}

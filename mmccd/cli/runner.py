@@ -15,7 +15,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from mmccd.checkpoints.read import allow_mmengine_checkpoints
+from mmccd.checkpoints.read import allow_mmengine_checkpoints, use_own_downloads
 from mmccd.data.stock import use_own_readers
 from mmccd.env import keep_freed_memory, set_ranks
 from mmccd.errors import UserError
@@ -89,6 +89,7 @@ def build_runner(cfg: Config) -> Runner:
     if get_device() == 'cpu':
         keep_freed_memory()
     allow_mmengine_checkpoints()  # what the runner reads itself: initial weights, checkpoints that it publishes
+    use_own_downloads()
     return Runner.from_cfg(cfg) if 'runner_type' not in cfg else RUNNERS.build(cfg)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import torch
 from mmengine.config import Config
@@ -11,9 +12,11 @@ from torch import nn
 
 from mmccd.errors import UserError
 
+_ARGUMENTS = r'unexpected keyword argument|missing \d+ required .* argument|not supported between instances of'
+
 
 def build_model(cfg: Config, device: str = 'meta') -> nn.Module:
-    """Build the model of a config; ``init_cfg`` is not followed.
+    """Build the model of a config; ``init_cfg`` is not followed, and no teacher's weights are loaded.
 
     The runner builds its own, after it has set the seed; this one is for checks, and for inference.
 
@@ -30,13 +33,16 @@ def build_model(cfg: Config, device: str = 'meta') -> nn.Module:
         >>> model.head.fc.weight.shape
         torch.Size([10, 512])
     """
+    model = dict(copy.deepcopy(cfg.model), _scope_=cfg.get('default_scope'))
+    if model.get('teacher_ckpt') is not None:  # MMDetection's distillation loads it on the way
+        model['teacher_ckpt'] = None
     try:
         with torch.device(device):
-            return MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.get('default_scope')))
+            return MODELS.build(model)
     except (TypeError, ValueError, KeyError) as e:
         own = _raised_in_mmccd(e)
-        if own is None and isinstance(e, TypeError) and 'unexpected keyword argument' in str(e):
-            own = e  # whichever class it is, the config misspells an option
+        if own is None and isinstance(e, TypeError) and re.search(_ARGUMENTS, str(e)):
+            own = e  # whichever class it is, the config misspells an option, or lacks one
         if own is None:
             raise
         raise UserError(f'the model of the config cannot be built: {own.args[0]}') from e

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmccd.checkpoints.architecture import other_than_resnet
 from mmccd.checkpoints.fit import Fit, compare, count, renamed, shown, tensors_of, without_prefix
-from mmccd.checkpoints.read import read_checkpoint
+from mmccd.checkpoints.read import folder_message, read_checkpoint
 from mmccd.env import is_local, warn_renamed
 from mmccd.registry import WEIGHT_INITIALIZERS
 
@@ -50,6 +50,8 @@ def producing_commands(checkpoint: str) -> str:
 
 def missing_checkpoint_message(checkpoint: str) -> str:
     """What to say about a local checkpoint that is not there."""
+    if osp.isdir(checkpoint):
+        return f'init_cfg.checkpoint {folder_message(checkpoint)}'
     text = f'init_cfg.checkpoint {checkpoint!r} does not exist (looked for {osp.abspath(checkpoint)}).'
     text += producing_commands(checkpoint)
     match = re.match(r'(ccd|se|cbam)_([a-z0-9-]+)_in1k\.pth$', osp.basename(checkpoint))

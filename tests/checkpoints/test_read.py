@@ -131,11 +131,65 @@ def test_environment_is_as_before(path, tmp_path, monkeypatch, named):
 
 
 def test_urls(path, tmp_path, monkeypatch):
+    """A file's is the file, as it is now: with its checksum, and nothing is copied."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
     assert read_checkpoint(Path(path).as_uri())['meta'] == dict(epoch=1)
-    assert (tmp_path / 'home' / 'hub' / 'checkpoints' / 'x.pth').is_file()
+    torch.save(dict(meta=dict(epoch=2)), path)
+    with pytest.raises(ValueError, match=r'^file:.*x\.pth is not what was written'):
+        read_checkpoint(Path(path).as_uri())
+    Path(path).with_name('.x.pth.sha256').unlink()
+    assert read_checkpoint(Path(path).as_uri())['meta'] == dict(epoch=2)
+    assert not (tmp_path / 'home').exists()
     with pytest.raises(ValueError, match=r"torchvision://resnet51 cannot be loaded as a checkpoint: 'resnet51'$"):
         read_checkpoint('torchvision://resnet51')
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch) -> list[str]:
+    """Addresses that are downloaded, each to a checkpoint that has its own as ``meta``."""
+    fetched: list[str] = []
+
+    def download(url: str, target: str, **options: object) -> None:
+        fetched.append(url)
+        torch.save(dict(meta=url), target)
+
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'home'))
+    monkeypatch.setattr('torch.hub.download_url_to_file', download)
+    return fetched
+
+
+def test_files_of_one_name_at_several_addresses(downloads, tmp_path):
+    """``pytorch_model.bin`` is what most of them are called: none is taken for another's."""
+    one, other = (f'https://a.org/{owner}/model.bin' for owner in ('one', 'other'))
+    for url in (one, other, f'{one}?download=true', one):
+        assert read_checkpoint(url) == dict(meta=url)
+    assert downloads == [one, other, f'{one}?download=true']
+    # A name with a hash says which content it is: PyTorch's own place, and only once.
+    hashed = 'resnet18-f37072fd.pth'
+    for mirror in ('https://a.org', 'https://b.org'):
+        assert read_checkpoint(f'{mirror}/{hashed}') == dict(meta=f'https://a.org/{hashed}')
+    assert (tmp_path / 'home' / 'hub' / 'checkpoints' / hashed).is_file()
+
+
+def test_mmengine_loads_what_was_checked(downloads, monkeypatch):
+    """Its own loader would look for the name alone, in the same folder."""
+    monkeypatch.setattr(CheckpointLoader, '_schemes', CheckpointLoader._schemes.copy())
+    read.use_own_downloads()
+    for url in ('https://a.org/model.bin', 'http://b.org/model.bin'):
+        assert read_checkpoint(url) == CheckpointLoader.load_checkpoint(url, map_location='cpu') == dict(meta=url)
+    assert len(downloads) == 2
+
+
+def test_a_page_in_the_place_of_a_download(tmp_path, monkeypatch):
+    """It stays in the folder: the message names it."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    monkeypatch.setattr(
+        'torch.hub.download_url_to_file', lambda url, target, **_: Path(target).write_text('<html>sign in</html>')
+    )
+    with pytest.raises(
+        ValueError, match=r'a web page, not the file: .*\nRemove .*/x-\w{16}\.pth to download it again$'
+    ):
+        read_checkpoint('https://a.org/x.pth')
 
 
 def test_histories_alone_are_called(tmp_path):
@@ -306,6 +360,26 @@ def test_the_trap_is_one(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pickle.loads(pickle.dumps(Trap()))
     assert Path('sprung').exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'reason'),
+    [
+        (torch.nn.Linear(1, 1), r'it names torch\.nn\.modules\.linear\.Linear, which is code'),
+        (dict(meta=Trap()), r'it names (posix|nt)\.system, which is code'),
+        (b'weights', r'it is no file of torch\.save'),
+    ],
+)
+def test_reasons_without_the_advice_to_run_code(tmp_path, content, reason):
+    """PyTorch's text says how to load such a file all the same."""
+    path = tmp_path / 'x.pth'
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ValueError, match=rf'is not loaded: {reason}\nWhoever made it') as e:
+        read_checkpoint(path)
+    assert 'weights_only' not in str(e.value)
 
 
 def test_safetensors(tmp_path):

@@ -10,11 +10,12 @@ import torch
 from mmengine.config import Config
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
 from torch import nn
 
 import mmccd
 from mmccd.checkpoints.read import read_checkpoint
-from mmccd.cli.initial_weights import check_init_checkpoint, check_load_from, class_tensors
+from mmccd.cli.initial_weights import check_init_checkpoint, check_load_from, class_tensors, named_checkpoints
 from mmccd.errors import UserError
 from mmccd.models.build import build_model
 
@@ -340,3 +341,55 @@ def test_a_missing_attention_can_be_the_identity(tmp_path, monkeypatch):
     with pytest.raises(UserError) as e:
         check_init_checkpoint(Config(), gated())
     assert 'identity_init' not in str(e.value)
+
+
+# ------------------------------------------------------------------------------------------------------ the teacher's
+
+
+@MODELS.register_module()
+class Pupil(BaseModule):
+    """As MMDetection's distillation: the teacher is loaded while the model is built, and is no part of it."""
+
+    def __init__(self, teacher_ckpt: str | None = None, init_cfg: object = None) -> None:
+        super().__init__(init_cfg)
+        self.net = Net()
+        object.__setattr__(self, 'teacher_model', Net())
+        if teacher_ckpt is not None:
+            load_checkpoint(self.teacher_model, teacher_ckpt, map_location='cpu')
+
+
+@pytest.fixture
+def taught(tmp_path, monkeypatch) -> Config:
+    monkeypatch.chdir(tmp_path)
+    return Config(dict(model=dict(type='Pupil', teacher_ckpt='t.pth'), default_scope='mmengine'))
+
+
+@pytest.mark.parametrize(
+    'content',
+    [FULL, dict(model=FULL), {f'module.{k}': v for k, v in FULL.items()}, {f'model.{k}': FULL[k] for k in FULL}],
+)
+def test_teacher(taught, content):
+    """Whole, whatever program saved it: mmengine alone would load none of the last three, with a warning."""
+    torch.save(content, 't.pth')
+    check_init_checkpoint(taught, build_model(taught))
+    teacher = MODELS.build(taught.model).teacher_model
+    assert all(torch.equal(v, FULL[k]) for k, v in teacher.state_dict().items())
+
+
+def test_teacher_that_does_not_fit(taught):
+    model = build_model(taught)  # which does not look for the file
+    with pytest.raises(UserError, match=r"^model\.teacher_ckpt 't\.pth' does not exist"):
+        check_init_checkpoint(taught, model)
+    torch.save({k: v for k, v in FULL.items() if 'gate' not in k}, 't.pth')
+    with pytest.raises(UserError, match=r'^model\.teacher_ckpt t\.pth does not fit the teacher(?s:.*)2 missing keys'):
+        check_init_checkpoint(taught, model)
+    taught.model.teacher_ckpt = None
+    check_init_checkpoint(taught, model)
+
+
+def test_checkpoints_that_a_backbone_names():
+    own, other = dict(type='Pretrained', checkpoint='a.pth'), dict(type='Kaiming', layer='Conv2d')
+    for backbone in (dict(init_cfg=own), dict(init_cfg=[other, own]), dict(backbone=dict(init_cfg=own))):
+        assert named_checkpoints(backbone) == [own]
+    for backbone in ({}, dict(init_cfg=None), dict(init_cfg=other), dict(init_cfg=[])):
+        assert named_checkpoints(backbone) == []

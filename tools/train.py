@@ -15,7 +15,7 @@ from mmccd.cli.arguments import (
     require_entries,
     run_tool,
 )
-from mmccd.cli.checks import check_amp, check_data, check_sync_bn
+from mmccd.cli.checks import check_amp, check_data, check_loaders, check_numbers, check_sync_bn, optimizer_of
 from mmccd.cli.initial_weights import check_init_checkpoint, check_init_download, check_load_from
 from mmccd.cli.logs import prepare_logs
 from mmccd.cli.metric_names import check_monitors
@@ -58,6 +58,10 @@ def main() -> None:
     model = build_model(cfg)
     check_sync_bn(cfg, model)
     check_init_checkpoint(cfg, model)
+    check_numbers(cfg)
+    if cfg.get('runner_type') != 'FlexibleRunner':  # whose strategies build it
+        optimizer_of(cfg, model)
+    check_loaders(cfg, ('train', 'val'))
     check_data(cfg, ('train', 'val'))
     check_monitors(cfg)
     loaded = check_load_from(cfg, model)

@@ -5,19 +5,23 @@ Initial weights are in :mod:`.initial_weights`.
 
 from __future__ import annotations
 
+import copy
 import os
 import os.path as osp
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 
 from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
+from mmengine.optim import BaseOptimWrapper, OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import OPTIMIZERS, TRANSFORMS, DefaultScope
 from torch import nn
 
 from mmccd.compat import mmcv_ops
 from mmccd.configs import datasets_of
 from mmccd.data.classes import class_problems
 from mmccd.env import is_local
-from mmccd.errors import UserError
+from mmccd.errors import UserError, suggest
 
 
 def check_amp(cfg: Config, asked: bool) -> None:
@@ -53,6 +57,59 @@ def check_sync_bn(cfg: Config, model: nn.Module) -> None:
         )
 
 
+_MINIMA = {
+    'train_cfg': dict(max_epochs=1, max_iters=1, val_interval=1, val_begin=0),
+    'randomness': dict(seed=0),
+}
+
+
+def check_numbers(cfg: Config) -> None:
+    """Lengths and seeds have to be whole numbers: mmengine divides by some, and trains nothing with others."""
+    for key, minima in _MINIMA.items():
+        given = cfg.get(key) or {}
+        if not isinstance(given, dict):
+            raise UserError(f'{key} must be a dict, got {given!r}')
+        for name, minimum in minima.items():
+            value = given.get(name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (number and value == round(value) >= minimum):
+                raise UserError(f'{key}.{name} must be a whole number, at least {minimum}, got {value!r}')
+
+
+def optimizer_of(cfg: Config, model: nn.Module) -> BaseOptimWrapper | OptimWrapperDict:
+    """The optimizer of a config, for a model on any device.
+
+    Raises:
+        UserError: If it cannot be built, most often because it does not know an option of another one.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            return build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
+    except (TypeError, ValueError, KeyError, AssertionError) as e:
+        reason, kind = _reason(e), (cfg.optim_wrapper.get('optimizer') or {}).get('type')
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+            reason = f'there is no optimizer {kind!r}{suggest(kind, OPTIMIZERS.module_dict)}'
+        elif 'unexpected keyword argument' in reason:
+            reason += '. In a config, optimizer=dict(_delete_=True, type=..., lr=...) leaves out the options of a base'
+        raise UserError(f'the optimizer of the config (optim_wrapper) cannot be built: {reason}') from e
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of a message; where there is none, the line of code, such as ``assert scale > 0``."""
+    text = str(error.args[0]) if error.args else ''
+    return text.split('. ')[0] or str(traceback.extract_tb(error.__traceback__)[-1].line)
+
+
+def _check_pipeline(key: str, pipeline: Sequence[ConfigDict]) -> None:
+    """Build each transform."""
+    for i, step in enumerate(pipeline):
+        try:
+            TRANSFORMS.build(copy.deepcopy(step))
+        except (TypeError, ValueError, KeyError, AssertionError) as e:
+            name = f'{key}.{i} ({step.get("type")})'
+            raise UserError(f'{name} cannot be built: {type(e).__name__}: {_reason(e)}') from e
+
+
 def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
     root = dataset.get('data_root') or ''
     if dataset.get('backend_args') or not is_local(root):
@@ -68,6 +125,26 @@ def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
         path = osp.join(root, path)
         if is_local(path) and not osp.exists(path):
             yield f'{path} ({key}.{name})'
+
+
+def check_loaders(cfg: Config, splits: tuple[str, ...]) -> None:
+    """What mmengine and PyTorch need of loaders: each has an exception of its own for what is missing or no number."""
+    for split in splits:
+        key = f'{split}_dataloader'
+        loader = cfg.get(key)
+        if not isinstance(loader, dict):
+            continue
+        for name, minimum in (('num_workers', 0), ('batch_size', 1)):
+            value = loader.get(name, minimum)
+            if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+                raise UserError(f'{key}.{name} must be a whole number, at least {minimum}, got {value!r}')
+        for name in ('dataset', *(['batch_size'] if loader.get('batch_sampler') else []), 'sampler'):
+            if name not in loader:
+                sampler = f": set it to dict(type='DefaultSampler', shuffle={split == 'train'})"
+                raise UserError(f'{key} has no {name}{sampler if name == "sampler" else ""}')
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            for place, dataset in datasets_of(loader, key):
+                _check_pipeline(f'{place}.pipeline', dataset.get('pipeline') or ())
 
 
 def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.optim import OptimWrapper
 from torch import nn
 
 from mmccd.checkpoints.handover import OpenedCheckpoint
 from mmccd.env import is_first_of_all
 from mmccd.errors import UserError
 
+from .checks import optimizer_of
 from .initial_weights import ALLOW, CLASSES, class_tensors
 
 # Options of PyTorch's optimizers that older versions do not have, and that do not change results.
@@ -36,12 +35,14 @@ def check_resumed(cfg: Config, model: nn.Module, checkpoint: OpenedCheckpoint) -
     if problem is not None:
         raise UserError(f'checkpoint {source} {problem}')
     checkpoint.check_fits(model)
-    epochs, done = (cfg.get('train_cfg') or {}).get('max_epochs'), content['meta'].get('epoch', 0)
-    if epochs and done >= epochs and is_first_of_all():
-        print(
-            f'--resume: {source} has {done} of {epochs} epochs, nothing is left to train; for more, set '
-            'train_cfg.max_epochs'
-        )
+    content['meta'].pop('config', None)  # of old versions: mmengine would run it, as a config
+    for unit, key, done in (('epochs', 'max_epochs', 'epoch'), ('iterations', 'max_iters', 'iter')):
+        whole, there = (cfg.get('train_cfg') or {}).get(key), content['meta'][done]
+        if whole and there >= whole and is_first_of_all():
+            print(
+                f'--resume: {source} has {there} of {whole} {unit}, nothing is left to train; for more, set '
+                f'train_cfg.{key}'
+            )
 
 
 def _another(allow: str = '') -> str:
@@ -80,14 +81,16 @@ def _recipe(content: Mapping) -> Mapping[str, str]:
 
 
 def _other_optimizer(cfg: Config, model: nn.Module, content: Mapping) -> str | None:
-    state = content['optimizer']
-    old = state.get('param_groups') if isinstance(state, Mapping) else None
+    state = content.get('optimizer')
+    if not isinstance(state, Mapping):
+        return f"was saved with runner_type='FlexibleRunner': set it back, or {_another()}"
+    old = state.get('param_groups')
+    wrapper = optimizer_of(cfg, model)
+    if isinstance(wrapper, OptimWrapper) != (old is not None):
+        then, now = ('several optimizers', 'one') if old is None else ('one optimizer', 'several')
+        return f'has {then}, and the config {now}: set optim_wrapper back, or {_another()}'
     if old is None:
-        return None  # several optimizers
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        wrapper = build_optim_wrapper(model, copy.deepcopy(cfg.optim_wrapper))
-    if not isinstance(wrapper, OptimWrapper):
-        return 'has one optimizer, and the config several: set optim_wrapper back, or ' + _another()
+        return None
     new = wrapper.optimizer.state_dict()['param_groups']
     name = type(wrapper.optimizer).__name__
     before = _recipe(content).get('optim_wrapper.optimizer.type', '').strip('\'"').rpartition('.')[2]
@@ -112,13 +115,20 @@ def _other_optimizer(cfg: Config, model: nn.Module, content: Mapping) -> str | N
 
 
 def _other_schedule(cfg: Config, content: Mapping) -> str | None:
-    """mmengine gives each scheduler the whole state of the one in its place, whatever it is."""
+    """mmengine gives each scheduler the whole state of the one in its place, whatever it is, or begins it again."""
     given, states = cfg.get('param_scheduler'), content.get('param_schedulers')
-    if not isinstance(states, (list, tuple)) or given is None:
-        return None
-    new = given if isinstance(given, (list, tuple)) else [given]
-    course = _recipe(content)
+    new = given if isinstance(given, (list, tuple)) else [given] if given else []
+    if isinstance(states, Mapping) or (isinstance(given, Mapping) and 'type' not in given):
+        return None  # of several optimizers
     names = [_short(each.get('type')) for each in new]
+    if not states and not new:
+        return None
+    if not states:
+        return (
+            f'has no state of a schedule, and the config has {", ".join(names)}, which would begin again: set '
+            f'param_scheduler=None to keep the learning rate of the checkpoint, or {_another()}'
+        )
+    course = _recipe(content)
     if 'param_scheduler.type' in course:
         old = [_short(course['param_scheduler.type'])]
     else:
@@ -126,7 +136,8 @@ def _other_schedule(cfg: Config, content: Mapping) -> str | None:
     if len(states) == len(new) and (old == names or len(old) != len(states)):
         return None
     then = ', '.join(old) if len(old) == len(states) else f'{len(states)} schedules'
-    return f'has the schedule {then}, and the config has {", ".join(names)}: set param_scheduler back, or {_another()}'
+    now = ', '.join(names) or 'none'
+    return f'has the schedule {then}, and the config has {now}: set param_scheduler back, or {_another()}'
 
 
 def _typed(course: Mapping[str, str], i: int) -> bool:

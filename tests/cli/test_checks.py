@@ -250,7 +250,7 @@ def test_variable_that_was_used_already(config, capsys, monkeypatch):
         (
             URLError('Name or service not known'),
             'torchvision://resnet50',
-            r'resnet50-.*.pth\nelsewhere, and put it into ',
+            r'resnet50-.*.pth\nelsewhere, and put it there as .*/hub/checkpoints/resnet50-\w+\.pth$',
         ),
         (RuntimeError('invalid hash value'), 'https://a.org/b.pth', r'invalid hash.*\n.* fetch https://a.org/b.pth\n'),
         (
@@ -327,6 +327,130 @@ def test_no_workers(tmp_path, capsys):
         'note: train_dataloader.num_workers is 0: left out persistent_workers, prefetch_factor, which PyTorch refuses '
         'without workers\n'
     )
+
+
+@pytest.mark.parametrize(
+    ('loader', 'options', 'expected', 'note'),
+    [
+        ('dict(timeout=9, prefetch_factor=2)', {}, {}, 'left out prefetch_factor, timeout, which PyTorch refuses'),
+        (
+            "dict(batch_sampler=dict(type='A', drop_last=False))",
+            {'drop_last': True},
+            dict(batch_sampler=dict(type='A', drop_last=True)),
+            'test_dataloader.drop_last is test_dataloader.batch_sampler.drop_last, since PyTorch refuses it beside',
+        ),
+        (
+            "dict(sampler=dict(type='D'))",
+            {'shuffle': True},
+            dict(sampler=dict(type='D', shuffle=True)),
+            'test_dataloader.shuffle is test_dataloader.sampler.shuffle',
+        ),
+        ('dict(drop_last=True)', {}, dict(drop_last=True), ''),
+        ('dict(shuffle=True)', {}, dict(shuffle=True), ''),
+        ('dict(num_workers=1, timeout=9)', {}, dict(num_workers=1, timeout=9), ''),
+    ],
+)
+def test_options_of_loaders_that_exclude_each_other(tmp_path, capsys, monkeypatch, loader, options, expected, note):
+    """In any of them: PyTorch raises, after the model is built."""
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    (tmp_path / 'mine.py').write_text(f'test_dataloader = {loader}')
+    cfg = load_config(str(tmp_path / 'mine.py'), {f'test_dataloader.{k}': v for k, v in options.items()})
+    assert cfg.test_dataloader == expected
+    assert note in (err := capsys.readouterr().err)
+    assert bool(note) == bool(err)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'rule'),
+    [
+        (dict(num_workers=-1), 'num_workers must be a whole number, at least 0, got -1'),
+        (dict(num_workers='auto'), "num_workers must be a whole number, at least 0, got 'auto'"),
+        (dict(batch_size=0), 'batch_size must be a whole number, at least 1, got 0'),
+        (dict(batch_size=2.0), 'batch_size must be a whole number, at least 1, got 2.0'),
+        (dict(batch_size=[2, 4]), r'batch_size must be a whole number, at least 1, got \[2, 4\]'),
+        (dict(sampler=...), r"has no sampler: set it to dict\(type='DefaultSampler', shuffle=True\)$"),
+        (dict(dataset=...), 'has no dataset$'),
+        (dict(batch_size=..., batch_sampler=dict(type='A')), 'has no batch_size$'),
+    ],
+)
+def test_loaders_that_cannot_be_built(changes, rule):
+    loader = dict(dataset=dict(type='A'), sampler=None, batch_size=2, num_workers=0)
+    checks.check_loaders(Config(dict(train_dataloader=loader, val_dataloader=None)), ('train', 'val'))
+    loader = {k: v for k, v in {**loader, **changes}.items() if v is not ...}
+    with pytest.raises(UserError, match=rf'^train_dataloader[ .]{rule}'):
+        checks.check_loaders(Config(dict(train_dataloader=loader)), ('train',))
+
+
+@pytest.mark.parametrize(
+    ('name', 'value', 'least'),
+    [
+        ('max_epochs', 0, 1),
+        ('max_epochs', 2.5, 1),
+        ('max_epochs', 'ten', 1),
+        ('max_iters', -1, 1),
+        ('val_interval', 0, 1),  # mmengine divides by it, after the first epoch
+        ('val_begin', True, 0),
+    ],
+)
+def test_numbers_of_a_training(name, value, least):
+    for given in (dict(max_epochs=2, val_interval=1), dict(max_iters=9e4), {}):
+        checks.check_numbers(Config(dict(train_cfg=given, randomness=dict(seed=None))))
+    with pytest.raises(
+        UserError, match=rf'^train_cfg\.{name} must be a whole number, at least {least}, got {value!r}$'
+    ):
+        checks.check_numbers(Config(dict(train_cfg={name: value})))
+    with pytest.raises(UserError, match=r"^randomness\.seed must be a whole number, at least 0, got 'abc'$"):
+        checks.check_numbers(Config(dict(randomness=dict(seed='abc'))))
+    with pytest.raises(UserError, match=r'^train_cfg must be a dict, got 3$'):
+        checks.check_numbers(Config(dict(train_cfg=3)))
+
+
+@pytest.mark.parametrize(
+    ('step', 'rule'),
+    [
+        (
+            dict(type='RandomResizedCrop', scale=0),
+            r'\(RandomResizedCrop\) cannot be built: AssertionError: assert scale > 0$',
+        ),
+        (
+            dict(type='RandomFlip', prb=0.5),
+            r"\(RandomFlip\) cannot be built: TypeError: .*unexpected keyword argument 'prb'",
+        ),
+        (
+            dict(type='Reszie', scale=32),
+            r'\(Reszie\) cannot be built: KeyError: Reszie is not in the mmpretrain::transform',
+        ),
+    ],
+)
+def test_transforms_that_cannot_be_built(step, rule):
+    """The runner builds them after the model, with a traceback that names no entry of the config."""
+    loader = dict(dataset=dict(type='A', pipeline=[dict(type='LoadImageFromFile'), step]), sampler=None)
+    cfg = Config(dict(default_scope='mmpretrain', val_dataloader=loader))
+    checks.check_loaders(cfg, ('train',))
+    with pytest.raises(UserError, match=rf'^val_dataloader\.dataset\.pipeline\.1 {rule}'):
+        checks.check_loaders(cfg, ('val',))
+    cfg.val_dataloader.dataset.pipeline.pop()
+    checks.check_loaders(cfg, ('val',))
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'more', 'rule'),
+    [
+        (
+            dict(type='AdamW', lr=0.1, momentum=0.9),
+            {},
+            r"unexpected keyword argument 'momentum'\. In a config, optimizer=dict\(_delete_=True, type=\.\.\., lr=",
+        ),
+        (dict(type='SGD', lr=-1), {}, 'Invalid learning rate: -1$'),
+        (dict(type='Adamm', lr=1), {}, r"there is no optimizer 'Adamm'; did you mean 'Adam"),
+        (dict(type='SGD', lr=1), dict(accumulative_counts=0), 'accumulative_counts'),
+    ],
+)
+def test_optimizers_that_cannot_be_built(optimizer, more, rule):
+    """Such as SGD's options for AdamW, by ``--cfg-options``: before the first log."""
+    cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=optimizer, **more)))
+    with pytest.raises(UserError, match=rf'^the optimizer of the config \(optim_wrapper\) cannot be built: .*{rule}'):
+        checks.optimizer_of(cfg, torch.nn.Linear(1, 1, device='meta'))
 
 
 @pytest.mark.parametrize('name', ['retinanet_ccd_r18_fpn_digits', '_base_/datasets/digits_det'])

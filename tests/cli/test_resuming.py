@@ -96,6 +96,14 @@ def test_what_continues(ours):
             dict(param_scheduler=[STEPS]),
             'and the config has MultiStepLR: set param_scheduler back, or start another',
         ),
+        # mmengine would leave the schedule out, or begin it again.
+        ({}, dict(param_scheduler=None), ', and the config has none: set param_scheduler back, or start another'),
+        ({}, dict(param_scheduler=[]), ', and the config has none: set param_scheduler back, or start another'),
+        (
+            dict(param_scheduler=[]),
+            {},
+            'has no state of a schedule, and the config has LinearLR, MultiStepLR, which would begin again: set ',
+        ),
     ],
 )
 def test_what_has_changed(ours, then, now, rule):
@@ -155,9 +163,46 @@ def test_weights_alone(drop, has):
         check_resumed(cfg, model, saved)
 
 
+def test_schedules_that_were_not_saved():
+    """``save_param_scheduler=False``: the schedule would begin again, with the warm-up."""
+    cfg, model = config(), net()
+    saved = checkpoint(cfg, model)
+    del saved.content['param_schedulers']
+    with pytest.raises(UserError, match='which would begin again: set param_scheduler=None to keep the learning rate'):
+        check_resumed(cfg, model, saved)
+    check_resumed(config(param_scheduler=None), model, saved)
+
+
+def test_several_optimizers_and_another_runner():
+    """mmengine fails with KeyError."""
+    cfg, model = config(), net()
+    saved = checkpoint(cfg, model)
+    one = saved.content['optimizer']
+    saved.content['optimizer'] = dict(generator=one, critic=one)
+    with pytest.raises(UserError, match=r'e\.pth has several optimizers, and the config one: set optim_wrapper back'):
+        check_resumed(cfg, model, saved)
+    saved.content['optim_wrapper'] = saved.content.pop('optimizer')
+    with pytest.raises(UserError, match=r"e\.pth was saved with runner_type='FlexibleRunner': set it back, or start"):
+        check_resumed(cfg, model, saved)
+
+
+def test_a_config_in_the_checkpoint_is_not_run():
+    """mmengine reads ``meta['config']`` as a config, which is code."""
+    cfg, model = config(), net()
+    saved = checkpoint(cfg, model)
+    saved.content['meta']['config'] = "raise RuntimeError('run')"
+    check_resumed(cfg, model, saved)
+    assert 'config' not in saved.content['meta']
+
+
 def test_nothing_left_to_train(capsys):
     cfg, model = config(train_cfg=dict(max_epochs=1)), net()
     check_resumed(cfg, model, checkpoint(cfg, model))
     assert capsys.readouterr().out == (
         '--resume: e.pth has 1 of 1 epochs, nothing is left to train; for more, set train_cfg.max_epochs\n'
+    )
+    cfg = config(train_cfg=dict(by_epoch=False, max_iters=5))
+    check_resumed(cfg, model, checkpoint(cfg, model))
+    assert capsys.readouterr().out == (
+        '--resume: e.pth has 5 of 5 iterations, nothing is left to train; for more, set train_cfg.max_iters\n'
     )

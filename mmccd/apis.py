@@ -34,7 +34,7 @@ def config_path(name: str) -> str:
     As a base, it makes a config that may lie anywhere: ``_base_ = __import__('mmccd').config_path(name)``.
 
     Args:
-        name (str): Its name, with or without ``.py``, as ``mmccd.list_configs`` gives it.
+        name (str): Its name, with or without ``.py`` and ``mmccd::``, as ``mmccd.list_configs`` gives it.
 
     Raises:
         UserError: If there is none of that name; the message has the nearest.
@@ -45,7 +45,7 @@ def config_path(name: str) -> str:
         'ccd_r50_8xb32_in1k.py'
     """
     names = list_configs()
-    stem = name[: -len('.py')] if name.endswith('.py') else name
+    stem = name.removeprefix('mmccd::').removesuffix('.py')
     if stem not in names and not is_old_name(stem):
         near = suggest(stem, names, n=3)
         raise UserError(f'no config of mmccd is called {name!r}{near or "; mmccd.list_configs() names all"}')

@@ -11,6 +11,7 @@ import os
 import os.path as osp
 import sys
 from collections.abc import Iterator
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def load_config(path: str, options: dict | None = None) -> Config:
         raise UserError(f'config {path!r} is a folder')
     if not osp.isfile(path):
         raise UserError(f'config {path!r} does not exist{_nearest_file(path)}')
-    folder, stem = osp.dirname(osp.realpath(path)), osp.splitext(osp.basename(path))[0]
+    folder, stem = osp.dirname(osp.realpath(path)), config_name(path)
     if is_old_name(stem) and folder == osp.realpath(CONFIGS):
         warn_renamed(stem, stem.replace(*_RENAMED_PART))
     try:
@@ -116,6 +117,16 @@ def load_config(path: str, options: dict | None = None) -> Config:
         if is_first_on_machine():
             print(f'note: {change}', file=sys.stderr)
     return cfg
+
+
+def config_name(path: str) -> str:
+    """What a config is called, and its work folder: the name of its file, also of one that is in a package.
+
+    Example:
+        >>> config_name('configs/ccd_r18_digits.py'), config_name('mmccd::ccd_r18_digits.py')
+        ('ccd_r18_digits', 'ccd_r18_digits')
+    """
+    return osp.splitext(osp.basename(path.rpartition('::')[2]))[0]
 
 
 def _nearest_file(path: str, but: str = '') -> str:
@@ -150,6 +161,19 @@ def _reason(path: str, error: Exception) -> str:
     return f'{type(error).__name__}: {text}{found}'
 
 
+def package_folder(package: str) -> Path | None:
+    """Folder of the configs that come with another package; None if it is not installed."""
+    spec = util.find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(places[0]) / '.mim' / 'configs' if places else None
+
+
+def config_names(package: str) -> list[str]:
+    """Names of the configs that come with another package, as ``_base_`` takes them."""
+    folder = package_folder(package)
+    return [] if folder is None else [path.relative_to(folder).as_posix() for path in folder.rglob('*.py')]
+
+
 def _install_own_bases() -> None:
     """``_base_ = 'mmccd::NAME.py'``, as mmengine has it for a fixed list of packages, for every config that is read.
 
@@ -160,16 +184,22 @@ def _install_own_bases() -> None:
         return
 
     def get_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        where = f'config {filename!r}: _base_ {cfg_path!r}' if filename else f'config {cfg_path!r}'
         if not cfg_path.startswith(_OWN):
-            return original(cfg_path, filename)
+            try:
+                return original(cfg_path, filename)
+            except FileNotFoundError as e:
+                package, _, name = cfg_path.partition('::')
+                near = suggest(name, config_names(package), n=3, prefix=f'{package}::') if name else ''
+                if not near:
+                    raise
+                raise UserError(f'{where} cannot be found: {package} has no such config{near}') from e
         name = cfg_path[len(_OWN) :]
         path = CONFIGS / (name if name.endswith('.py') else f'{name}.py')
         if not path.is_file():
-            names = [f'{n}.py' for n in list_configs()]
-            where = f'config {filename!r}: _base_ {cfg_path!r}' if filename else repr(cfg_path)
-            raise UserError(
-                f'{where} is none of the configs that come with mmccd{suggest(path.name, names, prefix=_OWN)}'
-            )
+            names = [p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob('*.py') if not is_old_name(p.stem)]
+            near = suggest(path.relative_to(CONFIGS).as_posix(), names, prefix=_OWN)
+            raise UserError(f'{where} is none of the configs that come with mmccd{near}')
         return str(path), None
 
     get_path.knows_mmccd = True  # type: ignore[attr-defined]
@@ -292,19 +322,24 @@ def _name_of(item: Any, names: dict[Any, list[tuple[str, str]]], scope: str | No
     return name if where == scope or (where == 'mmengine' and not hidden) else f'{where}.{name}'
 
 
+_OF_WORKERS = ('persistent_workers', 'prefetch_factor', 'multiprocessing_context', 'timeout')
+
+
 def _fit_loaders(cfg: Config) -> Iterator[str]:
-    """Take out of loaders without worker processes what PyTorch refuses there, and say what."""
+    """Put options of loaders where PyTorch takes them, take out what it refuses beside others, and say what."""
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = cfg.get(key)
-        if not isinstance(loader, dict) or loader.get('num_workers', 0) != 0:
+        if not isinstance(loader, dict):
             continue
-        odd = [
-            name for name in ('persistent_workers', 'prefetch_factor', 'multiprocessing_context') if loader.get(name)
-        ]
+        odd = [name for name in _OF_WORKERS if loader.get(name) and loader.get('num_workers', 0) == 0]
         for name in odd:
             loader.pop(name)
         if odd:
             yield f'{key}.num_workers is 0: left out {", ".join(odd)}, which PyTorch refuses without workers'
+        for option, place in (('shuffle', 'sampler'), ('drop_last', 'batch_sampler')):
+            if option in loader and isinstance(loader.get(place), dict):
+                loader[place][option] = loader.pop(option)
+                yield f'{key}.{option} is {key}.{place}.{option}, since PyTorch refuses it beside a {place}'
 
 
 def _rename(value: Any) -> Any:

@@ -13,7 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 import mmccd
-from mmccd.configs import load_config, with_names
+from mmccd.cli.own_config import read_base
+from mmccd.configs import config_name, load_config, with_names
 from mmccd.errors import UserError
 from mmccd.models.build import build_model
 
@@ -112,7 +113,7 @@ def test_classes_in_a_config_from_python():
         ('x.py', 'a = b', r"cannot be read: NameError: name 'b' is not defined \(line 1\)$"),
         ('x.py', "a = 1\nraise RuntimeError('no')", r'cannot be read: RuntimeError: no \(line 2\)$'),
         ('x.py', "custom_imports = dict(imports=['no_such'])", r"cannot be read: ImportError: .*'?no_such'?"),
-        ('x.py', "_base_ = 'mmdet::retinanet/no.py'", r'^config .* cannot be read: '),
+        ('x.py', "_base_ = 'mmdet::retinanet/no.py'", r'^config .* cannot be (read|found): '),
         ('x.py', "_base_ = 'part.p'", r'cannot be read: '),
         ('x.py', "_base_ = ['near.py']", r"did you mean '.*nea\.py'\?$"),
         ('x.py', "_base_ = 'mmccd::retinanet_ccd_r18_fpn_digit'", r"did you mean 'mmccd::retinanet_ccd_r18_fpn_digits"),
@@ -140,11 +141,50 @@ def test_a_folder_and_a_package(tmp_path):
     assert load_config('mmccd::ccd_r18_digits.py').to_dict() == mmccd.get_config('ccd_r18_digits').to_dict()
     assert load_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model.backbone.depth == 18
     with pytest.raises(
-        UserError, match=r"^'mmccd::ccd_r18_digit' is none of .*; did you mean 'mmccd::ccd_r18_digits\.py"
+        UserError, match=r"^config 'mmccd::ccd_r18_digit' is none of .*; did you mean 'mmccd::ccd_r18_digits\.py"
     ):
         load_config('mmccd::ccd_r18_digit')
     with pytest.raises(UserError, match=r"^config 'mmdet::no/such\.py' cannot be found"):
         load_config('mmdet::no/such.py')
+
+
+def test_own_bases_beside_others(tmp_path, monkeypatch):
+    """In a list, with one of MMDetection and a file; a mistake in any of them is named with what was meant."""
+    monkeypatch.chdir(tmp_path)
+    Path('mine.py').write_text('max_epochs = 7')
+    bases = ['mmdet::_base_/models/retinanet_r50_fpn.py', 'mmccd::_base_/datasets/digits_det.py', './mine.py']
+    Path('x.py').write_text(f'_base_ = {bases}\ntrain_cfg = dict(max_epochs=_base_.max_epochs)')
+    cfg = load_config('x.py')
+    assert (cfg.model.type, cfg.train_cfg.max_epochs) == ('RetinaNet', 7)
+    assert cfg.train_dataloader.dataset.data_root == 'data/digits/det/'
+    for wrong, right in (
+        ('mmccd::_base_/datasets/digit_det.py', 'mmccd::_base_/datasets/digits_det.py'),
+        ('mmccd::retinanet_ccd_r18_fpn_digit.py', 'mmccd::retinanet_ccd_r18_fpn_digits.py'),
+        ('mmdet::_base_/schedules/schedule_1.py', 'mmdet::_base_/schedules/schedule_1x.py'),
+        ('mmpretrain::_base_/models/resnet5.py', 'mmpretrain::_base_/models/resnet50.py'),
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coc.py', 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'),
+    ):
+        Path('x.py').write_text(f'_base_ = {[*bases, wrong]}')
+        with pytest.raises(UserError, match=rf'did you mean .*{re.escape(repr(right))}') as e:
+            load_config('x.py')
+        assert len(str(e.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    'path',
+    ['configs/ccd_r18_digits.py', 'mmccd::ccd_r18_digits.py', 'mmccd::ccd_r18_digits', 'mmdet::a/ccd_r18_digits'],
+)
+def test_work_folder(path):
+    """``::`` is no part of a name: on Windows, no folder can be called so."""
+    assert config_name(path) == 'ccd_r18_digits'
+
+
+def test_own_configs_by_the_name_of_a_base():
+    """As in ``_base_``, wherever a name is taken."""
+    assert mmccd.get_config('mmccd::ccd_r18_digits.py').filename == mmccd.get_config('ccd_r18_digits').filename
+    assert read_base('mmccd::ccd_r18_digits', 'mmpretrain').model.backbone.depth == 18
+    with pytest.raises(UserError, match=r"is called 'mmccd::ccd_r18_digit'; did you mean 'ccd_r18_digits'"):
+        mmccd.get_config('mmccd::ccd_r18_digit')
 
 
 @pytest.mark.long

@@ -14,14 +14,14 @@ from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import (
     add_common_arguments,
     apply_common_arguments,
-    check_folder,
     parse_common_arguments,
     require_entries,
     run_tool,
 )
-from mmccd.cli.checks import check_amp, check_data
+from mmccd.cli.checks import check_amp, check_data, check_loaders
 from mmccd.cli.logs import prepare_logs
 from mmccd.cli.metric_names import classes_of
+from mmccd.cli.outputs import check_file, check_folder
 from mmccd.cli.parser import tool_parser
 from mmccd.cli.runner import build_runner
 from mmccd.cli.testing import show_predictions, use_tta, write_metrics
@@ -60,11 +60,12 @@ def main() -> None:
     require_entries(cfg, args.config, 'model', 'test_dataloader', 'test_cfg', 'test_evaluator')
     apply_common_arguments(cfg, args)
     if args.out:
-        check_folder(osp.dirname(args.out) or '.', '--out')
-        if osp.isdir(args.out):
-            raise UserError(f'--out {args.out} is a folder: name a file')
+        check_file(args.out, '--out')
+    if args.show_dir:
+        check_folder(osp.join(cfg.work_dir, args.show_dir), '--show-dir')
     prepare_logs(cfg)
     check_checkpoint_file(args.checkpoint, 'checkpoint')
+    check_loaders(cfg, ('test',))
     check_data(cfg, ('test',))
     cfg.load_from = args.checkpoint
     cfg.resume = False

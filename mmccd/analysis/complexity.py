@@ -11,18 +11,17 @@ Three conventions, since "FLOPs" means different things in different papers:
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmccd import models
+from mmccd.models.build import build_model
 from mmccd.models.layers import AttentionLayer
 
 CONVENTIONS = ('published', 'mac', 'mmengine')
@@ -54,8 +53,7 @@ class Complexity:
 
 def build_on_meta(cfg: Config) -> nn.Module:
     """Model of a config without memory for its weights, and without fused layers: every ReLU counts as a module."""
-    with torch.device('meta'):
-        model = MODELS.build(dict(copy.deepcopy(cfg.model), _scope_=cfg.default_scope)).eval()
+    model = build_model(cfg).eval()
     for block in model.modules():
         if getattr(block, 'fused', None) is not None:
             block.fused = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import os.path as osp
 import sys
 from collections.abc import Callable, Sequence
@@ -12,10 +11,12 @@ import torch
 from mmengine.config import Config, DictAction
 
 from mmccd.checkpoints.read import forbid_unpickling
+from mmccd.configs import config_name
 from mmccd.env import check_requirements, is_first_on_machine, set_ranks
 from mmccd.errors import UserError
 
 from .logs import missing_package
+from .outputs import check_folder
 from .runner import end_process, uses_fsdp
 
 INTERRUPTED = 130  # 128 + SIGINT
@@ -102,21 +103,10 @@ def apply_common_arguments(cfg: Config, args: argparse.Namespace) -> None:
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
-        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+        cfg.work_dir = osp.join('work_dirs', config_name(args.config))
     if '://' not in cfg.work_dir:
         check_folder(cfg.work_dir, '--work-dir')
     require_task(cfg)
-
-
-def check_folder(path: str, argument: str) -> None:
-    """UserError unless a folder is there, or can be made there, and written into."""
-    there = osp.abspath(path)
-    while not osp.lexists(there):
-        there = osp.dirname(there)
-    if not osp.isdir(there):
-        raise UserError(f'{argument} {path}: {osp.relpath(there)} is no folder')
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f'{argument} {path}: {osp.relpath(there)} cannot be written into')
 
 
 def require_entries(cfg: Config, config: str, *names: str) -> None:

@@ -18,6 +18,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
+from mmccd.errors import UserError
+
+from .outputs import check_folder
 from .parser import tool_parser
 
 # Lines of a tool's log that show its progress.
@@ -52,6 +55,9 @@ def run_demo(main: Callable[[], None], target: str) -> None:
     signal.signal(signal.SIGTERM, end)
     try:
         main()
+    except UserError as e:
+        print(f'error: {e}', file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as e:
         options = [option for option in sys.argv[1:] if option != '--fresh']
         again = shlex.join(['python', *sys.argv[:1], *options]) if options else target
@@ -70,6 +76,7 @@ def demo_arguments(description: str, work_dir: str) -> argparse.ArgumentParser:
 
 def open_work_dir(args: argparse.Namespace, root: str) -> tuple[str, str, Steps]:
     """Make ``root`` the current folder; returns the work folder relative to it, the log in it, and its steps."""
+    check_folder(args.work_dir, '--work-dir')
     work_dir = osp.abspath(args.work_dir)
     os.chdir(root)
     os.makedirs(work_dir, exist_ok=True)

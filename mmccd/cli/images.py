@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import os
 import os.path as osp
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,8 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mmccd.checkpoints.files import write_atomically
+from mmccd.configs import config_name
 
 from .arguments import add_cfg_options
+from .outputs import check_folder, make_folder_of
 from .parser import tool_parser
 
 
@@ -38,8 +39,10 @@ def image_parser(description: str, epilog: str, out_files: str, out_dir: str) ->
 
 
 def output_folder(args: argparse.Namespace, name: str) -> str:
-    """``--out-dir``, or the folder ``name`` in the work folder of the config."""
-    return args.out_dir or osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0], name)
+    """``--out-dir``, or the folder ``name`` in the work folder of the config; UserError if it cannot be one."""
+    folder = args.out_dir or osp.join('work_dirs', config_name(args.config), name)
+    check_folder(folder, '--out-dir')
+    return folder
 
 
 def output_names(images: Sequence[str], path: str) -> list[str]:
@@ -58,7 +61,7 @@ def write_figure(stem: str, figure: bytes, arrays: Mapping[str, np.ndarray] | No
         content = io.BytesIO()
         np.savez_compressed(content, **arrays)
         files[f'{stem}.npz'] = content.getvalue()
-    os.makedirs(osp.dirname(stem) or '.', exist_ok=True)
+    make_folder_of(stem)
     for path, content in files.items():
         write_atomically(path, content)
         print(path)

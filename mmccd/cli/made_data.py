@@ -21,6 +21,8 @@ from typing import Any
 
 from mmccd.errors import UserError
 
+from .outputs import check_folder
+
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Write JSON, the keys in the order in which they were set."""
@@ -194,6 +196,7 @@ class DataFolder:
             state = 'has' if complete else 'is incomplete, of'
             state += f' version {version} with {found.get("parameters")}'
             raise UserError(f'{self.path} {state}: pass --overwrite or choose another --out')
+        check_folder(str(self.path.parent), '--out')
         self.check_own()
         self.partial.remove()
         manifest = build(self.partial, parameters)

@@ -13,7 +13,7 @@ import numpy as np
 from mmengine.config import Config, ConfigDict
 
 from mmccd.apis import get_config
-from mmccd.configs import load_config
+from mmccd.configs import config_name, load_config
 from mmccd.data.checks import Report, check_config
 from mmccd.data.checks.report import CLEANED, number
 from mmccd.data.classes import head_classes
@@ -68,7 +68,7 @@ def read_base(base: str, scope: str, attention: str | None = 'mmccd.CCD') -> Con
 
 def default_out(base: str) -> str:
     """``retinanet_ccd_r50_fpn_own.py`` for ``retinanet_ccd_r50_fpn_1x_coco``."""
-    stem = re.sub(r'(_8xb32|_(fsdp-)?1x|_2x|_24e)?(_legacy)?_(coco|in1k|digits|trees)$', '', _stem(base))
+    stem = re.sub(r'(_8xb32|_(fsdp-)?1x|_2x|_24e)?(_legacy)?_(coco|in1k|digits|trees)$', '', config_name(base))
     return f'{stem}_own.py'
 
 
@@ -92,8 +92,8 @@ def make_config(
     splits = [read(argument, *paths) for argument, paths in data.items()]
     for other in splits[1:]:
         check_same_classes(splits[0], other)
-    decisions = decide(cfg, _stem(base), splits[0], gpus, batch)
-    here = there = f"__import__('mmccd').config_path({_stem(base)!r})"
+    decisions = decide(cfg, config_name(base), splits[0], gpus, batch)
+    here = there = f"__import__('mmccd').config_path({config_name(base)!r})"
     if is_stock(base):
         here = there = stock_text(base)
         decisions.weights = merged(backbone_change(base, cfg), decisions.weights)
@@ -101,7 +101,7 @@ def make_config(
         here, there = repr(osp.abspath(base)), repr(osp.relpath(base, osp.dirname(out) or '.'))
     beside = None
     if _is_path(base) and Config._is_lazy_import(base):
-        name = f'{_stem(out)}_base.py'
+        name = f'{config_name(out)}_base.py'
         beside, there = (osp.join(osp.dirname(out), name), cfg.pretty_text), repr(f'./{name}')
     text = write(cfg, there, splits, decisions)
     warnings = list(dict.fromkeys(decisions.warnings))
@@ -126,10 +126,6 @@ def _broken_files(report: Report, splits: Sequence[Split]) -> dict[str, str]:
 
 def _is_path(base: str) -> bool:
     return osp.isfile(base) or (bool(osp.dirname(base)) and not is_stock(base))
-
-
-def _stem(base: str) -> str:
-    return osp.splitext(osp.basename(base))[0]
 
 
 def _classes_change(model: ConfigDict, n: int) -> dict:
@@ -199,7 +195,7 @@ def _loaders(splits: Sequence[Split], keys: tuple[str, str], d: Decisions, datas
 
 
 def _scale(pipeline: Sequence[dict]) -> tuple[int, int] | None:
-    found = [t.get('scale') for t in pipeline if t['type'] == 'Resize']
+    found = [t.get('scale') for t in pipeline if _name(t) == 'Resize']
     return tuple(found[0]) if found and isinstance(found[0], (list, tuple)) else None
 
 
@@ -227,7 +223,7 @@ def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions)
         ('', None),
     )
     train_scale, test_scale = _scale(dataset.pipeline), _scale(val_dataset.pipeline)
-    jitter = [t['type'] for t in dataset.pipeline if t['type'].startswith('Random') and 'Resize' in t['type']]
+    jitter = [n for n in map(_name, dataset.pipeline) if n.startswith('Random') and 'Resize' in n]
     lines, change = [], 'scale=None'
     if train_scale and test_scale:
         scale = fit_scale(train_scale, train.sizes)
@@ -260,12 +256,15 @@ def detector_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions)
             )
     pipelines = {p.argument: {} for p in splits}
     if lines:
-        for argument, source in (('--train', key), ('--val', val_key)):
+        for argument, source, pipeline in (
+            ('--train', key, dataset.pipeline),
+            ('--val', val_key, val_dataset.pipeline),
+        ):
             if argument == '--train' and not train_scale:
                 continue
             name = f'{argument[2:]}_pipeline'
             lines.append(
-                f"{name} = [dict(t, {change}) if t['type'] == 'Resize' else t\n"
+                f"{name} = [dict(t, {change}) if {_name_code(pipeline)} == 'Resize' else t\n"
                 f'{" " * (len(name) + 4)}for t in _base_.{source}.pipeline]'
             )
             pipelines[argument] = dict(pipeline=Raw(name))
@@ -329,6 +328,11 @@ def _name(transform: ConfigDict) -> str:
     return transform['type'].rpartition('.')[2]
 
 
+def _name_code(pipeline: Sequence[ConfigDict]) -> str:
+    """The same of a transform ``t`` of a pipeline, as code."""
+    return "t['type'].split('.')[-1]" if any('.' in t['type'] for t in pipeline) else "t['type']"
+
+
 def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decisions) -> str:
     """The config of a classifier of class folders. ``base`` is the expression that its ``_base_`` gets."""
     train, n = splits[0], len(splits[0].classes)
@@ -354,9 +358,8 @@ def classifier_text(cfg: Config, base: str, splits: Sequence[Split], d: Decision
         for argument, pipeline in (('--train', dataset.pipeline), ('--val', val_dataset.pipeline)):
             name = f'{argument[2:]}_pipeline'
             sizes = ', '.join(f'{k}={code(v)}' for k, v in crops.items() if any(_name(t) == k for t in pipeline))
-            kind = "t['type'].split('.')[-1]" if any('.' in t['type'] for t in pipeline) else "t['type']"
             lines.append(
-                f'{name} = [dict(t, **dict({sizes}).get({kind}, {{}}))\n'
+                f'{name} = [dict(t, **dict({sizes}).get({_name_code(pipeline)}, {{}}))\n'
                 f'{" " * (len(name) + 4)}for t in {pipelines[argument]}]'
             )
             pipelines[argument] = Raw(name)

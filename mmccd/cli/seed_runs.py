@@ -22,18 +22,15 @@ import mmccd
 from mmccd.analysis.seeds import METRICS, Result, summarise, table
 from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.checkpoints.resume import newest_checkpoint
-from mmccd.configs import load_config
+from mmccd.configs import config_name, load_config
 from mmccd.env import is_local
 from mmccd.errors import UserError, suggest
 from mmccd.models.build import build_model
 
+from .arguments import require_entries
 from .checks import check_data
 from .initial_weights import check_init_checkpoint, check_load_from
-
-
-def name_of(config: str) -> str:
-    """Name of a config or checkpoint: its file name without ending."""
-    return osp.splitext(osp.basename(config))[0]
+from .outputs import check_file, check_folder
 
 
 def check_runs(args: argparse.Namespace) -> None:
@@ -43,7 +40,10 @@ def check_runs(args: argparse.Namespace) -> None:
     for option, value, minimum in (('--seeds', args.seeds, 1), ('--gpus', args.gpus, 1)):
         if value is not None and value < minimum:
             raise UserError(f'{option} must be at least {minimum}, got {value}')
-    names = [name_of(c) for c in args.configs]
+    check_folder(args.work_dir, '--work-dir')
+    if args.csv:
+        check_file(args.csv, '--csv')
+    names = [config_name(c) for c in args.configs]
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
         raise UserError(f'each config once, and no two with the same name; got {", ".join(double)} more than once')
@@ -52,6 +52,7 @@ def check_runs(args: argparse.Namespace) -> None:
             raise UserError(f'--cfg-options {key}: run_seeds.py sets it (--seeds, --first-seed, --work-dir)')
     for config in args.configs:
         cfg = load_config(config, args.cfg_options)
+        require_entries(cfg, config, 'model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
         check_data(cfg, ('train', 'val'))
         model = build_model(cfg)
         if not args.backbones:
@@ -67,7 +68,7 @@ def chosen(
     Raises:
         UserError: If a config has no results in ``source``.
     """
-    names = [name_of(c) for c in configs]
+    names = [config_name(c) for c in configs]
     known = {r.config for r in results}
     for name in names:
         if name not in known:
@@ -112,7 +113,7 @@ class Run:
 
     def __init__(self, config: str, seed: int, args: argparse.Namespace, tools: str) -> None:
         self.config, self.seed, self.gpus, self.tools = config, seed, args.gpus, tools
-        self.folder = osp.join(args.work_dir, name_of(config), f'seed_{seed}')
+        self.folder = osp.join(args.work_dir, config_name(config), f'seed_{seed}')
         self.options = [*args.raw_options, f'randomness.seed={seed}']
         self.state = dict(options=args.raw_options, gpus=args.gpus or 1, seconds=0.0, metrics=None)
         cfg = load_config(config, args.cfg_options)
@@ -134,17 +135,17 @@ class Run:
 
     def _backbone(self, cfg: Config, folder: str) -> str:
         init_cfg = cfg.model.backbone.get('init_cfg') or {}
-        if not init_cfg.get('checkpoint') or not is_local(init_cfg.checkpoint):
+        if not isinstance(init_cfg, dict) or not init_cfg.get('checkpoint') or not is_local(init_cfg.checkpoint):
             raise UserError(
                 f'--backbones: {self.config} has no model.backbone.init_cfg.checkpoint that is a file, so '
                 'there is nothing to replace by a trained backbone'
             )
-        folder = osp.join(folder, name_of(init_cfg.checkpoint), f'seed_{self.seed}')
+        folder = osp.join(folder, config_name(init_cfg.checkpoint), f'seed_{self.seed}')
         path, _ = newest_checkpoint(folder)
         if path is None:
             raise UserError(
                 f'--backbones: {folder} has no checkpoint; train it first with: run_seeds.py '
-                f'{osp.join(osp.dirname(self.config), name_of(init_cfg.checkpoint))}.py'
+                f'{osp.join(osp.dirname(self.config), config_name(init_cfg.checkpoint))}.py'
             )
         return path
 
@@ -225,6 +226,6 @@ class Run:
         s = self.state
         rest = (' '.join(s['options']), s['device'], s['torch'], s['mmccd'], s['date']) if s['metrics'] else ()
         return [
-            Result(name_of(self.config), self.seed, metric, round(value, 4), round(s['seconds'], 1), *rest)
+            Result(config_name(self.config), self.seed, metric, round(value, 4), round(s['seconds'], 1), *rest)
             for metric, value in (s['metrics'] or {}).items()
         ]

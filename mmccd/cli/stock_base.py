@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from mmccd.configs import config_names, package_folder
 from mmccd.errors import UserError, suggest
 from mmccd.models.stock import attended_backbone
 
@@ -29,14 +29,12 @@ def stock_path(base: str) -> Path:
         UserError: If the package is not installed, or has no such config; the message has the nearest names.
     """
     package, _, name = base.partition('::')
-    try:
-        folder = Path(importlib.import_module(package).__file__ or '').parent / '.mim' / 'configs'
-    except ImportError as e:
-        raise UserError(f'--base {base}: {package} is not installed ({e})') from e
+    folder = package_folder(package)
+    if folder is None:
+        raise UserError(f'--base {base}: {package} is not installed')
     path = folder / (name if name.endswith('.py') else f'{name}.py')
     if not path.is_file():
-        names = [p.relative_to(folder).as_posix() for p in folder.glob('*/*.py')]
-        near = suggest(path.relative_to(folder).as_posix(), names, n=3, prefix=f'{package}::')
+        near = suggest(path.relative_to(folder).as_posix(), config_names(package), n=3, prefix=f'{package}::')
         raise UserError(f'--base {base}: {package} has no such config{near}')
     return path
 

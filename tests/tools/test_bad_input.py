@@ -225,6 +225,35 @@ def test_out_with_a_wrong_suffix(refused, config, checkpoint, args, rule):
     assert refused('test.py', config(CLASSIFIER), checkpoint, *args) == rule
 
 
+OUTPUTS = [
+    ('test.py', [CLASSIFIER, 'other.pth', '--show-dir', '{file}'], '--show-dir'),
+    ('test.py', [CLASSIFIER, 'other.pth', '--out', '{file}/x.pkl'], '--out'),
+    ('train.py', [CLASSIFIER, '--work-dir', '{file}'], '--work-dir'),
+    ('visualization/vis_attention.py', ['x.png', CLASSIFIER, 'other.pth', '--out-dir', '{file}'], '--out-dir'),
+    ('visualization/vis_cam.py', ['x.png', CLASSIFIER, 'other.pth', '--out-dir', '{file}/x'], '--out-dir'),
+    ('analysis_tools/infer_tiled.py', ['x', DETECTOR, 'x', '--tile', '64', '--json', '{file}/x.json'], '--json'),
+    ('analysis_tools/run_seeds.py', [CLASSIFIER, '--work-dir', '{file}'], '--work-dir'),
+    ('analysis_tools/run_seeds.py', [CLASSIFIER, '--csv', '{file}/x.csv'], '--csv'),
+    ('analysis_tools/report.py', ['data', '--record', '{file}', '--command', 'x'], '--record'),
+    ('deployment/export_onnx.py', [CLASSIFIER, 'other.pth', '--out', '{file}/x.onnx'], '--out'),
+    ('checks/check_dataset.py', [CLASSIFIER, '--out', '{file}/x.json'], '--out'),
+    ('checks/check_dataset.py', [CLASSIFIER, '--write-clean', '{file}/x.json'], '--write-clean'),
+    ('model_converters/publish_model.py', ['other.pth', '{file}/x.pth'], 'out_file'),
+    ('model_converters/original_to_mmccd.py', ['other.pth', '{file}/x.pth'], 'OUT'),
+    ('model_converters/get_weights.py', ['ccd_r50_in1k', '--out', '{file}'], '--out'),
+]
+
+
+@pytest.mark.parametrize(('tool', 'args', 'option'), OUTPUTS, ids=[f'{t[0]} {t[2]}' for t in OUTPUTS])
+def test_outputs_below_a_file(refused, config, checkpoint, workplace, tool, args, option):
+    """Said at the start, not after the work."""
+    (workplace / 'text').write_text('mine')
+    args = [config(a) if a in (CLASSIFIER, DETECTOR) else a.format(file=workplace / 'text') for a in args]
+    message = refused(tool, *args)
+    assert message.startswith(f'{option} ')
+    assert message.endswith('text is no folder')
+
+
 @pytest.mark.parametrize('option', ['auto_scale_lr=None', 'auto_scale_lr.base_batch_size=None'])
 def test_auto_scale_lr_without_a_batch_size(refused, config, option):
     message = refused('train.py', config(CLASSIFIER), '--auto-scale-lr', '--cfg-options', option)
@@ -280,6 +309,27 @@ def test_plugin_position_that_does_not_exist(refused, config, workplace):
     )
 
 
+@pytest.mark.parametrize(
+    'call',
+    [
+        ['train.py', 'mine.py'],
+        ['test.py', 'mine.py', 'other.pth'],
+        ['analysis_tools/get_flops.py', 'mine.py'],
+        ['deployment/export_onnx.py', 'mine.py', 'other.pth'],
+    ],
+    ids=lambda call: call[0],
+)
+def test_model_without_a_backbone(refused, config, checkpoint, call):
+    """Whichever tool builds it."""
+    head = "dict(type='LinearClsHead', num_classes=10, in_channels=512)"
+    Path('mine.py').write_text(
+        f"_base_ = '{config(CLASSIFIER)}'\nmodel = dict(_delete_=True, type='ImageClassifier', head={head})\n"
+    )
+    message = refused(*call)
+    assert message.startswith('the model of the config cannot be built: ')
+    assert "missing 1 required positional argument: 'backbone'" in message
+
+
 @pytest.mark.parametrize('extra', [[], ['--tta']])
 def test_model_that_cannot_be_built_to_test(refused, config, checkpoint, extra):
     message = refused(
@@ -328,10 +378,14 @@ def test_config_that_cannot_be_read(refused, workplace, text, rule):
         (b'', 'start.pth cannot be read as a checkpoint'),
         ({'x': torch.zeros(1)}, 'nothing in start.pth matches the backbone'),
         ([1], 'start.pth has no state dict of tensors'),
+        (None, "init_cfg.checkpoint 'start.pth' is a folder: it has epoch_1.pth"),
     ],
 )
 def test_start_that_does_not_fit(refused, config, workplace, content, rule):
-    if isinstance(content, bytes):
+    if content is None:
+        Path('start.pth').mkdir()
+        Path('start.pth/epoch_1.pth').write_bytes(b'')
+    elif isinstance(content, bytes):
         Path('start.pth').write_bytes(content)
     else:
         torch.save(content, 'start.pth')

@@ -180,6 +180,23 @@ def test_base_whose_entries_cannot_be_merged_with(call_tool, coco, root):
         assert Config.fromfile('own.py').model.backbone.init_cfg == weights
 
 
+def test_base_with_scopes_in_its_types(call_tool, coco):
+    """``mmdet.Resize`` is Resize: other sizes, anchors and evaluators than by its short name would be silent."""
+    text = mmccd.get_config('retinanet_ccd_r50_fpn_1x_coco').pretty_text
+    for name in ('Resize', 'CocoMetric', 'PackDetInputs', 'RetinaNet'):
+        assert f"type='{name}'" in text
+        text = text.replace(f"type='{name}'", f"type='mmdet.{name}'")
+    Path('scoped.py').write_text(text)
+    for base, out in (('retinanet_ccd_r50_fpn_1x_coco', 'plain_own.py'), ('./scoped.py', 'own.py')):
+        code, err = make(call_tool, '--base', base, '--out', out)
+        assert code == 0, err
+    plain, cfg = (Config.fromfile(name) for name in ('plain_own.py', 'own.py'))
+    for loader in ('train_dataloader', 'val_dataloader'):
+        scales = [t.scale for t in cfg[loader].dataset.pipeline if t.type == 'mmdet.Resize']
+        assert scales == [t.scale for t in plain[loader].dataset.pipeline if t.type == 'Resize'] == [(107, 64)]
+    assert cfg.model.bbox_head == plain.model.bbox_head
+
+
 def test_base_of_the_new_style(call_tool, coco, root, capsys):
     """It names classes: what it has is written beside the config as one file, since mmengine mixes the styles in no
     other way."""

@@ -422,10 +422,10 @@ def test_bad_input_of_the_export(call_tool, small, workplace, root, monkeypatch)
         ((detector[0], classifier[1]), 'does not fit the config, nothing was done:\n'),
         ((detector[0], 'none.pth'), "checkpoint 'none.pth' does not exist"),
         (('none.py', detector[1]), "config 'none.py' does not exist"),
-        ((*detector, '--out', workplace), f"--out '{workplace}' is a folder; name a file\n"),
+        ((*detector, '--out', workplace), f'--out {workplace} is a folder: name a file\n'),
         (
             (*detector, '--out', 'text.png/model.onnx'),
-            "--out 'text.png/model.onnx' cannot be written: text.png is not a writ",
+            '--out text.png/model.onnx: text.png is no folder\n',
         ),
         ((*detector, '--images', 'text.png'), "image 'text.png' cannot be used: it is no image\n"),
         ((*detector, '--cfg-options', 'model.test_cfg.nms.type=soft_nms'), 'end2end cannot export test_cfg.nms='),

@@ -8,7 +8,6 @@ run; ``check`` says what is missing or cannot be compared; ``report`` prints the
 from __future__ import annotations
 
 import argparse
-import os.path as osp
 import sys
 from collections.abc import Sequence
 
@@ -17,11 +16,12 @@ from mmccd.analysis.bench.compare import compare, markdown
 from mmccd.analysis.bench.cost import read_costs, write_costs
 from mmccd.analysis.bench.plan import Plan, Table, read_plan
 from mmccd.analysis.bench.rows import of_table, problems, read_rows
-from mmccd.cli.arguments import check_folder, run_tool
+from mmccd.cli.arguments import run_tool
 from mmccd.cli.bench import commit, piece_command, recipes, run_pieces
 from mmccd.cli.bench_cost import measure_costs
 from mmccd.cli.bench_piece import do_piece
 from mmccd.cli.numbers import whole_number
+from mmccd.cli.outputs import check_file, check_folder
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError, suggest
 
@@ -132,14 +132,14 @@ def main() -> None:
     tables = chosen(plan, args.tables)
     if args.command == 'run':
         check_folder(args.work_dir, '--work-dir')
-        check_folder(osp.dirname(args.csv) or '.', '--csv')
+        check_file(args.csv, '--csv')
         command = piece_command(args.plan, args.work_dir)
         failed = run_pieces(plan, plan.pieces(tables), command, args.work_dir, args.csv, args.jobs)
         if failed:
             print(f'error: {failed} pieces failed; the same command tries them again', file=sys.stderr)
         sys.exit(int(failed > 0))
     if args.command == 'cost':
-        check_folder(osp.dirname(args.costs) or '.', '--costs')
+        check_file(args.costs, '--costs')
         read_costs(args.costs)  # a file that is none is found before minutes of measuring
         for table in tables:
             write_costs(args.costs, measure_costs(table, plan.threads, args.runs, commit()))

@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import os.path as osp
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 
@@ -11,9 +10,9 @@ from mmengine.config import Config
 
 from mmccd.analysis.complexity import CONVENTIONS, build_on_meta, measure
 from mmccd.checkpoints.files import valid_json
-from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool
+from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, require_entries, run_tool
 from mmccd.cli.parser import tool_parser
-from mmccd.configs import load_config
+from mmccd.configs import config_name, load_config
 
 EXAMPLES = """examples:
   python tools/analysis_tools/get_flops.py configs/*_r50_8xb32_in1k.py
@@ -38,7 +37,7 @@ def parse_args() -> argparse.Namespace:
 def without_attention(cfg: Config) -> Config:
     """The same network as plain ResNet."""
     plain = copy.deepcopy(cfg)
-    plain.model.backbone.pop('attention', None)
+    (plain.model.get('backbone') or {}).pop('attention', None)
     return plain
 
 
@@ -48,11 +47,12 @@ def main() -> None:
     rows = []
     for path in args.configs:
         cfg = load_config(path, args.cfg_options)
-        shape = given or ((800, 1333) if cfg.default_scope == 'mmdet' else (224, 224))
+        require_entries(cfg, path, 'model')
+        shape = given or ((800, 1333) if cfg.get('default_scope') == 'mmdet' else (224, 224))
         ours, plain = (measure(build_on_meta(c), shape, args.convention) for c in (cfg, without_attention(cfg)))
         rows.append(
             {
-                'config': osp.splitext(osp.basename(path))[0],
+                'config': config_name(path),
                 'shape': shape,
                 'convention': args.convention,
                 **ours.to_dict(),

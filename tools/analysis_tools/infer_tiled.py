@@ -6,7 +6,6 @@ a tile give what the model gives without tiles.
 
 import argparse
 import io
-import json
 import os.path as osp
 
 import numpy as np
@@ -15,10 +14,11 @@ from PIL import Image
 import mmccd.cli  # first: before PyTorch and anything of mmdet
 from mmccd.analysis.boxes import draw_boxes
 from mmccd.analysis.tiles import Found, detect_tiled, split_pipeline
-from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.images import image_parser, output_folder, output_names, write_figure
 from mmccd.cli.numbers import number, whole_number
+from mmccd.cli.outputs import check_file, make_folder_of
 from mmccd.configs import load_config
 from mmccd.data.image_files import list_images
 from mmccd.errors import UserError
@@ -53,8 +53,9 @@ def parse_args() -> argparse.Namespace:
 
 def entries(found: Found, classes: tuple) -> list[dict]:
     """For JSON, as infer_onnx.py writes them: label, name, score, box (x1, y1, x2, y2)."""
+    names = dict(enumerate(classes))  # a checkpoint may have fewer than its model
     rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist())
-    return [dict(label=label, name=classes[label], score=score, box=box) for label, score, box in rows]
+    return [dict(label=k, name=names.get(k, str(k)), score=score, box=box) for k, score, box in rows]
 
 
 def main() -> None:
@@ -63,10 +64,12 @@ def main() -> None:
     if cfg.get('default_scope') != 'mmdet':
         raise UserError(f'{args.config} is no config of a detector')
     out_dir, results = output_folder(args, 'tiled'), {}
+    if args.json:
+        check_file(args.json, '--json')
     try:
         images = list_images(args.img)
         model = mmccd.init_model(cfg, args.checkpoint, args.device)
-        classes = model.dataset_meta['classes']
+        classes = model.dataset_meta.get('classes') or ()
         load, _ = split_pipeline(cfg)
         for path, name in zip(images, output_names(images, args.img)):
             found = detect_tiled(model, path, args.tile, args.overlap, args.whole, args.batch_size)
@@ -83,7 +86,8 @@ def main() -> None:
     except ValueError as e:
         raise UserError(str(e)) from e
     if args.json:
-        write_atomically(args.json, json.dumps(results, indent=1).encode())
+        make_folder_of(args.json)
+        write_atomically(args.json, valid_json(results, indent=1).encode())
 
 
 def png(pixels: np.ndarray) -> bytes:

@@ -17,6 +17,7 @@ from mmccd.apis import checked_device
 from mmccd.checkpoints.files import write_atomically
 from mmccd.cli.arguments import run_tool
 from mmccd.cli.numbers import whole_number
+from mmccd.cli.outputs import check_folder
 from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.errors import UserError
 
@@ -94,6 +95,8 @@ def main() -> None:
         raise UserError(f'nothing can be written into {folder!r}: choose another --out')
     if args.bench and not all(osp.isfile(osp.join(args.bench, n)) for n in ('plan.yml', 'rows.csv')):
         raise UserError(f'--bench must be a folder with plan.yml and rows.csv, got {args.bench!r}')
+    if args.record:
+        check_folder(args.record, '--record')
     device = checked_device(args.device)
     runs = read_runs(args.work_dirs)
     empty = [f'{run.folder}: {"; ".join(run.notes)}' for run in runs if not run.usable]

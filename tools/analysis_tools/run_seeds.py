@@ -14,7 +14,8 @@ import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.analysis.seeds import METRICS, read_results, write_results
 from mmccd.cli.arguments import OptionsAction, run_tool
 from mmccd.cli.parser import tool_parser
-from mmccd.cli.seed_runs import Run, check_runs, chosen, name_of, results_table
+from mmccd.cli.seed_runs import Run, check_runs, chosen, results_table
+from mmccd.configs import config_name
 from mmccd.errors import UserError
 
 TOOLS = osp.dirname(osp.dirname(osp.abspath(__file__)))
@@ -76,7 +77,7 @@ def main() -> None:
     path = args.csv or osp.join(args.work_dir, 'results.csv')
     failed = []
     for i, run in enumerate(runs, 1):
-        label = f'[{i}/{len(runs)}] {name_of(run.config)}, seed {run.seed}'
+        label = f'[{i}/{len(runs)}] {config_name(run.config)}, seed {run.seed}'
         if run.state['metrics'] is None:
             print(f'{label}: training', flush=True)
             try:
@@ -93,7 +94,7 @@ def main() -> None:
     results = [r for run in runs for r in run.results()]
     if results:
         print()
-        print(results_table(results, args.metric, [name_of(c) for c in args.configs]))
+        print(results_table(results, args.metric, [config_name(c) for c in args.configs]))
         print(f'\nall metrics of all runs: {path}')
     if failed:
         print(f'error: {len(failed)} of {len(runs)} runs failed', file=sys.stderr)

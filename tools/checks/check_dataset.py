@@ -5,13 +5,14 @@ wrong.
 """
 
 import argparse
-import json
 import os
 import os.path as osp
 import sys
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
+from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.cli.arguments import add_cfg_options, run_tool
+from mmccd.cli.outputs import check_file, make_folder_of
 from mmccd.cli.parser import RenamedOption, tool_parser
 from mmccd.configs import load_config
 from mmccd.data.checks import MAX_PIXELS, SPLITS, check_config, write_clean
@@ -62,14 +63,17 @@ def main() -> None:
             raise UserError(f'--{name.replace("_", "-")} must be at least {minimum}, got {getattr(args, name)}')
     if args.out and not args.out.endswith('.json'):
         raise UserError(f'--out must end with .json, got {args.out!r}')
+    for option, path in (('--out', args.out), ('--write-clean', args.write_clean)):
+        if path:
+            check_file(path, option)
     if args.write_clean and osp.exists(args.write_clean):  # before the long work
         raise UserError(f'--write-clean: {args.write_clean} is there, and nothing is overwritten')
     cfg = load_config(args.config, args.cfg_options)
     report = check_config(cfg, tuple(args.splits), args.workers, args.max_pixels)
     print(report.text())
     if args.out:
-        with open(args.out, 'w', encoding='utf-8') as f:
-            json.dump(dict(config=args.config, **report.as_dict()), f, indent=1)
+        make_folder_of(args.out)
+        write_atomically(args.out, valid_json(dict(config=args.config, **report.as_dict()), indent=1).encode())
     if args.write_clean:
         content = write_clean(report, args.write_clean)
         print(f'{args.write_clean}: {len(content["images"]):,} images, {len(content["annotations"]):,} boxes')

@@ -11,7 +11,8 @@ from collections import Counter
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.analysis.complexity import build_on_meta
-from mmccd.cli.arguments import run_tool
+from mmccd.cli.arguments import require_entries, run_tool
+from mmccd.cli.initial_weights import named_checkpoints
 from mmccd.cli.parser import tool_parser
 from mmccd.configs import load_config
 from mmccd.errors import UserError
@@ -43,16 +44,19 @@ def stage(key: str) -> str:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config)
-    given = cfg.model.backbone.get('init_cfg') or {}
+    require_entries(cfg, args.config, 'model')
+    if not isinstance(cfg.model.get('backbone'), dict):
+        raise UserError(f'{args.config} has no model.backbone')
+    given = next(iter(named_checkpoints(cfg.model.backbone)), {})
     options = {k: given[k] for k in OPTIONS if k in given}
     if args.checkpoint:
         options['checkpoint'] = args.checkpoint
     if 'checkpoint' not in options:
         raise UserError(f'{args.config} names no checkpoint in model.backbone.init_cfg: give one')
-    initializer = PretrainedBackbone(**options)
     try:
+        initializer = PretrainedBackbone(**options)
         found = initializer.compare(build_on_meta(cfg).backbone)
-    except (FileNotFoundError, ValueError) as e:
+    except (OSError, ValueError, TypeError) as e:
         raise UserError(str(e)) from e
 
     columns = {

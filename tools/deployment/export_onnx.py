@@ -6,7 +6,6 @@ pixels.
 """
 
 import argparse
-import os
 import os.path as osp
 import sys
 
@@ -14,8 +13,9 @@ import mmccd.cli  # first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.files import write_atomically
 from mmccd.checkpoints.read import check_checkpoint_file
 from mmccd.cli.arguments import add_cfg_options, add_shape_argument, checked_shape, run_tool
+from mmccd.cli.outputs import check_file, make_folder_of
 from mmccd.cli.parser import RenamedOption, tool_parser
-from mmccd.configs import load_config
+from mmccd.configs import config_name, load_config
 from mmccd.data.image_files import list_images
 from mmccd.deployment import (
     KINDS,
@@ -79,15 +79,9 @@ def main() -> None:
     except ImportError as e:
         raise UserError(str(e)) from e
     shape = checked_shape(args.shape, 1)
-    name = osp.splitext(osp.basename(args.config))[0]
+    name = config_name(args.config)
     out = args.out or osp.join('work_dirs', name, f'{name}.onnx')
-    if osp.isdir(out):
-        raise UserError(f'--out {out!r} is a folder; name a file')
-    above = osp.dirname(out) or '.'
-    while not osp.lexists(above):
-        above = osp.dirname(above) or '.'
-    if not osp.isdir(above) or not os.access(above, os.W_OK):
-        raise UserError(f'--out {out!r} cannot be written: {above} is not a writable folder')
+    check_file(out, '--out')
     check_checkpoint_file(args.checkpoint, 'checkpoint')
     cfg = load_config(args.config, args.cfg_options)
     try:
@@ -112,7 +106,7 @@ def main() -> None:
         )
     ok = all(r.ok for r in rows)
     path = out if ok else f'{out}.failed'
-    os.makedirs(osp.dirname(path) or '.', exist_ok=True)
+    make_folder_of(path)
     write_atomically(path, content)
     print(path)
     if ok and small:

@@ -11,6 +11,7 @@ import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 from mmccd.checkpoints.authors import MODELS, PAGE, find_model
 from mmccd.checkpoints.zoo import SCHEME, find_card, list_zoo
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.outputs import check_folder
 from mmccd.cli.parser import tool_parser
 from mmccd.models.weights import get_weights
 
@@ -48,6 +49,7 @@ def main() -> None:
             print(f'{model.name:{width}}  {model.parameters:>11,} parameters  {score:23}  {PAGE.format(model.file_id)}')
         for card in map(find_card, list_zoo()):
             print(f'{SCHEME}{card.name}  {card.parameters:,} parameters  {card.metric} {card.score:.4f}')
+    check_folder(args.out, '--out')
     for name in args.names:
         if name.startswith(SCHEME):
             print(f'{get_weights(name)}: as its card describes it')

@@ -13,6 +13,7 @@ import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 # isort: split
 from mmccd.checkpoints.zoo import find_card, zoo_folder
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.outputs import check_folder
 from mmccd.cli.parser import tool_parser
 from mmccd.cli.zoo import check_names, make, verify
 from mmccd.cli.zoo_page import write_page
@@ -41,6 +42,8 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     models = check_names(args.names)
+    check_folder(args.out, '--out')
+    check_folder(args.work_dir, '--work-dir')
     work_dir = Path(args.work_dir).resolve()
     if args.verify:
         for model in models:

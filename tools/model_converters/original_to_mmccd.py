@@ -7,12 +7,14 @@ is written. No code from the file is run.
 """
 
 import argparse
+import os.path as osp
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
 
 # isort: split
 from mmccd.checkpoints.convert import TASKS
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.outputs import check_folder
 from mmccd.cli.parser import tool_parser
 from mmccd.models.conversion import convert_file
 
@@ -39,6 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    check_folder(osp.dirname(args.out_file) or '.', 'OUT')
     print(convert_file(args.in_file, args.out_file, args.arch, args.task))
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import os.path as osp
 
 import mmccd.cli  # noqa: F401  first: before PyTorch and anything of mmdet
@@ -10,6 +9,7 @@ from mmccd.checkpoints.files import write_with_checksum
 from mmccd.checkpoints.read import check_checkpoint_file, read_checkpoint
 from mmccd.checkpoints.write import checkpoint_bytes
 from mmccd.cli.arguments import run_tool
+from mmccd.cli.outputs import check_file, make_folder_of
 from mmccd.cli.parser import tool_parser
 from mmccd.errors import UserError
 
@@ -29,6 +29,7 @@ def parse_args() -> argparse.Namespace:
 def publish(in_file: str, out_file: str, add_hash: bool = False) -> str:
     """Write the published form of ``in_file``; returns the path written. Whole or not at all."""
     check_checkpoint_file(in_file, 'in_file')
+    check_file(out_file, 'out_file')
     try:
         checkpoint = read_checkpoint(in_file, mmap=True)
     except ValueError as e:
@@ -39,7 +40,7 @@ def publish(in_file: str, out_file: str, add_hash: bool = False) -> str:
     if add_hash:
         stem, suffix = osp.splitext(out_file)
         out_file = f'{stem}-{hashlib.sha256(content).hexdigest()[:8]}{suffix}'
-    os.makedirs(osp.dirname(osp.abspath(out_file)), exist_ok=True)
+    make_folder_of(out_file)
     digest = write_with_checksum(out_file, content)
     print(f'{out_file}: {len(content) / 2**20:.1f} MiB, SHA-256 {digest}')
     return out_file

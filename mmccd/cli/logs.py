@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import util
 from typing import Any
 
@@ -54,15 +55,38 @@ def _is(item: dict, registry: Any, kind: type) -> bool:
     return (registry.get(found) if isinstance(found, str) else found) is kind
 
 
+# Packages whose modules are called otherwise, by their modules.
+_DISTRIBUTIONS = {
+    'cv2': 'opencv-python',
+    'PIL': 'pillow',
+    'sklearn': 'scikit-learn',
+    'skimage': 'scikit-image',
+    'yaml': 'pyyaml',
+    'pytorch_grad_cam': 'grad-cam',
+    'imagecorruptions': 'imagecorruptions-imaug',
+}
+_NOT_INSTALLED = re.compile(r"([\w.-]+)[`'\"]? (?:is|are) not installed")
+
+
 def missing_package(error: BaseException | None) -> str | None:
-    """One line for an ImportError, or what it caused, that says which package is not installed; None for any other."""
+    """One line for what is raised where a package is not installed, or for what that caused; None for any other.
+
+    OpenMMLab raises ImportError, or RuntimeError with a text that says so.
+    """
     line = None
     while error is not None:
-        if isinstance(error, ImportError):
-            if 'pip install' in str(error):
-                return str(error)
-            root = (error.name or '').split('.')[0]
-            if isinstance(error, ModuleNotFoundError) and root and util.find_spec(root) is None:
-                line = f'the package {root} is needed here, and not installed: pip install {root}'
+        text = ' '.join(str(error).split())
+        if isinstance(error, (ImportError, RuntimeError)) and re.search('(pip|mim) install', text):
+            return text
+        found = _NOT_INSTALLED.search(text) if isinstance(error, RuntimeError) else None
+        if found:
+            line = _line(found[1])
+        root = (getattr(error, 'name', None) or '').split('.')[0]
+        if isinstance(error, ModuleNotFoundError) and root and util.find_spec(root) is None:
+            line = _line(root)
         error = error.__cause__ or error.__context__
     return line
+
+
+def _line(module: str) -> str:
+    return f'the package {module} is needed here, and not installed: pip install {_DISTRIBUTIONS.get(module, module)}'

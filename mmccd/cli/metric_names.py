@@ -29,9 +29,10 @@ def check_monitors(cfg: Config) -> None:
     monitors = list(_monitors(cfg))
     if not monitors:
         return
-    if cfg.get('val_dataloader') is None or cfg.get('val_evaluator') is None:
+    never = _no_validation(cfg)
+    if never:
         if is_first_on_machine():
-            print(f'note: {monitors[0][0]} has no effect, since the config has no validation (val_evaluator)')
+            print(f'note: {monitors[0][0]} has no effect, since {never}')
         return
     evaluators = cfg.val_evaluator if isinstance(cfg.val_evaluator, (list, tuple)) else [cfg.val_evaluator]
     known: list[str] = []
@@ -42,7 +43,11 @@ def check_monitors(cfg: Config) -> None:
         all_known &= names is not None
         known += names or ()
         prefixes |= {name.split('/')[0] for name in names or () if '/' in name}
-    for key, name in monitors:
+    for key, name, hook in monitors:
+        if name == 'auto':
+            if all_known and known:  # mmengine takes the first one
+                _check_arguments(key.rpartition('.')[0], ConfigDict(hook, save_best=known[0]))
+            continue
         if name in known or not (all_known or name.split('/')[0] in prefixes):
             continue
         gives = f'; the evaluators give {", ".join(known[:12])}{", ..." if known[12:] else ""}'
@@ -51,25 +56,38 @@ def check_monitors(cfg: Config) -> None:
         raise UserError(f'{key}={name!r}: the validation has no such metric{near}')
 
 
-def _monitors(cfg: Config) -> Iterator[tuple[str, str]]:
-    """(key in the config, name of a metric) of all that wait for a metric; UserError for arguments that are wrong."""
+def _no_validation(cfg: Config) -> str:
+    """Why a training validates nothing; empty if it does."""
+    if cfg.get('val_dataloader') is None or cfg.get('val_evaluator') is None:
+        return 'the config has no validation (val_evaluator)'
+    train = cfg.get('train_cfg') or {}
+    first, last = train.get('val_begin', 1), train.get('max_epochs') or train.get('max_iters')
+    return f'train_cfg.val_begin={first} is after the end of the training, {last}' if last and first > last else ''
+
+
+def _monitors(cfg: Config) -> Iterator[tuple[str, str, ConfigDict]]:
+    """(key in the config, name of a metric, what waits for it); UserError for arguments that are wrong."""
     hooks = [('default_hooks.checkpoint', (cfg.get('default_hooks') or {}).get('checkpoint'))]
     hooks += [(f'custom_hooks.{i}', hook) for i, hook in enumerate(cfg.get('custom_hooks') or [])]
     for key, hook in hooks:
         if not isinstance(hook, dict):
             continue
         names = hook.get('save_best') if 'save_best' in hook else hook.get('monitor')
-        if names is None:
+        if names is None and not _short(hook).startswith('EarlyStopping'):
             continue
         _check_arguments(key, hook)
         word = 'save_best' if 'save_best' in hook else 'monitor'
         for name in names if isinstance(names, (list, tuple)) else [names]:
-            if name != 'auto':
-                yield f'{key}.{word}', name
+            yield f'{key}.{word}', name, hook
     schedulers = cfg.get('param_scheduler') or []
     for i, scheduler in enumerate(schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]):
         if isinstance(scheduler, dict) and 'ReduceOnPlateau' in str(scheduler.get('type')):
-            yield f'param_scheduler.{i}.monitor', scheduler.get('monitor', 'loss')
+            yield f'param_scheduler.{i}.monitor', scheduler.get('monitor', 'loss'), scheduler
+
+
+def _short(hook: ConfigDict) -> str:
+    kind = hook.get('type', '')
+    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]
 
 
 def _check_arguments(key: str, hook: ConfigDict) -> None:

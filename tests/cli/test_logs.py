@@ -69,6 +69,17 @@ def raises(error: Exception, cause: Exception | None = None):
     [
         (ImportError('Please run "pip install x" to install x'), None, 'Please run "pip install x" to install x'),
         (RuntimeError('class `A` in b.py'), ImportError('pip install y'), 'pip install y'),
+        (RuntimeError('Please run "pip install timm".'), None, 'Please run "pip install timm".'),  # MMPretrain's
+        (
+            RuntimeError('class `Albu` in b.py: albumentations is not installed'),  # MMDetection's
+            None,
+            'the package albumentations is needed here, and not installed: pip install albumentations',
+        ),
+        (
+            RuntimeError('skimage is not installed, please\n   install it'),
+            None,
+            'the package skimage is needed here, and not installed: pip install scikit-image',
+        ),
         (
             ModuleNotFoundError("No module named 'no_such.part'", name='no_such.part'),
             None,
@@ -88,3 +99,11 @@ def test_package_that_is_not_installed(capsys, monkeypatch, error, cause, line):
 def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)):
         run_tool(raises(error))
+
+
+def test_packages_that_are_called_otherwise_than_their_modules(monkeypatch):
+    """``pip install sklearn`` fails."""
+    monkeypatch.setattr(logs.util, 'find_spec', lambda found: None)
+    for module, package in (('sklearn.svm', 'scikit-learn'), ('cv2', 'opencv-python'), ('timm', 'timm')):
+        line = logs.missing_package(ModuleNotFoundError(module, name=module))
+        assert line.endswith(f'not installed: pip install {package}')

@@ -120,11 +120,23 @@ def test_what_is_there(cfg):
             config('auto', **{'default_hooks.checkpoint.rule': 'bigger'}),
             r'rule must be greater, less or None, but got bi',
         ),
+        (
+            config(
+                'auto',
+                'ccd_r18_digits',
+                val_evaluator=dict(_delete_=True, type='SingleLabelMetric', items=['recall', 'precision']),
+            ),
+            r'^default_hooks\.checkpoint: Cannot infer the rule for key single-label/recall.* set default_hooks\.check',
+        ),
         (config(['auto', 'coco/bbox_mAP']), r'Only support one "auto" in "save_best" list$'),
         (config(3), r'^default_hooks\.checkpoint: "save_best" should be a str or list of str or None'),
         (
             config(custom_hooks=[dict(type='EarlyStoppingHook', monitor='coco/mAP')]),
             r"^custom_hooks\.0\.monitor='coco/mAP': .*; did you mean 'coco/bbox_mAP'\?$",
+        ),
+        (
+            config(custom_hooks=[dict(type='EarlyStoppingHook')]),
+            r"^custom_hooks\.0: .*missing 1 required positional argument: 'monitor'$",
         ),
         (
             config(param_scheduler=[dict(type='ReduceOnPlateauLR', factor=0.5)]),
@@ -140,7 +152,12 @@ def test_what_is_refused(cfg, rule):
 def test_without_validation(capsys):
     check_monitors(config('auto'))
     assert capsys.readouterr().out == ''
-    cfg = config('coco/bbox_mAP')
+    cfg = config('coco/bbox_mAP', **{'train_cfg.val_begin': 6})
+    check_monitors(cfg)
+    assert capsys.readouterr().out == (
+        'note: default_hooks.checkpoint.save_best has no effect, since train_cfg.val_begin=6 is after the end of the '
+        'training, 5\n'
+    )
     cfg.val_dataloader = cfg.val_evaluator = cfg.val_cfg = None
     check_monitors(cfg)
     assert capsys.readouterr().out == (

@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 import mmccd
-from mmccd.checkpoints.files import write_atomically
+from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.errors import UserError
 
 from .trial import Result, Trial, try_config
@@ -97,7 +97,7 @@ def run_matrix(
 def save(path: str | os.PathLike, results: Any) -> None:
     """Write results as JSON, in the order of their configs' names."""
     rows = [result.to_dict() for result in sorted(results, key=lambda r: r.config)]
-    lines = ',\n'.join(f'  {json.dumps(row)}' for row in rows)
+    lines = ',\n'.join(f'  {valid_json(row)}' for row in rows)
     head = json.dumps(versions())
     write_atomically(os.fspath(path), f'{{"versions": {head},\n "results": [\n{lines}\n]}}\n'.encode())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -129,12 +130,20 @@ class Verdict:
             like=self.like,
             channels=self.channels,
             size=list(self.size),
-            options={
-                k: v if isinstance(v, (int, float, str, bool, type(None))) else repr(v) for k, v in self.options.items()
-            },
+            options={k: _plain(v) for k, v in self.options.items()},
             failed=self.failed,
-            findings=[asdict(f) for f in self.findings],
+            findings=[
+                {**asdict(f), 'value': f.value if f.value is None or math.isfinite(f.value) else None}
+                for f in self.findings
+            ],
         )
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN and no infinity."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    return value if isinstance(value, (int, float, str, bool, type(None))) else repr(value)
 
 
 COLUMNS = ('module', 'like', 'parameters', 'gain', 'forward', 'training', 'padding', 'failed checks')

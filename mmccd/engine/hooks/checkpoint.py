@@ -375,8 +375,8 @@ class CheckpointHook(MMEngineCheckpointHook):
         for name in names:
             if name not in metrics:
                 raise UserError(
-                    f'save_best={name!r}: the validation has no such metric{suggest(name, metrics)}. It gives '
-                    f'{", ".join(metrics)}; --resume continues with another save_best (or None)'
+                    f'save_best={name!r}: the validation has no such metric, it gives {", ".join(metrics)}; --resume '
+                    f'continues with another save_best (or None){suggest(name, metrics)}'
                 )
             value = metrics[name]
             if not _has_value(name, value):
@@ -394,6 +394,13 @@ class CheckpointHook(MMEngineCheckpointHook):
         self.file_backend = later = _RemoveLater(backend)
         try:
             super()._save_best_checkpoint(runner, metrics)
+        except ValueError as e:
+            if 'Cannot infer the rule' not in str(e):
+                raise
+            raise UserError(
+                f"save_best='auto' takes the first metric, {next(iter(metrics))}, and whether more of it is better is "
+                "not known: set default_hooks.checkpoint.rule='greater' or 'less', and continue with --resume"
+            ) from e
         finally:
             self.file_backend = backend
         best = (getattr(self, 'best_ckpt_path', None), *getattr(self, 'best_ckpt_path_dict', {}).values())

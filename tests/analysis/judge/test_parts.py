@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import pytest
@@ -142,6 +143,15 @@ def test_tables():
     assert verdicts()[0]['sizes'].advice == 'guard'
     with pytest.raises(KeyError):
         verdicts()[0]['gain']
+
+
+def test_json_has_no_nan():
+    """Every parser reads it: null in the place of what is no number, and options as texts."""
+    findings = [Finding('padding', 'note', 'NaN', value=math.nan), Finding('gain', 'fail', 'inf', value=math.inf)]
+    verdict = Verdict('a:B', 8, (6, 6), None, dict(limit=math.inf, ratio=0.5, act=None), findings)
+    content = json.loads(json.dumps(verdict.as_dict(), allow_nan=False))
+    assert [f['value'] for f in content['findings']] == [None, None]
+    assert content['options'] == dict(limit='inf', ratio=0.5, act=None)
 
 
 def test_unfit():

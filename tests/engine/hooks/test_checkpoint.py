@@ -21,6 +21,7 @@ from mmccd.checkpoints.read import read_checkpoint
 from mmccd.checkpoints.resume import newest_checkpoint
 from mmccd.engine import CheckpointHook
 from mmccd.engine.hooks.checkpoint import recipe_of
+from mmccd.errors import UserError
 
 
 class Killed(BaseException):
@@ -256,6 +257,18 @@ def test_the_old_one_goes_last(make_runner, tmp_path, monkeypatch):
     runner.log.after_val_epoch = better
     runner.train()
     assert removed == [f'{b}epoch_{n}.pth' for n in (1, 2, 3) for b in ('', 'best_score_')]
+
+
+def test_best_of_a_metric_that_may_be_better_either_way(make_runner):
+    """Of evaluators whose metrics are known, it is said at the start (tests/cli/test_metric_names.py)."""
+    with pytest.raises(
+        UserError, match=r"^save_best='auto' takes the first metric, score, .*: set default_hooks\.check"
+    ):
+        make_runner(checkpoint=dict(save_best='auto')).train()
+    with pytest.raises(
+        UserError, match=r"the validation has no such metric, it gives score; .*; did you mean 'score'\?$"
+    ):
+        make_runner(checkpoint=dict(save_best='scor', rule='greater')).train()
 
 
 @pytest.mark.parametrize('save_best', [None, 'auto', 'score', ['score']])

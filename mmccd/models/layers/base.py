@@ -114,8 +114,11 @@ def instance_norm(x: Tensor, norm: nn.GroupNorm) -> Tensor:
 
 
 def _check_channels(x: Tensor, in_channels: int, name: str) -> None:
-    # Shapes are tensors while PyTorch traces; what has no channels is the operator's to refuse.
-    if not torch.jit.is_tracing() and x.dim() > 1 and x.shape[1] != in_channels:
+    if torch.jit.is_tracing():  # shapes are tensors then
+        return
+    if x.dim() != 4:
+        raise ValueError(f'the input of {name} must have shape (N, C, H, W), got {tuple(x.shape)}')
+    if x.shape[1] != in_channels:
         raise ValueError(
             f'in_channels of {name} is {in_channels}, and its input has {x.shape[1]} channels: got shape '
             f'{tuple(x.shape)}'
@@ -164,9 +167,10 @@ class AttentionLayer(BaseModule):
     names_frozen = True
 
     def check_channels(self, x: Tensor) -> None:
-        """Raise ValueError unless ``x`` has ``in_channels`` channels; a layer that sets that calls this first.
+        """Raise ValueError unless ``x`` is (N, in_channels, H, W); a layer that sets that calls this first.
 
-        Without it, PyTorch complains of a convolution's weight, or, where no weight depends on the channels, nobody.
+        Without it, PyTorch complains of a convolution's weight, or, where no weight depends on the channels, nobody:
+        one image without its N would be pooled over other dimensions.
         """
         _check_channels(x, self.in_channels, type(self).__name__)
 

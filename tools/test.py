@@ -73,8 +73,8 @@ def main() -> None:
         check_amp(cfg, args.amp)
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
-        show_predictions(cfg, args.show, args.show_dir, args.wait_time)
-        use_font_for(classes_of(cfg, 'test_dataloader'))
+        texts = use_font_for(classes_of(cfg, 'test_dataloader'))
+        show_predictions(cfg, args.show, args.show_dir, args.wait_time, texts)
     if args.tta:
         use_tta(cfg)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import matplotlib
 import numpy as np
 import torch
 from mmdet.visualization import DetLocalVisualizer
@@ -50,13 +51,14 @@ def draw_boxes(
         x = np.minimum(boxes[:, 0], image.shape[1] - LETTER * height * np.array([len(t) for t in texts])).clip(2)
         above = boxes[:, 1] >= 1.5 * height
         y = np.where(above, boxes[:, 1] - 4, boxes[:, 1] + 4)
-        visualizer.draw_texts(
-            list(texts),
-            torch.from_numpy(np.stack([x, y], 1)),
-            font_sizes=font_size,
-            colors=color,
-            vertical_alignments=['bottom' if a else 'top' for a in above],
-            bboxes=BACKGROUND,
-            font_families=list(families),  # each a list: the fonts for one text
-        )
+        with matplotlib.rc_context({'text.parse_math': False}):  # a name with two dollar signs is no formula
+            visualizer.draw_texts(
+                list(texts),
+                torch.from_numpy(np.stack([x, y], 1)),
+                font_sizes=font_size,
+                colors=color,
+                vertical_alignments=['bottom' if a else 'top' for a in above],
+                bboxes=BACKGROUND,
+                font_families=list(families),  # each a list: the fonts for one text
+            )
     return visualizer.get_image()

@@ -79,16 +79,24 @@ def drawable(text: str) -> tuple[str, list[str]]:
     families, missing = families_for(frozenset(text))
     if missing:
         _say(missing)
-        text = ''.join(f'U+{ord(c):04X} ' if c in missing else c for c in text).rstrip()
+        text = _code_points(text, missing)
     return text, list(families)
 
 
-def use_font_for(names: Iterable[str]) -> None:
-    """Let whatever draws with Matplotlib from now on use a font that has the letters of all names, if there is one."""
+def use_font_for(names: Iterable[str]) -> dict[str, str]:
+    """Let whatever draws with Matplotlib from now on use the font that has most of the letters of all names.
+
+    It draws a name with two dollar signs as it is then, and not as a formula.
+
+    Returns:
+        dict[str, str]: For names that this font cannot draw, the text to draw: with code points for its letters.
+    """
+    names = list(names)
+    matplotlib.rcParams['text.parse_math'] = False
     letters = frozenset(c for name in names for c in name)
     families, missing = families_for(letters)
     if len(families) == 1 and not missing:
-        return
+        return {}
     wanted = {ord(c) for c in letters if _is_drawn(c)}
     best = max(
         fontManager.ttflist, key=lambda e: (len(wanted & _letters_of(e.fname)), e.style == 'normal'), default=None
@@ -98,6 +106,11 @@ def use_font_for(names: Iterable[str]) -> None:
         missing = frozenset(chr(c) for c in wanted - _letters_of(best.fname))
     if missing:
         _say(missing)
+    return {name: _code_points(name, missing) for name in names if not missing.isdisjoint(name)}
+
+
+def _code_points(text: str, missing: frozenset[str]) -> str:
+    return ''.join(f'U+{ord(c):04X} ' if c in missing else c for c in text).rstrip()
 
 
 def _say(missing: frozenset[str]) -> None:

@@ -13,7 +13,9 @@ from mmccd.checkpoints.files import valid_json, write_atomically
 from mmccd.errors import UserError
 
 
-def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: float) -> None:
+def show_predictions(
+    cfg: Config, window: bool, folder: str | None, wait_time: float, texts: Mapping[str, str] | None = None
+) -> None:
     """Switch the visualization hook on, each task's own way, and keep images of equal names apart.
 
     In the place of the tasks' own hooks come those of :mod:`mmccd.engine.hooks.show`; others stay.
@@ -23,6 +25,7 @@ def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: f
         window (bool): Show every prediction in a window.
         folder (str | None): Write an image of every prediction into this folder below the run's; None writes none.
         wait_time (float): Seconds for which a window shows one.
+        texts (Mapping[str, str], optional): What is drawn for names of classes that no font has. Default: the names.
 
     Raises:
         UserError: If the config has no visualization hook.
@@ -41,6 +44,8 @@ def show_predictions(cfg: Config, window: bool, folder: str | None, wait_time: f
     stock = 'DetVisualizationHook' if detection else 'VisualizationHook'
     if hook.get('type') in (stock, f'{cfg.default_scope}.{stock}'):
         hook.type = 'mmccd.ShowBoxesHook' if detection else 'mmccd.ShowClassesHook'
+        if texts:
+            hook.texts = dict(texts)
 
 
 def write_metrics(metrics: Mapping[str, float], path: str) -> None:

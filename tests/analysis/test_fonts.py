@@ -56,6 +56,24 @@ def test_a_font_that_has_the_letter_is_found(monkeypatch):
     fonts.families_for.cache_clear()
 
 
+def test_names_for_other_programs_drawings():
+    """Of MMDetection and MMPretrain, which know one font: code points for what it lacks, and no formulas."""
+    with matplotlib.rc_context():
+        matplotlib.rcParams['text.parse_math'] = True
+        assert fonts.use_font_for(['cat', 'US$ and A$']) == {}
+        assert matplotlib.rcParams['text.parse_math'] is False
+        assert fonts.use_font_for(['cat', f'a {NOWHERE}']) == {f'a {NOWHERE}': f'a U+{ord(NOWHERE):04X}'}
+
+
+def test_a_name_is_no_formula():
+    """Over an image: two dollar signs are drawn, and what is between them raises nothing."""
+    image, box = np.zeros((60, 200, 3), np.uint8), [[10, 30, 50, 55]]
+    with matplotlib.rc_context({'text.parse_math': True}):
+        plain = draw_boxes(image, box, ['$a_2$'])
+        assert not np.array_equal(plain, draw_boxes(image, box, ['a2']))
+        draw_boxes(image, box, [r'$\nothing{$'])
+
+
 def test_drawings_use_it(monkeypatch, silent):
     """In figures and over images: a name that no font has is drawn as what the note is about, and not as a box."""
     assert fonts.drawable(NOWHERE)[0] == f'U+{ord(NOWHERE):04X}'

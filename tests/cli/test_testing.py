@@ -46,8 +46,9 @@ def test_shown():
     assert (hook.draw, hook.show, hook.wait_time, hook.test_out_dir) == (True, True, 0.5, 'shown')
     cfg = mmccd.get_config('ccd_r18_digits')
     cfg.work_dir = 'work'
-    show_predictions(cfg, False, 'shown', 2)
+    show_predictions(cfg, False, 'shown', 2, {'猫': 'U+732B'})
     hook = cfg.default_hooks.visualization
     assert (hook.enable, hook.show, hook.out_dir, hook.interval) == (True, False, 'work/shown', 1)
+    assert hook.texts == {'猫': 'U+732B'}
     with pytest.raises(UserError, match=r'--show and --show-dir need default_hooks\.visualization'):
         show_predictions(Config(dict(default_hooks=dict())), True, None, 2)

@@ -20,17 +20,21 @@ WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # images 
 
 
 class _ShowHook(Hook):
-    """Names of the files: the images' own, with their folders if the dataset has a name twice."""
+    """Names of the files: the images' own, with their folders if the dataset has a name twice; and of the classes."""
 
-    def __init__(self, show: bool, out_dir: str | None) -> None:
-        self.show, self.out_dir = show, out_dir
+    def __init__(self, show: bool, out_dir: str | None, texts: Mapping[str, str] | None) -> None:
+        self.show, self.out_dir, self.texts = show, out_dir, texts or {}
         self._names: Mapping[str, str] = {}
         self._visualizer: Any = Visualizer.get_current_instance()
         if show:
             self._visualizer._vis_backends = {}
 
     def before_test(self, runner: Runner) -> None:
-        """Find out which names recur."""
+        """Find out which names recur, and draw the texts of classes in the place of their names."""
+        meta = self._visualizer.dataset_meta if self.texts else None
+        if meta and meta.get('classes'):
+            classes = tuple(self.texts.get(name, name) for name in meta['classes'])
+            self._visualizer.dataset_meta = {**meta, 'classes': classes}
         dataset = runner.test_dataloader.dataset
         if self.out_dir is not None and hasattr(dataset, 'get_data_info'):
             infos = (dataset.get_data_info(i) for i in range(len(dataset)))
@@ -55,6 +59,7 @@ class ShowBoxesHook(_ShowHook):
         wait_time (float): Seconds for which a window shows one. Default: 0.
         test_out_dir (str | None): Folder below ``WORK_DIR/<time>``; None writes none.
         backend_args (dict | None): How mmengine reads images. Default: by their paths.
+        texts (Mapping[str, str] | None): What is drawn for names of classes that no font has. Default: the names.
     """
 
     def __init__(
@@ -66,8 +71,9 @@ class ShowBoxesHook(_ShowHook):
         wait_time: float = 0.0,
         test_out_dir: str | None = None,
         backend_args: dict | None = None,
+        texts: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(show, test_out_dir)
+        super().__init__(show, test_out_dir, texts)
         self.draw, self.score_thr, self.wait_time, self.backend_args = draw, score_thr, wait_time, backend_args
         self._drawn = 0
 
@@ -105,6 +111,7 @@ class ShowClassesHook(_ShowHook):
         interval (int): Draw one image of so many. Default: 5000.
         show (bool): Whether to show each in a window. Default: False.
         out_dir (str | None): The folder; None writes none.
+        texts (Mapping[str, str] | None): What is drawn for names of classes that no font has. Default: the names.
         **options: For the visualizer's ``visualize_cls``.
     """
 
@@ -114,9 +121,10 @@ class ShowClassesHook(_ShowHook):
         interval: int = 5000,
         show: bool = False,
         out_dir: str | None = None,
+        texts: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(show, out_dir)
+        super().__init__(show, out_dir, texts)
         self.enable, self.interval, self.options = enable, interval, options
         self._number = 0
 

@@ -74,6 +74,16 @@ def test_one_file_for_each_image(run, drawn, images, files):
     assert [call.step for call in drawn] == [*range(1, len(images) + 1)]
 
 
+@pytest.mark.parametrize('kind', [ShowBoxesHook, ShowClassesHook])
+def test_texts_of_classes(run, drawn, kind):
+    """Of names that no font has; the dataset's own list stays as it is."""
+    hook, classes = kind(texts={'猫': 'U+732B'}), ('cat', '猫')
+    hook._visualizer.dataset_meta = meta = dict(classes=classes, palette='random')
+    run(hook, [])
+    assert hook._visualizer.dataset_meta == dict(classes=('cat', 'U+732B'), palette='random')
+    assert meta['classes'] is classes
+
+
 def test_classes(run, drawn):
     """What the network sees, in the image's colours; of augmented images the file."""
     images = ['val/a/1.png', 'val/b/1.png', 'val/c/2.png']

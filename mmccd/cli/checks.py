@@ -160,9 +160,12 @@ def check_data(cfg: Config, loaders: tuple[str, ...]) -> None:
             if path and not evaluator.get('backend_args') and is_local(path) and not osp.exists(path):
                 missing.append(f'{path} ({loader}_evaluator.ann_file)')
     if missing:
-        made = next((n for n in ('digits', 'trees') if all(m.startswith(f'data/{n}') for m in missing)), None)
+        made = next(
+            (n for n in ('digits', 'trees', 'fashion', 'solar') if all(m.startswith(f'data/{n}/') for m in missing)),
+            None,
+        )
         hint = (
-            f'\nMake the {made} with: python tools/dataset_converters/make_{made}.py'
+            f'\nMake data/{made} with: python tools/dataset_converters/make_{made}.py'
             if made
             else (
                 '\nPut or link the dataset there (docs/imagenet_coco.md, "Data"), or name your own with --cfg-options, '

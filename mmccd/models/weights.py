@@ -86,8 +86,9 @@ def _convert(model: AuthorsModel, source: Path, target: Path) -> None:
         )
 
 
+# mmengine logs what stands behind load_from_ in a loader's name.
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
-def _load_authors(filename: str, map_location: str | None = None) -> Any:
+def load_from_authors(filename: str, map_location: str | None = None) -> Any:
     """``authors://<name>``: in the folder of PyTorch's own downloads, once."""
     folder = Path(torch.hub.get_dir()) / 'checkpoints'
     print_log(f'{filename}: weights of the authors, in {folder}', logger='current')
@@ -95,13 +96,13 @@ def _load_authors(filename: str, map_location: str | None = None) -> Any:
 
 
 @CheckpointLoader.register_scheme(prefixes=ZOO, force=True)
-def _load_zoo(filename: str, map_location: str | None = None) -> Any:
+def load_from_zoo(filename: str, map_location: str | None = None) -> Any:
     """``zoo://<name>``: of the checkout's ``zoo/``."""
     return read_zoo(filename, map_location or 'cpu')
 
 
 @CheckpointLoader.register_scheme(prefixes=HUB, force=True)
-def _load_from_hub(filename: str, map_location: str | None = None) -> Any:
+def load_from_hub(filename: str, map_location: str | None = None) -> Any:
     """``hf://<owner>/<repository>/<path of the file>[@<revision>]``."""
     path, _, revision = filename.removeprefix(HUB).partition('@')
     parts = path.split('/', 2)

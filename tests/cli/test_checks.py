@@ -489,3 +489,14 @@ def test_training_without_an_iteration(batch, drop, iterations):
         return
     with pytest.raises(UserError, match='the 4 images of a process are less than a batch, which drop_last leaves out'):
         runner.check_iterations(trained)
+
+
+@pytest.mark.parametrize('name', ['digits', 'fashion', 'solar', 'trees'])
+def test_how_data_is_made(name, tmp_path, monkeypatch):
+    """What has a converter here is not to be downloaded."""
+    monkeypatch.chdir(tmp_path)
+    config = 'retinanet_r18_fpn_trees' if name == 'trees' else f'r18_{name}'
+    with pytest.raises(UserError) as e:
+        checks.check_data(load_config(str(ROOT / 'configs' / f'{config}.py')), ('train', 'val'))
+    assert str(e.value).endswith(f'Make data/{name} with: python tools/dataset_converters/make_{name}.py')
+    assert (ROOT / 'tools/dataset_converters' / f'make_{name}.py').is_file()

@@ -152,3 +152,10 @@ def test_hub(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'huggingface_hub', None)
     with pytest.raises(ValueError, match='pip install huggingface_hub'):
         read_checkpoint('hf://o/n/f')
+
+
+@pytest.mark.parametrize('scheme', ['authors', 'zoo', 'hf'])
+def test_what_the_log_calls_a_loader(scheme):
+    """mmengine: 'Loads checkpoint by zoo backend'."""
+    name = CheckpointLoader._get_checkpoint_loader(f'{scheme}://x').__name__
+    assert name == f'load_from_{"hub" if scheme == "hf" else scheme}'

@@ -76,11 +76,11 @@ def test_digits_that_are_not_made(refused, config, workplace):
     message = refused('train.py', config(CLASSIFIER))
     assert 'data/digits/cls/train (train_dataloader.dataset.data_prefix)' in message
     assert 'data/digits/cls/val (val_dataloader.dataset.data_prefix)' in message
-    assert message.endswith('Make the digits with: python tools/dataset_converters/make_digits.py')
+    assert message.endswith('Make data/digits with: python tools/dataset_converters/make_digits.py')
     message = refused(
         'train.py', config('retinanet_ccd_r18_fpn_trees.py'), '--cfg-options', 'model.backbone.init_cfg=None'
     )
-    assert message.endswith('Make the trees with: python tools/dataset_converters/make_trees.py')
+    assert message.endswith('Make data/trees with: python tools/dataset_converters/make_trees.py')
 
 
 def test_test_data_that_are_not_there(refused, config, checkpoint):
@@ -410,3 +410,10 @@ def test_accidents_keep_their_traceback(call_tool, config, workplace):
     """An error that no check of ours raised is a bug, or another package's: its traceback is wanted."""
     with pytest.raises(KeyError, match='NoSuchHead'):
         call_tool('train.py', config(CLASSIFIER), '--cfg-options', 'model.head.type=NoSuchHead')
+
+
+@pytest.mark.parametrize('options', [['--mirror', 'http://127.0.0.1'], ['--original', 'x.pth'], ['--keep-original']])
+def test_options_of_downloads_for_what_is_not_downloaded(call_tool, options):
+    code, stderr = call_tool('model_converters/get_weights.py', 'zoo://r18-w32_fashion', *options)
+    assert code == 2
+    assert 'error: zoo://r18-w32_fashion is not downloaded: --original, --mirror' in stderr

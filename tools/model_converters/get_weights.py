@@ -35,6 +35,11 @@ def parse_args() -> argparse.Namespace:
         parser.error('give either names or --list')
     if args.original and len(args.names) > 1:
         parser.error(f'argument --original: is the file of one NAME, got {len(args.names)}')
+    ours = [name for name in args.names if name.startswith(SCHEME)]
+    if ours and (args.original or args.mirror or args.keep_original):
+        parser.error(
+            f'{ours[0]} is not downloaded: --original, --mirror and --keep-original are for weights of the authors'
+        )
     for name in args.names:
         (find_card if name.startswith(SCHEME) else find_model)(name)  # before the first download
     return args

@@ -309,6 +309,22 @@ def test_pickled():
     assert next(iter(twin.neck[1]._forward_pre_hooks.values())).__self__.backbone is twin.backbone
 
 
+@pytest.mark.long
+def test_compiled():
+    model = Small(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.MaxPool2d(3, 1, 1))).eval()
+    ignore_padding_in(model)
+    twin = copy.deepcopy(model)
+    compiled = torch.compile(twin, backend='aot_eager')
+    for sizes in (SIZES, SIZES[::-1]):
+        _, batch = small_batch(sizes)
+        expected, got = model(batch), compiled(batch)
+        torch.testing.assert_close(got, expected)
+        expected.square().sum().backward()
+        got.square().sum().backward()
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, atol=1e-4 * p.grad.abs().max().item(), rtol=0)
+
+
 def test_init_model_and_the_hook_do_it():
     cfg = mmccd.get_config(DETECTORS[0])
     assert cfg.default_hooks.padding == dict(type='mmccd.IgnorePaddingHook')

@@ -10,6 +10,7 @@ and where nothing is averaged.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -162,7 +163,12 @@ class AttentionResNet(ResNet):
             )
         area = self._read_area(x) if image_sizes is None else checked_area(x, image_sizes)
         self.areas = []
-        return super().forward(x) if area.is_whole else self._forward_within(x, area)
+        if area.is_whole:
+            return super().forward(x)
+        # Where torch.compile takes parts of a network, not this one: Inductor of PyTorch 2.11 fails on its gradients.
+        is_compiler_loaded = 'torch._dynamo' in sys.modules
+        forward = torch.compiler.disable(self._forward_within) if is_compiler_loaded else self._forward_within
+        return forward(x, area)
 
     def _forward_within(self, x: Tensor, area: ValidArea) -> tuple[Tensor, ...]:
         """:meth:`forward` of images in ``area``. After each norm, and so before each convolution, padding is zero."""

@@ -305,7 +305,7 @@ def _reason(error: Exception) -> str:
 def _not_plain(source: str, error: Exception) -> str:
     return (
         f'{source} is not a checkpoint of tensors and plain data, and is not loaded: {_unpickling_reason(error)}\n'
-        "Whoever made it can save its tensors alone: torch.save({'state_dict': model.state_dict()}, path)"
+        "Where it was made, its tensors can be saved alone: torch.save({'state_dict': model.state_dict()}, path)"
     )
 
 

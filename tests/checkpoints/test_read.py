@@ -377,7 +377,7 @@ def test_reasons_without_the_advice_to_run_code(tmp_path, content, reason):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    with pytest.raises(ValueError, match=rf'is not loaded: {reason}\nWhoever made it') as e:
+    with pytest.raises(ValueError, match=rf'is not loaded: {reason}\nWhere it was made') as e:
         read_checkpoint(path)
     assert 'weights_only' not in str(e.value)
 

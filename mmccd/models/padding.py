@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral
 from typing import Any
 
@@ -145,19 +146,20 @@ def per_size(
     Returns:
         Tensor: (N, C', H / stride, W / stride), zero outside of the images.
     """
-    groups = area.groups()
-    parts = []
-    for (h, w), images in groups.items():
-        y = function(*(_crop(x, images, h, w) for x in maps))
-        height, width = y.shape[-2:] if stride is None else area.strided(stride).map_size
-        if edge:
-            rows, columns = min(edge, height - y.shape[-2]), min(edge, width - y.shape[-1])
-            y = F.pad(y, (0, columns, 0, rows), mode='replicate') if rows or columns else y
-        parts.append(F.pad(y, (0, width - y.shape[-1], 0, height - y.shape[-2])))
-    if len(parts) == 1:
-        return parts[0]
-    order = torch.tensor([i for images in groups.values() for i in images], device=parts[0].device)
-    return torch.cat(parts)[order.argsort()]
+    groups = tuple(area.groups().values())
+    crops = zip(*(_cut(x, area) for x in maps))
+    parts = [function(*each) for each in crops]
+    if stride is None:
+        order = torch.tensor([*chain.from_iterable(groups)], device=parts[0].device)
+        return torch.cat(parts)[order.argsort()]
+    size = area.strided(stride).map_size
+    if edge:
+        room = [(min(edge, size[0] - y.shape[-2]), min(edge, size[1] - y.shape[-1])) for y in parts]
+        parts = [
+            F.pad(y, (0, columns, 0, rows), mode='replicate') if rows or columns else y
+            for y, (rows, columns) in zip(parts, room)
+        ]
+    return _put_together(parts, groups, size)
 
 
 def attend(layer: nn.Module, area: ValidArea, *maps: Tensor, stride: int = 1, **options: Any) -> Tensor:
@@ -213,12 +215,6 @@ def _takes_batch_statistics(norm: nn.Module) -> bool:
     return norm.training or norm.running_mean is None
 
 
-def _crop(x: Tensor, images: Sequence[int], height: int, width: int) -> Tensor:
-    """Contiguous, since not every attention takes a view."""
-    chosen = x if len(images) == len(x) else x[list(images)]
-    return chosen[:, :, :height, :width].contiguous(memory_format=_memory_format(x))
-
-
 def _memory_format(x: Tensor) -> torch.memory_format:
     is_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
     return torch.channels_last if is_last else torch.contiguous_format
@@ -250,3 +246,71 @@ class _FillOutside(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return _set_padding(grad.clone(), ctx.area, 0.0), None, None
+
+
+def _cut(x: Tensor, area: ValidArea) -> tuple[Tensor, ...]:
+    """The images of each size, without their padding; contiguous, since not every attention takes a view."""
+    if torch.compiler.is_compiling():
+        sizes = area.groups().items()
+        return tuple(x[i, :, :h, :w].contiguous(memory_format=_memory_format(x)) for (h, w), i in sizes)
+    return _Cut.apply(x, area)
+
+
+def _put_together(parts: Sequence[Tensor], groups: tuple[list[int], ...], size: Size) -> Tensor:
+    """The images of each group at their places in a batch of maps of one size, zero outside."""
+    if torch.compiler.is_compiling():
+        padded = [F.pad(y, (0, size[1] - y.shape[-1], 0, size[0] - y.shape[-2])) for y in parts]
+        order = torch.tensor([*chain.from_iterable(groups)], device=parts[0].device)
+        return torch.cat(padded)[order.argsort()]
+    return _PutTogether.apply(groups, size, *parts)
+
+
+def _copies(x: Tensor, groups: Sequence[list[int]], sizes: Sequence[Size]) -> tuple[Tensor, ...]:
+    memory_format, copies = _memory_format(x), []
+    for images, (h, w) in zip(groups, sizes):
+        copy = torch.empty((len(images), x.shape[1], h, w), dtype=x.dtype, device=x.device, memory_format=memory_format)
+        for each, i in zip(copy, images):
+            each.copy_(x[i, :, :h, :w])
+        copies.append(copy)
+    return tuple(copies)
+
+
+def _batch(parts: Sequence[Tensor], groups: Sequence[list[int]], size: Size) -> Tensor:
+    n, first = sum(map(len, groups)), parts[0]
+    memory_format = _memory_format(first)
+    y = torch.empty((n, first.shape[1], *size), dtype=first.dtype, device=first.device, memory_format=memory_format)
+    for part, images in zip(parts, groups):
+        h, w = part.shape[-2:]
+        for each, i in zip(part, images):
+            y[i, :, :h, :w] = each
+            y[i, :, h:] = 0
+            y[i, :, :h, w:] = 0
+    return y
+
+
+class _Cut(torch.autograd.Function):
+    """One copy of each image, and one of its gradient, where slices and indices would be four of each."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, area: ValidArea) -> tuple[Tensor, ...]:
+        ctx.area = area
+        return _copies(x, tuple(area.groups().values()), tuple(area.groups()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return _batch(grads, tuple(ctx.area.groups().values()), ctx.area.map_size), None
+
+
+class _PutTogether(torch.autograd.Function):
+    """The way back from the parts, as :class:`_Cut`."""
+
+    @staticmethod
+    def forward(ctx: Any, groups: tuple[list[int], ...], size: Size, *parts: Tensor) -> Tensor:
+        ctx.groups, ctx.sizes = groups, [y.shape[-2:] for y in parts]
+        return _batch(parts, groups, size)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return None, None, *_copies(grad, ctx.groups, ctx.sizes)

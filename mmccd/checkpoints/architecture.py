@@ -1,7 +1,7 @@
 """What a file says about its network, beside tensors whose names and shapes several networks share.
 
 timm's ``resnetblur50`` and ``resnetaa50`` have the tensors of ``resnet50`` and compute something else: they blur before
-they subsample. Their files may name the architecture, or have timm's ``config.json`` beside them.
+they subsample. Their files may name the architecture, be called by it, or have timm's ``config.json`` beside them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 # Of timm: networks whose tensors are a ResNet's, and whose pooling is not.
 _BLURRED = re.compile(r'blur|resnetaa|antialias', re.IGNORECASE)
+_BLURRED_FILE = re.compile(r'resnet(?:blur|aa)\d', re.IGNORECASE)  # resnetblur50-84f4748f.pth
 # Arguments of timm's models that change what a ResNet computes, and none of its tensors.
 _CHANGES = ('aa_layer', 'output_stride', 'avg_down')
 
@@ -23,12 +24,15 @@ def other_than_resnet(content: Any, source: str) -> str | None:
 
     Args:
         content (Any): What was read.
-        source (str): Its file; timm's ``config.json`` beside that is read, too.
+        source (str): Its file or URL; its name counts, and timm's ``config.json`` beside a file is read.
 
     Example:
         >>> other_than_resnet({'arch': 'resnetblur50', 'state_dict': {}}, 'x.pth')
         "'resnetblur50' has the tensors of a plain ResNet, and blurs before it subsamples"
     """
+    file = osp.basename(source)
+    if _BLURRED_FILE.search(file):
+        return f'{file!r} is of a network that has the tensors of a plain ResNet, and blurs before it subsamples'
     for name, arguments in _named(content, source):
         if _BLURRED.search(name):
             return f'{name!r} has the tensors of a plain ResNet, and blurs before it subsamples'

@@ -39,6 +39,12 @@ def build_model(cfg: Config, device: str = 'meta') -> nn.Module:
     try:
         with torch.device(device):
             return MODELS.build(model)
+    except RuntimeError as e:
+        if device != 'meta' or 'meta tensors' not in str(e):
+            raise
+        return build_model(cfg, 'cpu').to('meta')  # MMPretrain's networks take numbers out of tensors on the way
+    except FileNotFoundError as e:  # the config of a teacher
+        raise UserError(f'the model of the config cannot be built: {e.filename} does not exist') from e
     except (TypeError, ValueError, KeyError) as e:
         own = _raised_in_mmccd(e)
         if own is None and isinstance(e, TypeError) and re.search(_ARGUMENTS, str(e)):

@@ -376,6 +376,18 @@ def test_networks_that_no_tensor_tells_apart(tmp_path, content):
     assert 'has the tensors of a plain ResNet, and ' in other_than_resnet(content, str(tmp_path / 'x.pth'))
 
 
+def test_files_called_by_their_network():
+    """As timm publishes them, alone; any other name says nothing."""
+    for source in (
+        'https://a.org/resnetaa50_a1h-4cf422b3.pth',
+        'w/resnetblur50-84f4748f.pth',
+        'seresnetaa50d.safetensors',
+    ):
+        assert 'has the tensors of a plain ResNet, and ' in other_than_resnet({'conv1.weight': 0}, source)
+    for source in ('blurred/resnet50.pth', 'resnet50_blur_augmented.pth', 'my-resnetaa.pth'):
+        assert other_than_resnet({'conv1.weight': 0}, source) is None
+
+
 def test_config_json_beside_the_weights(tmp_path):
     """timm's; what is not one is left alone."""
     path = str(tmp_path / 'model.safetensors')

@@ -128,7 +128,7 @@ def _missing_paths(key: str, dataset: ConfigDict) -> Iterator[str]:
 
 
 def check_loaders(cfg: Config, splits: tuple[str, ...]) -> None:
-    """What mmengine and PyTorch need of loaders: each has an exception of its own for what is missing or of another type."""
+    """What mmengine and PyTorch need of loaders: each has an exception of its own for what is missing or unfit."""
     for split in splits:
         key = f'{split}_dataloader'
         loader = cfg.get(key)

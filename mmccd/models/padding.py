@@ -72,6 +72,8 @@ def checked_area(x: Tensor, image_sizes: Sequence[Sequence[int]]) -> ValidArea:
         TypeError, ValueError: Unless there are N of them, from 1 to H and from 1 to W.
     """
     height, width = x.shape[-2:]
+    if not isinstance(image_sizes, Sequence):
+        raise TypeError(f'image_sizes must be a list of pairs of ints, height and width, got {image_sizes!r}')
     sizes = [tuple(size[:2]) if isinstance(size, Sequence) else size for size in image_sizes]
     if len(sizes) != len(x):
         raise ValueError(f'image_sizes must have one entry for each of the {len(x)} images, got {len(sizes)}: {sizes}')

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -335,5 +336,11 @@ def test_init_model_and_the_hook_do_it():
     other = detector(DETECTORS[0])
     runner = Runner.__new__(Runner)
     runner.model = nn.Sequential(other)  # whatever wraps it
+    warnings = []
+    runner.logger = SimpleNamespace(warning=warnings.append)
     IgnorePaddingHook().before_run(runner)
     assert 'predict_by_feat' in other.bbox_head.__dict__
+    assert warnings == []
+    runner.model = nn.ModuleDict(dict(encoder=other.backbone))
+    IgnorePaddingHook().before_run(runner)
+    assert [w.partition(',')[0] for w in warnings] == ['encoder ignores padding']

@@ -250,6 +250,7 @@ def test_repeated_edge():
         ([(64, 48)] * 3 + [(65, 48)], ValueError, r'image_sizes .*\(64, 48\), got \(65, 48\)'),
         ([(64, 48)] * 3 + [(0, 48)], ValueError, r'image_sizes .*got \(0, 48\)'),
         ([(64, 48)] * 3 + [(1.5, 48)], TypeError, r'image_sizes .*got \(1\.5, 48\)'),
+        (64, TypeError, r'image_sizes must be a list of pairs of ints, height and width, got 64'),
         ([64, 48, 64, 48], TypeError, r'image_sizes .*got 64'),
     ],
 )

@@ -95,18 +95,27 @@ def use_font_for(names: Iterable[str]) -> dict[str, str]:
     matplotlib.rcParams['text.parse_math'] = False
     letters = frozenset(c for name in names for c in name)
     families, missing = families_for(letters)
+    if all(map(str.isascii, names)):
+        return {}
     if len(families) == 1 and not missing:
+        _prefer(families[0])
         return {}
     wanted = {ord(c) for c in letters if _is_drawn(c)}
     best = max(
         fontManager.ttflist, key=lambda e: (len(wanted & _letters_of(e.fname)), e.style == 'normal'), default=None
     )
     if best is not None:
-        matplotlib.rcParams['font.sans-serif'] = [best.name, *matplotlib.rcParams['font.sans-serif']]
+        _prefer(best.name)
         missing = frozenset(chr(c) for c in wanted - _letters_of(best.fname))
     if missing:
         _say(missing)
     return {name: _code_points(name, missing) for name in names if not missing.isdisjoint(name)}
+
+
+def _prefer(family: str) -> None:
+    """Before other fonts, in the place of those of fixed width, too, which MMPretrain takes."""
+    for kind in ('font.sans-serif', 'font.monospace'):
+        matplotlib.rcParams[kind] = [family, *matplotlib.rcParams[kind]]
 
 
 def _code_points(text: str, missing: frozenset[str]) -> str:

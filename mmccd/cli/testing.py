@@ -45,7 +45,7 @@ def show_predictions(
     if hook.get('type') in (stock, f'{cfg.default_scope}.{stock}'):
         hook.type = 'mmccd.ShowBoxesHook' if detection else 'mmccd.ShowClassesHook'
         if texts:
-            hook.texts = dict(texts)
+            hook.texts = [list(pair) for pair in texts.items()]  # mmengine writes keys of dicts without escapes
 
 
 def write_metrics(metrics: Mapping[str, float], path: str) -> None:

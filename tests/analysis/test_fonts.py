@@ -62,6 +62,9 @@ def test_names_for_other_programs_drawings():
         matplotlib.rcParams['text.parse_math'] = True
         assert fonts.use_font_for(['cat', 'US$ and A$']) == {}
         assert matplotlib.rcParams['text.parse_math'] is False
+        mono = matplotlib.rcParams['font.monospace']
+        assert fonts.use_font_for(['naïve']) == {}
+        assert matplotlib.rcParams['font.monospace'] == [fonts._default()[0], *mono]  # MMPretrain's kind
         assert fonts.use_font_for(['cat', f'a {NOWHERE}']) == {f'a {NOWHERE}': f'a U+{ord(NOWHERE):04X}'}
 
 

@@ -46,9 +46,10 @@ def test_shown():
     assert (hook.draw, hook.show, hook.wait_time, hook.test_out_dir) == (True, True, 0.5, 'shown')
     cfg = mmccd.get_config('ccd_r18_digits')
     cfg.work_dir = 'work'
-    show_predictions(cfg, False, 'shown', 2, {'猫': 'U+732B'})
+    show_predictions(cfg, False, 'shown', 2, {'猫': 'U+732B', "a's\n猫": 'x'})
     hook = cfg.default_hooks.visualization
     assert (hook.enable, hook.show, hook.out_dir, hook.interval) == (True, False, 'work/shown', 1)
-    assert hook.texts == {'猫': 'U+732B'}
+    assert hook.texts == [['猫', 'U+732B'], ["a's\n猫", 'x']]
+    assert Config.fromstring(cfg.pretty_text, '.py').default_hooks.visualization.texts == hook.texts  # the run dumps it
     with pytest.raises(UserError, match=r'--show and --show-dir need default_hooks\.visualization'):
         show_predictions(Config(dict(default_hooks=dict())), True, None, 2)

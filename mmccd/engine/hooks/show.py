@@ -22,8 +22,9 @@ WRITTEN = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')  # images 
 class _ShowHook(Hook):
     """Names of the files: the images' own, with their folders if the dataset has a name twice; and of the classes."""
 
-    def __init__(self, show: bool, out_dir: str | None, texts: Mapping[str, str] | None) -> None:
-        self.show, self.out_dir, self.texts = show, out_dir, texts or {}
+    def __init__(self, show: bool, out_dir: str | None, texts: Sequence[Sequence[str]]) -> None:
+        self.show, self.out_dir = show, out_dir
+        self.texts: dict[str, str] = dict(texts)
         self._names: Mapping[str, str] = {}
         self._visualizer: Any = Visualizer.get_current_instance()
         if show:
@@ -59,7 +60,7 @@ class ShowBoxesHook(_ShowHook):
         wait_time (float): Seconds for which a window shows one. Default: 0.
         test_out_dir (str | None): Folder below ``WORK_DIR/<time>``; None writes none.
         backend_args (dict | None): How mmengine reads images. Default: by their paths.
-        texts (Mapping[str, str] | None): What is drawn for names of classes that no font has. Default: the names.
+        texts (Sequence[Sequence[str]]): (name, text) of classes whose names no font can draw. Default: none.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class ShowBoxesHook(_ShowHook):
         wait_time: float = 0.0,
         test_out_dir: str | None = None,
         backend_args: dict | None = None,
-        texts: Mapping[str, str] | None = None,
+        texts: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__(show, test_out_dir, texts)
         self.draw, self.score_thr, self.wait_time, self.backend_args = draw, score_thr, wait_time, backend_args
@@ -111,7 +112,7 @@ class ShowClassesHook(_ShowHook):
         interval (int): Draw one image of so many. Default: 5000.
         show (bool): Whether to show each in a window. Default: False.
         out_dir (str | None): The folder; None writes none.
-        texts (Mapping[str, str] | None): What is drawn for names of classes that no font has. Default: the names.
+        texts (Sequence[Sequence[str]]): (name, text) of classes whose names no font can draw. Default: none.
         **options: For the visualizer's ``visualize_cls``.
     """
 
@@ -121,7 +122,7 @@ class ShowClassesHook(_ShowHook):
         interval: int = 5000,
         show: bool = False,
         out_dir: str | None = None,
-        texts: Mapping[str, str] | None = None,
+        texts: Sequence[Sequence[str]] = (),
         **options: Any,
     ) -> None:
         super().__init__(show, out_dir, texts)

@@ -77,7 +77,7 @@ def test_one_file_for_each_image(run, drawn, images, files):
 @pytest.mark.parametrize('kind', [ShowBoxesHook, ShowClassesHook])
 def test_texts_of_classes(run, drawn, kind):
     """Of names that no font has; the dataset's own list stays as it is."""
-    hook, classes = kind(texts={'猫': 'U+732B'}), ('cat', '猫')
+    hook, classes = kind(texts=[['猫', 'U+732B']]), ('cat', '猫')
     hook._visualizer.dataset_meta = meta = dict(classes=classes, palette='random')
     run(hook, [])
     assert hook._visualizer.dataset_meta == dict(classes=('cat', 'U+732B'), palette='random')

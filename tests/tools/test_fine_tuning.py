@@ -110,5 +110,5 @@ def test_metrics_where_they_cannot_be_written(refused, workplace, root):
     options = ['--out-item', 'metrics', '--out']
     assert (
         refused('test.py', root / 'configs' / CONFIG, 'x.pth', *options, 'file/m.json')
-        == '--out file: file is no folder'
+        == '--out file/m.json: file is no folder'
     )

@@ -109,7 +109,7 @@ def test_run_that_fails(run_tool, place, root):
         cwd=place,
         expect=1,
     )
-    assert 'failed: tools/train ended with exit code 1, see failing/r18_digits/seed_0/run.log' in done.stdout
+    assert 'failed: tools/train ended with exit code 2, see failing/r18_digits/seed_0/run.log' in done.stdout
     assert done.stderr.endswith('error: 1 of 1 runs failed\n')
     assert 'NoSuchOptimizer' in (place / 'failing/r18_digits/seed_0/run.log').read_text()
 

@@ -223,7 +223,7 @@ class CheckpointHook(MMEngineCheckpointHook):
         if last[0].get('iter', runner.iter) < runner.iter:
             runner.logger.info(f'The validation of epoch {runner.epoch} was cut off: it is done now.')
             runner.val_loop.run()
-        elif last[0].get('metrics'):
+        elif last[0].get('iter') == runner.iter and last[0]['metrics']:  # not those of a later epoch
             for hook in runner.hooks:
                 if isinstance(hook, ParamSchedulerHook):
                     hook.after_val_epoch(runner, metrics=last[0]['metrics'])

@@ -94,18 +94,8 @@ def test_validation_that_was_cut_off_is_made_up_for(make_runner, untouched, asse
         assert runner.log.scores == {}  # this time it was complete
 
 
-@pytest.mark.parametrize(
-    ('place', 'moved', 'save_best', 'scores'),
-    [
-        (('val', 2), False, None, [1.0, 2.0, 1.0, 3.0]),
-        (('val', 2), True, 'score', [1.0, 2.0, 1.0, 3.0]),
-        (('iter', 12), False, None, [1.0, 2.0, 1.0, 3.0]),
-        (('iter', 12), True, 'score', [1.0, 2.0, 1.0, 3.0]),
-        (('iter', 12), False, None, [2.0, math.nan, 1.0, 1.0]),
-    ],
-)
-def test_a_plateau_counts_each_validation_once(make_runner, assert_same, tmp_path, place, moved, save_best, scores):
-    """Cut off in or after the validation of a checkpoint, which is resumed where it is or alone in another folder."""
+def with_plateau(make_runner, scores, save_best=None):
+    """Runners with a schedule by the validations' scores, which are these."""
     options = dict(
         schedule=dict(type='ReduceOnPlateauLR', monitor='score', rule='greater', patience=1, factor=0.5),
         checkpoint=dict(save_best=save_best, rule='greater'),
@@ -120,6 +110,22 @@ def test_a_plateau_counts_each_validation_once(make_runner, assert_same, tmp_pat
         runner.log.after_val_epoch = scored
         return runner
 
+    return make
+
+
+@pytest.mark.parametrize(
+    ('place', 'moved', 'save_best', 'scores'),
+    [
+        (('val', 2), False, None, [1.0, 2.0, 1.0, 3.0]),
+        (('val', 2), True, 'score', [1.0, 2.0, 1.0, 3.0]),
+        (('iter', 12), False, None, [1.0, 2.0, 1.0, 3.0]),
+        (('iter', 12), True, 'score', [1.0, 2.0, 1.0, 3.0]),
+        (('iter', 12), False, None, [2.0, math.nan, 1.0, 1.0]),
+    ],
+)
+def test_a_plateau_counts_each_validation_once(make_runner, assert_same, tmp_path, place, moved, save_best, scores):
+    """Cut off in or after the validation of a checkpoint, which is resumed where it is or alone in another folder."""
+    make = with_plateau(make_runner, scores, save_best)
     make(tmp_path / 'untouched').train()
     kill_at(make(tmp_path / 'work'), *place)
     source = tmp_path / 'work'
@@ -129,6 +135,17 @@ def test_a_plateau_counts_each_validation_once(make_runner, assert_same, tmp_pat
         shutil.copy(tmp_path / 'work' / 'epoch_2.pth', source)
     make(source, resume=source / 'epoch_2.pth').train()
     assert_same(source / 'epoch_4.pth', tmp_path / 'untouched' / 'epoch_4.pth')
+
+
+def test_a_plateau_does_not_count_a_later_epoch(make_runner, tmp_path):
+    """Resumed from an earlier checkpoint than the one that was validated last."""
+    make = with_plateau(make_runner, [1.0, 5.0, 2.0, 3.0])
+    work = tmp_path / 'work'
+    kill_at(make(work), 'iter', 12)
+    first = read_checkpoint(str(work / 'epoch_1.pth'))['param_schedulers'][1]['last_step']
+    make(work, resume=work / 'epoch_1.pth').train()
+    plateau = read_checkpoint(str(work / 'epoch_4.pth'))['param_schedulers'][1]
+    assert plateau['last_step'] == first + 2  # epochs 2 and 3; that of 4 comes after its checkpoint
 
 
 def test_unknown_seed(make_runner, tmp_path):

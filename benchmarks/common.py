@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from mmccd.checkpoints.files import write_atomically
-from mmccd.env import keep_freed_memory
+from mmccd.env import keep_freed_memory, processor_name
 
 RESULTS = Path(__file__).parent / 'results'
 
@@ -39,13 +39,7 @@ def use_allocator(args: argparse.Namespace) -> None:
 
 def device_name(device: torch.device) -> str:
     """Model of the GPU or of the CPU."""
-    if device.type == 'cuda':
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(':', 1)[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else processor_name()
 
 
 class CpuClock:

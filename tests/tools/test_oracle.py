@@ -554,6 +554,33 @@ def test_training(toy_coco, call_tool, monkeypatch, dataset, split, change, mess
         assert not lines
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ('change', 'is_refused'),
+    [pytest.param(change, False, id=name) for name, change in REPAIRED.items()]
+    + [pytest.param(change, True, id=name) for name, (change, _) in REFUSED.items()],
+)
+def test_training_and_make_config_agree(toy_coco, call_tool, monkeypatch, change, is_refused):
+    """With test.py, about every kind; training, before its first iteration.
+
+    make_config.py refuses annotations without an image or a category, too, which are left out, and names the ways on.
+    """
+    monkeypatch.chdir(toy_coco)
+    for split in ('train', 'val'):
+        edit(change, toy_coco / f'{split}.json')
+    text = CONFIG.format(root=toy_coco, dataset='mmccd.CocoDataset', classes=('cat', 'dog'))
+    (toy_coco / 'training.py').write_text(text + TRAINING.format(root=toy_coco))
+    code, err = call_tool('train.py', toy_coco / 'training.py')
+    assert code == (2 if is_refused else 0), err
+    assert bool(list((toy_coco / 'work').glob('epoch_*.pth'))) != is_refused
+    data = ['--train', 'train', 'train.json', '--val', 'val', 'val.json']
+    code, err = call_tool('make_config.py', *data, '--out', 'made.py')
+    assert 'Traceback' not in err
+    left_out = change in (REPAIRED['annotation of no image'], REPAIRED['annotation of no category'])
+    assert (code != 0) == (is_refused or left_out), err
+    assert not left_out or '--force' in err
+
+
 @pytest.mark.parametrize(
     ('options', 'message'),
     [

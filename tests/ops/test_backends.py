@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.library import opcheck
 
+import mmccd
 from mmccd.models import CCD, AttentionResNet
 from mmccd.ops import backends, ccd, ccd_add_relu, ccd_reference
 from mmccd.ops.backends import BACKENDS, Inputs, Row, load
@@ -891,9 +892,10 @@ def test_new_backend_is_one_row_of_the_table(monkeypatch):
 def calls_of_mmccd(function):
     """For every call inside ``function``: the names of the functions of mmccd that are on the stack."""
     stacks, stack = [], []
+    package = os.path.dirname(mmccd.__file__) + os.sep  # the checkout may be called mmccd, too
 
     def watch(frame, event, _):
-        if '/mmccd/' in frame.f_code.co_filename.replace('\\', '/'):
+        if frame.f_code.co_filename.startswith(package):
             if event == 'call':
                 stack.append(frame.f_code.co_name)
                 stacks.append(tuple(stack))
